@@ -1,0 +1,48 @@
+"""greenworker: a task worker for I/O-bound Python, on gevent and Redis.
+
+This file imports nothing: `greenworker/__main__.py` must patch before anything
+else is loaded, and a process that only sends never loads the worker.
+"""
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "App": "app",
+    "Backoff": "backoff",
+    "CurrentTask": "context",
+    "Result": "result",
+    "Results": "result",
+    "State": "message",
+    "Task": "task",
+    "Worker": "worker",
+    "current_task": "context",
+    "errors": "errors",
+}
+
+__all__ = [
+    "App",
+    "Backoff",
+    "CurrentTask",
+    "Result",
+    "Results",
+    "State",
+    "Task",
+    "Worker",
+    "__version__",
+    "current_task",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'greenworker' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"greenworker.{home}")
+    return module if name == home else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

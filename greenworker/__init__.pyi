@@ -1,0 +1,12 @@
+from greenworker import errors as errors
+from greenworker.app import App as App
+from greenworker.backoff import Backoff as Backoff
+from greenworker.context import CurrentTask as CurrentTask
+from greenworker.context import current_task as current_task
+from greenworker.message import State as State
+from greenworker.result import Result as Result
+from greenworker.result import Results as Results
+from greenworker.task import Task as Task
+from greenworker.worker import Worker as Worker
+
+__version__: str

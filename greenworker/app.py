@@ -1,0 +1,194 @@
+"""App: a registry of tasks and the way to their server. There is no global one."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+
+from greenworker import keys
+from greenworker.broker import Status
+from greenworker.client import Client
+from greenworker.connection import Endpoint
+from greenworker.context import CurrentTask
+from greenworker.embedded import EmbeddedServer
+from greenworker.errors import DeclarationError, EmbeddedUnavailable, UnknownTask
+from greenworker.result import Result
+from greenworker.task import Task, make_options
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("greenworker")
+
+
+class App:
+    """Declares tasks and sends them.
+
+    The server: `url` (redis://, rediss://, unix://), else $GREENWORKER_URL, else a
+    private embedded server shared by the processes of this folder; `embedded=False` or
+    GREENWORKER_URL=required forbids that. `include` names modules whose tasks belong to the app.
+    `connections` bounds what sending and looking up use at once; a send that cannot be made
+    fails after `patience` seconds. Creating an App connects to nothing.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str = "default",
+        include: Iterable[str] = (),
+        embedded: bool | str | os.PathLike[str] = True,
+        connections: int = 16,
+        patience: float = 5.0,
+    ) -> None:
+        keys.root(namespace)  # refuses a bad name here and now
+        self.namespace = namespace
+        self.include = tuple(include)
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self._url = url
+        self._source = "App(url)"
+        self._embedded = embedded
+        self._connections = connections
+        self._patience = patience
+        self._client: Client | None = None
+        self._endpoint: Endpoint | None = None
+        self._server: EmbeddedServer | None = None
+        self._lock = threading.RLock()
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self, *, bind: Literal[True], **options: Any
+    ) -> Callable[[Callable[Concatenate[CurrentTask, P], R]], Task[P, R]]: ...
+
+    @overload
+    def task(self, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:  # type: ignore[misc]
+        """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
+
+        Options: name, queue, timeout, retries, retry_for, backoff, priority, expires,
+        result_ttl, ignore_result, bind; see TaskOptions. Raises DeclarationError.
+        """
+        if function is None:
+            return lambda function: self._declare(function, options)
+        return self._declare(function, options)
+
+    def result(self, id: str) -> Result[Any]:
+        """The handle on a message that was sent by whatever process."""
+        return self.client.result(keys.check_name("id", id))
+
+    def status(self) -> Status:
+        """What is where: queues, workers, scheduled, dead, counters."""
+        return self.client.status()
+
+    def get_task(self, name: str) -> Task[..., Any]:
+        """A registered task; raises UnknownTask."""
+        try:
+            return self.tasks[name]
+        except KeyError:
+            raise UnknownTask(name, self.tasks) from None
+
+    def load(self) -> None:
+        """Import the modules named by `include`."""
+        for module in self.include:
+            importlib.import_module(module)
+
+    def queues(self) -> list[str]:
+        """Every queue that the tasks declare, and `default`, sorted."""
+        return sorted({"default", *(task.options.queue for task in self.tasks.values())})
+
+    def use(self, url: str, source: str) -> None:
+        """Take another server than the one declared; before anything is sent."""
+        self.close()
+        self._endpoint, self._url, self._source = None, url, source
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where this app's server is; raises ConfigError. The first use reads the environment."""
+        with self._lock:
+            if self._endpoint is None:
+                self._endpoint = self._find_endpoint()
+            return self._endpoint
+
+    @property
+    def client(self) -> Client:
+        with self._lock:
+            if self._client is None:
+                self._client = Client(self.endpoint, self.namespace, self._connections, self._patience)
+            return self._client
+
+    def close(self) -> None:
+        """Close the connections; the app can be used again."""
+        with self._lock:
+            client, self._client = self._client, None
+            server, self._server = self._server, None
+            if server is not None:
+                self._endpoint = None
+        if client is not None:
+            client.close()
+        if server is not None:
+            server.detach()
+
+    def _declare(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+        if not callable(function):
+            raise DeclarationError(f"@app.task takes a function, not {function!r:.60}; options need names")
+        given = dict(options)
+        name = given.pop("name", None) or f"{_importable_module(function)}.{function.__qualname__}"
+        try:
+            task: Task[..., Any] = Task(function, make_options(name, given), lambda: self.client)
+        except DeclarationError:
+            raise
+        except TypeError as error:
+            raise DeclarationError(f"{name}: {error}") from None
+        known = self.tasks.get(name)
+        if known is not None and not _same_function(known.function, function):
+            raise DeclarationError(f"two tasks are called {name}; give one of them another name=")
+        self.tasks[name] = task
+        return task
+
+    def _find_endpoint(self) -> Endpoint:
+        if self._url is not None:
+            return Endpoint(self._url, self._source)
+        url = os.environ.get("GREENWORKER_URL", "")
+        if url and url != "required":
+            return Endpoint(url, "GREENWORKER_URL")
+        if url == "required" or self._embedded is False:
+            by = "GREENWORKER_URL=required" if url else "App(embedded=False)"
+            raise EmbeddedUnavailable(
+                f'no server URL, and {by} forbids the embedded server: set GREENWORKER_URL or App("redis://…")'
+            )
+        self._server = server = EmbeddedServer(None if self._embedded is True else Path(self._embedded))
+        _log.warning("no server URL given: using the embedded server in %s", server.folder)
+        return Endpoint(server.url, "embedded", prepare=server.ensure)
+
+
+def _importable_module(function: Callable[..., Any]) -> str:
+    """The module's name as a worker would import it, also for a script that runs as __main__."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:
+        return main.__spec__.name.removesuffix(".__main__")
+    try:
+        path = Path(main.__file__ or "").resolve().relative_to(Path.cwd())
+    except (AttributeError, TypeError, ValueError):
+        return "__main__"
+    parts = path.with_suffix("").parts
+    return ".".join(parts) if parts and all(part.isidentifier() for part in parts) else "__main__"
+
+
+def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    # A script that is run and imported again declares its own tasks twice.
+    first, second = getattr(one, "__code__", one), getattr(other, "__code__", other)
+    return bool(first == second)
+
+

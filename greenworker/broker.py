@@ -1,0 +1,301 @@
+"""Broker: the only module that talks to the server; a method for each script.
+
+Seconds become milliseconds here and nowhere else. A broker is a namespace and
+a link, and the link decides who may use it: a private Connection for a service of
+a worker, or a ConnectionPool for everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import orjson
+
+from greenworker import keys
+from greenworker.errors import BrokerError, UnsuitableServer
+from greenworker.message import Delivery, Message, Moment, Outcome, State, encode_tail
+from greenworker.scripts import Script, load
+
+MAX_COUNT = 1000  # messages a call
+MAX_BYTES = 4 * 1024 * 1024  # a call: 300 messages of 1 MB in one blocked a server for 4.9 s
+PUSH_TTL = 300.0  # seconds for which repeating a push is a no-op
+OLDEST_SERVER = (6, 2)
+
+
+class Link(Protocol):
+    """What a broker needs of a connection."""
+
+    def run(self, script: Script, key: str, *args: bytes | str | int) -> Any: ...
+
+    def execute(self, *command: bytes | str | int) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class NotRegistered(BrokerError):
+    """This incarnation was reaped, or the server lost its data: its deliveries are others' now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim's reply: deliveries, and when more becomes due (seconds from now, or None)."""
+
+    deliveries: list[Delivery]
+    next_due: float | None
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one reap did; `extended`: all leases were lengthened instead."""
+
+    extended: bool
+    corpses: int
+    returned: int
+    buried: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    name: str
+    waiting: int
+    suspects: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A registered worker; `lease` is what is left of it in seconds, negative when overdue."""
+
+    id: str
+    name: str
+    queues: list[str]
+    concurrency: int
+    running: int
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is where: see `greenworker status`."""
+
+    queues: list[QueueStatus]
+    workers: list[WorkerStatus]
+    scheduled: int
+    dead: int
+    next_due: float | None
+    counters: dict[str, int]
+
+    @property
+    def waiting(self) -> int:
+        return sum(queue.waiting + queue.suspects for queue in self.queues)
+
+    @property
+    def running(self) -> int:
+        return sum(worker.running for worker in self.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """Where a message is: `state`, the result's bytes once it has ended, the retries so far,
+    and the seconds until it is due. `state` None: nothing is known of it."""
+
+    state: State | None
+    result: bytes | None = None
+    attempt: int = 0
+    due_in: float | None = None
+
+
+class Broker:
+    """The namespace's data, through one link."""
+
+    def __init__(self, link: Link, namespace: str = "default") -> None:
+        self.namespace = namespace
+        self.root = keys.root(namespace)
+        self._link = link
+        self._nil = keys.nil(self.root)
+
+    # Sending
+
+    def push(self, push_id: str, fields: Sequence[bytes | str | int]) -> int:
+        """Send all or none of at most MAX_COUNT messages, each as its `push_fields`.
+
+        Returns how many were new, or -1 when this push id had been carried out before.
+        """
+        return int(self._run("push", push_id, _ms(PUSH_TTL), *fields))
+
+    # Claims and leases
+
+    def register(self, worker: str, lease: float, about: Mapping[str, Any], queues: Iterable[str]) -> bool:
+        """Make an incarnation known, alive for one lease; False if it was known and died."""
+        return bool(self._run("register", worker, _ms(lease), orjson.dumps(dict(about)), *queues))
+
+    def beat(self, worker: str, lease: float) -> bool:
+        """Lengthen the lease; False when the incarnation has been reaped."""
+        return bool(self._run("beat", worker, _ms(lease)))
+
+    def claim(self, worker: str, seq: int, most: int, queues: Sequence[str]) -> Claim:
+        """Up to `most` messages into this incarnation's processing list; raises NotRegistered."""
+        reply = self._run("claim", worker, seq, min(most, MAX_COUNT), MAX_BYTES, *queues)
+        if reply[0] == b"gone":
+            raise NotRegistered(f"worker {worker} is not registered")
+        if reply[0] == b"stale":
+            return Claim([], None, True)
+        now, due, more = reply[0], reply[1], reply[2]
+        at = now / 1000
+        deliveries = [
+            Delivery(reply[i].decode(), seq, worker, reply[i + 1], at) for i in range(3, len(reply), 2)
+        ]
+        return Claim(deliveries, None if due < 0 else max(0.0, (due - now) / 1000), bool(more))
+
+    def wait(self, queues: Iterable[str], timeout: float) -> bool:
+        """Block until something may be claimed, or for `timeout` s (at most 2); True if woken."""
+        tokens = (keys.wake(self.root, queue) for queue in queues)
+        return self._link.execute("BRPOP", *tokens, f"{max(timeout, 0.001):.3f}") is not None
+
+    def sync(self, worker: str, known: int, used: int) -> list[Delivery]:
+        """Fence claims up to `used` and adopt what was claimed after `known`; raises NotRegistered."""
+        reply = self._run("sync", worker, known, used)
+        if reply[0] == b"gone":
+            raise NotRegistered(f"worker {worker} is not registered")
+        at = reply[0] / 1000
+        return [
+            Delivery(reply[i + 1].decode(), int(reply[i]), worker, reply[i + 2], at)
+            for i in range(1, len(reply), 3)
+        ]
+
+    def settle(self, worker: str, outcomes: Sequence[tuple[Delivery, Outcome]]) -> list[bool]:
+        """Settle deliveries; False for each that is no longer ours."""
+        args: list[bytes | str | int] = [worker]
+        for delivery, outcome in outcomes:
+            args += (delivery.id, delivery.seq, outcome.kind)
+            if outcome.kind == "done":
+                args += (_ms(outcome.result_ttl), outcome.result, "")
+            elif outcome.kind == "dead":
+                args += (_ms(outcome.result_ttl), outcome.result, outcome.reason)
+            else:
+                args += (_ms(outcome.delay), outcome.envelope, "")
+        return [bool(mine) for mine in self._run("settle", *args)]
+
+    def release(self, worker: str) -> None:
+        """Leave gracefully: what is still held goes back to the front of its queue, uncharged."""
+        while self._run("release", worker, MAX_COUNT):
+            pass
+
+    # Chores that any worker does for all
+
+    def reap(self, lease: float, quiet: float, max_deliveries: int) -> Sweep:
+        """One sweep: find expired incarnations, return a chunk of one corpse's deliveries."""
+        reply = self._run("reap", _ms(lease), _ms(quiet), MAX_COUNT, max_deliveries)
+        return Sweep(bool(reply[0]), *reply[1:])
+
+    def promote(self) -> tuple[int, float | None]:
+        """Make ready what is due; (how many, seconds until the next or None)."""
+        moved, next_due = self._run("promote", MAX_COUNT)
+        return moved, None if next_due < 0 else next_due / 1000
+
+    # Looking up
+
+    def lookup(self, id: str) -> Sighting:
+        """Where a message is, or how it ended."""
+        kind, *rest = self._run("lookup", id)
+        if kind == b"ended":
+            return Sighting(_ended_state(rest[0]), rest[0])
+        if kind == b"scheduled":
+            attempt, due, now = rest
+            state = State.RETRY if attempt else State.SCHEDULED
+            return Sighting(state, attempt=attempt, due_in=max(0.0, (due - now) / 1000))
+        return Sighting({b"started": State.STARTED, b"waiting": State.PENDING}.get(kind))
+
+    def forget(self, id: str) -> bool:
+        """Drop a result; False if there was none."""
+        return bool(self._link.execute("DEL", keys.result(self.root, id)))
+
+    def status(self) -> Status:
+        """What is where, read in one step."""
+        now, scheduled, dead, due, counters, queues, workers = self._run("status")
+        return Status(
+            queues=[QueueStatus(name.decode(), *rest) for name, *rest in _groups(queues, 4)],
+            workers=[_worker_status(now, *group) for group in _groups(workers, 4)],
+            scheduled=scheduled,
+            dead=dead,
+            next_due=None if due < 0 else max(0.0, (due - now) / 1000),
+            counters={name.decode(): int(value) for name, value in _groups(counters, 2)},
+        )
+
+    def check_server(self, allow_eviction: bool = False) -> str:
+        """The server's name and version; raises UnsuitableServer if tasks are not safe there."""
+        info = _parse_info(self._link.execute("INFO", "server") + self._link.execute("INFO", "memory"))
+        version = info.get("redis_version", "0")
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST_SERVER:
+            raise UnsuitableServer(f"the server is Redis {version}; greenworker needs 6.2 or newer")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and not allow_eviction:
+            raise UnsuitableServer(
+                f"the server's maxmemory-policy is {policy}: it may drop tasks when memory is short; "
+                "CONFIG SET maxmemory-policy noeviction, or pass --allow-eviction"
+            )
+        if "valkey_version" in info:
+            return f"Valkey {info['valkey_version']}"
+        return f"Redis {version}"
+
+    def close(self) -> None:
+        """Close the link; the next call opens it again."""
+        self._link.close()
+
+    def _run(self, name: str, *args: bytes | str | int) -> Any:
+        return self._link.run(load(name), self._nil, *args)
+
+
+def push_fields(message: Message) -> tuple[str, str, int, str, str, bytes]:
+    """A message as the push script takes it."""
+    return (
+        message.id,
+        message.queue,
+        message.priority,
+        _moment(message.due),
+        _moment(message.expires),
+        encode_tail(message),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _moment(moment: Moment | None) -> str:
+    if moment is None:
+        return ""
+    if isinstance(moment, datetime):
+        return str(_ms(moment.timestamp()))
+    return f"+{_ms(moment)}"
+
+
+def _groups(flat: list[Any], size: int) -> Iterable[list[Any]]:
+    return (flat[i : i + size] for i in range(0, len(flat), size))
+
+
+def _ended_state(result: bytes) -> State:
+    # The state is the first member of every result: no need to decode the value.
+    return State(result[10 : result.index(b'"', 10)].decode())
+
+
+def _worker_status(now: int, id: bytes, expires: int, held: int, about: bytes) -> WorkerStatus:
+    known = orjson.loads(about)
+    return WorkerStatus(
+        id=id.decode(),
+        name=known.get("name", "?"),
+        queues=known.get("queues", []),
+        concurrency=known.get("concurrency", 0),
+        running=held,
+        lease=(expires - now) / 1000,
+    )
+
+
+def _parse_info(text: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in pairs if colon}

@@ -1,0 +1,93 @@
+"""Client: what sends messages and looks them up, for any thread or greenlet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, Status, push_fields
+from greenworker.connection import ConnectionPool, Endpoint
+from greenworker.errors import BrokerUnavailable, GreenworkerError, SendUnknown
+from greenworker.message import Message
+from greenworker.result import Result, Results
+from greenworker.subscriber import Subscriber
+
+R = TypeVar("R")
+
+
+class Client:
+    """Sends messages through at most `connections` connections; opens none before it is used."""
+
+    def __init__(self, endpoint: Endpoint, namespace: str, connections: int, patience: float) -> None:
+        self.endpoint = endpoint
+        self.pool = ConnectionPool(endpoint, connections, patience)
+        self.broker = Broker(self.pool, namespace)
+        self.subscriber = Subscriber(endpoint, self.broker.root)
+
+    def send(self, message: Message) -> None:
+        """Send one message.
+
+        Raises BrokerUnavailable (not sent), SendUnknown (perhaps sent) or BrokerError
+        (refused), after at most the client's patience.
+        """
+        self._push([message.id], list(push_fields(message)))
+
+    def send_many(self, messages: Iterable[Message], note: Callable[[str], object]) -> int:
+        """Send in calls bounded by count and bytes; `note` gets the id of each that is sent.
+
+        An error midway carries `.sent`, the number of messages of which it is certain.
+        """
+        sent = 0
+        try:
+            for ids, fields in _calls(messages):
+                self._push(ids, fields)
+                sent += len(ids)
+                for id in ids:
+                    note(id)
+        except GreenworkerError as error:
+            error.sent = sent
+            raise
+        except Exception as error:  # of the caller's own iterable
+            error.add_note(f"{sent} messages had been sent before")
+            raise
+        return sent
+
+    def result(self, id: str, ignored: str = "") -> Result[R]:
+        return Result(id, self.broker, self.subscriber, ignored)
+
+    def results(self, ids: list[str], ignored: str = "") -> Results[R]:
+        return Results(ids, self.broker, self.subscriber, ignored)
+
+    def status(self) -> Status:
+        return self.broker.status()
+
+    def close(self) -> None:
+        """Close every connection; the client can be used again."""
+        self.subscriber.close()
+        self.pool.close()
+
+    def _push(self, ids: list[str], fields: list[bytes | str | int]) -> None:
+        try:
+            self.broker.push(os.urandom(12).hex(), fields)
+        except BrokerUnavailable as error:
+            if not error.maybe_done:
+                raise
+            raise SendUnknown(ids, str(error)) from error
+
+
+def _calls(messages: Iterable[Message]) -> Iterator[tuple[list[str], list[bytes | str | int]]]:
+    ids: list[str] = []
+    fields: list[bytes | str | int] = []
+    size = 0
+    for message in messages:
+        one = push_fields(message)
+        weight = len(one[-1])
+        if ids and (len(ids) >= MAX_COUNT or size + weight > MAX_BYTES):
+            yield ids, fields
+            ids, fields, size = [], [], 0
+        ids.append(message.id)
+        fields += one
+        size += weight
+    if ids:
+        yield ids, fields

@@ -1,0 +1,267 @@
+"""Connections to the server: the only module that imports redis.
+
+A `Connection` is private to one greenlet or thread at a time; a `ConnectionPool`
+lends a bounded number of them to many. Both run scripts and commands with `run` and
+`execute`, and turn every error into one of ours:
+
+    BrokerUnavailable   try again later (`maybe_done`: the request may have arrived)
+    BrokerError         the server refuses (`code`: OOM, MISCONF, …)
+    UnsuitableServer    a password or permission is wrong
+
+Nothing here is silently sent twice: redis-py's own retries are switched off, since
+they turn a lost reply into a second enqueue.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis import exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
+from redis.connection import Connection as TcpConnection
+from redis.connection import parse_url
+from redis.retry import Retry
+
+from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, UnsuitableServer
+from greenworker.scripts import Script
+
+CONNECT_TIMEOUT = 3.0  # seconds
+READ_TIMEOUT = 5.0  # seconds; no blocking command of ours waits for longer than 2
+
+# Not to announce redis-py's version saves two round trips a connection; its newer versions
+# ask for that in another way.
+_UNNAMED: dict[str, None] = (
+    {"driver_info": None}
+    if "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+
+# Codes after which the same server will serve us later, or another one does now.
+_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "BUSY ")
+_CREDENTIALS = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "AUTH <password>")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the server is, how we came to know, and what to do before connecting."""
+
+    url: str
+    source: str = "App(url)"
+    prepare: Callable[[], None] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        try:
+            parse_url(self.url)
+        except ValueError:
+            raise ConfigError(
+                f"bad server URL {self.redacted!r} (from {self.source}): "
+                "use redis://host:port/db, rediss://… or unix:///path"
+            ) from None
+
+    @property
+    def redacted(self) -> str:
+        """The URL without its password."""
+        return redact(self.url)
+
+
+def redact(url: str) -> str:
+    """A URL that may be shown: no password, no query."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "(unreadable URL)"
+    user = f"{parts.username or ''}:***@" if parts.password else ""
+    return f"{parts.scheme}://{user}{host}{parts.path}"
+
+
+class Connection:
+    """One connection for one greenlet or thread at a time; reconnects at the next call."""
+
+    def __init__(self, endpoint: Endpoint, name: str = "greenworker") -> None:
+        self._endpoint = endpoint
+        self._name = name
+        self._wire: TcpConnection | None = None
+
+    def run(self, script: Script, key: str, *args: bytes | str | int) -> Any:
+        """A script's reply; the server learns the script when it does not know it."""
+        try:
+            return self.execute("EVALSHA", script.sha, 1, key, *args)
+        except BrokerError as error:
+            if error.code != "NOSCRIPT":
+                raise
+        return self.execute("EVAL", script.source, 1, key, *args)
+
+    def execute(self, *command: bytes | str | int) -> Any:
+        """The reply to one command."""
+        self.send(*command)
+        return self._guarded(lambda wire: wire.read_response())
+
+    def send(self, *command: bytes | str | int) -> None:
+        """Send without reading: for pub/sub."""
+        if self._wire is None:
+            self._connect()
+        self._guarded(lambda wire: wire.send_command(*command))
+
+    def read(self, timeout: float) -> Any:
+        """The next reply, or None if none begins within `timeout` seconds."""
+        if self._wire is None:
+            self._connect()
+        if not self._guarded(lambda wire: wire.can_read(timeout=timeout)):
+            return None
+        return self._guarded(lambda wire: wire.read_response())
+
+    def close(self) -> None:
+        """Forget the connection; the next call opens a new one."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.disconnect()
+
+    def _connect(self) -> None:
+        try:
+            if self._endpoint.prepare is not None:
+                self._endpoint.prepare()
+            options = parse_url(self._endpoint.url)
+            cls = options.pop("connection_class", TcpConnection)
+            wire = cls(
+                **{
+                    "socket_connect_timeout": CONNECT_TIMEOUT,
+                    "socket_timeout": READ_TIMEOUT,
+                    **({} if "path" in options else {"socket_keepalive": True}),
+                    **options,
+                    "client_name": self._name,
+                    "protocol": 2,
+                    "retry": Retry(NoBackoff(), 0),
+                    **_UNNAMED,
+                }
+            )
+            wire.connect()
+        except (redis_errors.RedisError, OSError) as error:
+            raise _ours(error, self._endpoint, maybe_done=False) from error
+        self._wire = wire
+
+    def _guarded(self, step: Callable[[TcpConnection], Any]) -> Any:
+        wire = self._wire
+        if wire is None:
+            raise BrokerUnavailable("the connection was closed")
+        try:
+            return step(wire)
+        except redis_errors.ResponseError as error:
+            raised = _ours(error, self._endpoint, maybe_done=False)
+            if isinstance(raised, BrokerUnavailable):
+                self.close()  # the next connection may reach another server
+            raise raised from error
+        except (redis_errors.RedisError, OSError) as error:
+            self.close()
+            raise _ours(error, self._endpoint, maybe_done=True) from error
+        except BaseException:
+            # Killed between sending and reading: the reply would be the next caller's.
+            self.close()
+            raise
+
+
+class ConnectionPool:
+    """At most `size` connections, lent to any number of threads and greenlets.
+
+    A request that fails is repeated until `patience` seconds have passed: all that goes
+    this way may be repeated (a push carries its push id, the rest reads).
+    A forked child starts with none of its parent's connections.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, size: int, patience: float = 5.0, name: str = "greenworker"
+    ) -> None:
+        self.endpoint = endpoint
+        self._name = name
+        self.patience = patience
+        self._size = size
+        self._open()
+
+    def run(self, script: Script, key: str, *args: bytes | str | int) -> Any:
+        return self._patiently(lambda connection: connection.run(script, key, *args))
+
+    def execute(self, *command: bytes | str | int) -> Any:
+        return self._patiently(lambda connection: connection.execute(*command))
+
+    def close(self) -> None:
+        """Close what is idle; the pool can be used again."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def resize(self, size: int) -> None:
+        """Change the bound; call it before the pool is used."""
+        self._size = size
+        self._open()
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self._idle: list[Connection] = []
+        self._permits = threading.Semaphore(self._size)
+
+    def _patiently(self, step: Callable[[Connection], Any]) -> Any:
+        deadline = time.monotonic() + self.patience
+        pause, maybe_done = 0.01, False
+        while True:
+            try:
+                with self._borrow(deadline) as connection:
+                    return step(connection)
+            except BrokerUnavailable as error:
+                error.maybe_done = maybe_done = maybe_done or error.maybe_done
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 2, 0.5)
+
+    @contextmanager
+    def _borrow(self, deadline: float) -> Iterator[Connection]:
+        if self._pid != os.getpid():
+            self._open()
+        permits, idle = self._permits, self._idle
+        if not permits.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise BrokerUnavailable(f"all {self._size} connections to {self.endpoint.redacted} are busy")
+        try:
+            connection = idle.pop() if idle else Connection(self.endpoint, self._name)
+            try:
+                yield connection
+            finally:
+                idle.append(connection)
+        finally:
+            permits.release()
+
+
+def _ours(error: Exception, endpoint: Endpoint, maybe_done: bool) -> Exception:
+    text = " ".join(str(error).split()) or type(error).__name__
+    where = endpoint.redacted
+    if isinstance(
+        error, (redis_errors.AuthenticationError, redis_errors.NoPermissionError)
+    ) or any(word in text for word in _CREDENTIALS):
+        return UnsuitableServer(f"{where} refuses us: {text}; check user and password in the URL")
+    passing = (
+        redis_errors.ReadOnlyError,
+        redis_errors.ClusterDownError,
+        redis_errors.TryAgainError,
+        redis_errors.BusyLoadingError,
+    )
+    if not isinstance(error, redis_errors.ResponseError) or (
+        isinstance(error, passing) or any(word in text for word in _PASSING)
+    ):
+        unavailable = BrokerUnavailable(f"{where} cannot be reached: {text}")
+        unavailable.maybe_done = maybe_done
+        return unavailable
+    refused = BrokerError(f"{where} refuses: {text}")
+    if isinstance(error, redis_errors.OutOfMemoryError) or "OOM" in text:
+        refused.code = "OOM"
+    elif isinstance(error, redis_errors.NoScriptError):
+        refused.code = "NOSCRIPT"
+    else:
+        refused.code = text.split(" ", 1)[0]
+    return refused

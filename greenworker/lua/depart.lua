@@ -1,0 +1,27 @@
+-- Stands before release and reap: an incarnation that holds nothing any more leaves.
+
+local function depart(wid)
+  redis.call('ZREM', WORKERS, wid)
+  redis.call('SREM', CORPSES, wid)
+  redis.call('HDEL', ABOUT, wid)
+  redis.call('HDEL', SEQ, wid)
+  redis.call('DEL', suspect_key(wid))
+  for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
+    if redis.call('SREM', consumers_key(queue), wid) == 1 then
+      -- It may have taken a wake token along.
+      for priority = 9, 0, -1 do
+        if redis.call('LLEN', ready_key(queue, priority)) > 0 then
+          wake(queue)
+          break
+        end
+      end
+    end
+  end
+end
+
+-- Up to n of what an incarnation holds: {id, seq, id, seq, ...}.
+local function some_of(wid, n)
+  local key = processing_key(wid)
+  if redis.call('HLEN', key) <= n then return redis.call('HGETALL', key) end
+  return redis.call('HSCAN', key, 0, 'COUNT', n)[2]
+end

@@ -1,0 +1,61 @@
+-- Stands before every script: the names of the keys (greenworker/keys.py builds
+-- the same ones), Redis' time, and the few steps that several scripts share.
+--
+-- KEYS[1] is gw:{namespace}:nil. It never exists; it routes the script, and its
+-- deletion is the first write of every script that must work at maxmemory
+-- (there, Redis lets a script go on if its first write needs no memory).
+
+local NIL = KEYS[1]
+local ROOT = string.sub(NIL, 1, -4)
+local MSG, SCHEDULED, STATS = ROOT .. 'msg', ROOT .. 'scheduled', ROOT .. 'stats'
+local WORKERS, CORPSES, SEQ = ROOT .. 'workers', ROOT .. 'corpses', ROOT .. 'seq'
+local ABOUT, QUEUES, SWEEP = ROOT .. 'about', ROOT .. 'queues', ROOT .. 'sweep'
+local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
+
+local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end
+local function suspects_key(queue) return ROOT .. 'suspects:' .. queue end
+local function wake_key(queue) return ROOT .. 'wake:' .. queue end
+local function consumers_key(queue) return ROOT .. 'consumers:' .. queue end
+local function processing_key(wid) return ROOT .. 'processing:' .. wid end
+local function suspect_key(wid) return ROOT .. 'suspect:' .. wid end
+local function result_key(id) return ROOT .. 'result:' .. id end
+local function done_channel(id) return ROOT .. 'done:' .. id end
+
+-- Messages that were present at this many crashes are run one at a time per worker.
+local SUSPECT_AFTER = 2
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The head of an envelope: deliveries, attempt, priority, sent ms, expires ms
+-- (0 = never), result ttl ms (0 = none), queue; or nil when it is none of ours.
+local HEAD = '^1 (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%S+) '
+local function head(envelope) return string.match(envelope, HEAD) end
+
+-- One token at most: it wakes one idle worker, who passes it on if work remains.
+local function wake(queue)
+  local key = wake_key(queue)
+  if redis.call('LLEN', key) == 0 then redis.call('LPUSH', key, '1') end
+end
+
+-- What follows is refused before the first write if a key is of a wrong type:
+-- a script does not roll back.
+local function require_type(key, wanted)
+  local found = redis.call('TYPE', key).ok
+  if found ~= wanted and found ~= 'none' then
+    error({err = 'GWTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. wanted})
+  end
+end
+
+-- To its queue, or to the suspects: at the back, or in front of all others.
+-- Returns the queue, or nil when the envelope does not tell it.
+local function make_ready(id, envelope, in_front)
+  local deliveries, _, priority, _, _, _, queue = head(envelope or '')
+  if not queue then return nil end
+  local key = ready_key(queue, priority)
+  if tonumber(deliveries) >= SUSPECT_AFTER then key = suspects_key(queue) end
+  redis.call(in_front and 'RPUSH' or 'LPUSH', key, id)
+  return queue
+end

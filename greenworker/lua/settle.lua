@@ -1,0 +1,59 @@
+-- settle: ends deliveries and gives them up, in one step with their results.
+--
+-- ARGV  wid, then for each delivery: id, seq, outcome, a, b, c
+--       done    a = result ttl ms, b = result
+--       retry   a = delay ms, b = the complete replacement envelope
+--       later   as retry, for what has not run (counts as no retry)
+--       dead    a = result ttl ms, b = result, c = reason
+--       release back to where it came from, next in line
+-- Returns 1 for each, or 0 when the delivery was no longer this incarnation's.
+
+local wid = ARGV[1]
+local PROCESSING, SUSPECT = processing_key(wid), suspect_key(wid)
+local FIELDS, FIRST = 6, 2
+
+require_type(MSG, 'hash')
+require_type(SCHEDULED, 'zset')
+redis.call('DEL', NIL)
+
+local ids = {}
+for i = FIRST, #ARGV, FIELDS do ids[#ids + 1] = ARGV[i] end
+local held = {}
+for k, seq in ipairs(redis.call('HMGET', PROCESSING, unpack(ids))) do held[ids[k]] = seq end
+local suspect = redis.call('GET', SUSPECT)
+local now = now_ms()
+local reply, settled = {}, {}
+
+for k, id in ipairs(ids) do
+  local i = FIRST + (k - 1) * FIELDS
+  local outcome, a, b = ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  if held[id] == ARGV[i + 1] then
+    reply[k] = 1
+    held[id] = nil
+    settled[#settled + 1] = id
+    if outcome == 'done' then
+      finish(id, 'done', tonumber(a), b)
+    elseif outcome == 'retry' or outcome == 'later' then
+      redis.call('HSET', MSG, id, b)
+      redis.call('ZADD', SCHEDULED, now + tonumber(a), id)
+      if outcome == 'retry' then count('retried') end
+    elseif outcome == 'dead' then
+      bury(id, tonumber(a), b, now, ARGV[i + 5], wid, redis.call('HGET', MSG, id) or '')
+    else
+      local queue = make_ready(id, redis.call('HGET', MSG, id), true)
+      if queue then wake(queue) end
+    end
+    if id == suspect then
+      redis.call('DEL', SUSPECT)
+      for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
+        if redis.call('LLEN', suspects_key(queue)) > 0 then wake(queue) end
+      end
+    end
+  else
+    reply[k] = 0
+  end
+end
+
+if #settled > 0 then redis.call('HDEL', PROCESSING, unpack(settled)) end
+close()
+return reply

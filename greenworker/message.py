@@ -1,0 +1,187 @@
+"""What travels: Message, Delivery, Outcome, State; the envelope in and out.
+
+An envelope is one line of space-separated ASCII fields, the head, and a JSON body:
+
+    1 <deliveries> <attempt> <priority> <sent ms> <expires ms> <result ttl ms> <queue> <task> [name=value …]
+    [args, kwargs, headers]
+
+Scripts read and rewrite the head only; they never parse JSON. The server fills in
+`sent` and `expires` by its own clock: senders' clocks play no part.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+from greenworker import codec
+from greenworker.errors import MalformedMessage
+
+# A float is seconds from the moment the server receives it; a datetime is absolute.
+Moment = float | datetime
+
+_SAFE = re.compile(r"[A-Za-z0-9_.:/@-]+").fullmatch
+_VERSION = b"1"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class State(enum.StrEnum):
+    """Where a message is, or how it ended."""
+
+    PENDING = "PENDING"  # waiting in its queue
+    SCHEDULED = "SCHEDULED"  # delayed, not tried yet
+    STARTED = "STARTED"  # claimed by a worker
+    RETRY = "RETRY"  # failed, will be tried again
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One call of a task as it travels.
+
+    `due` and `expires` are as given when sending; a claimed message carries no `due`, and an
+    absolute `expires`. `attempt` counts retries, `deliveries` the crashes it was present at.
+    `sent` is the server's time of sending (epoch seconds), 0 before that.
+    """
+
+    id: str
+    task: str
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = _NOTHING
+    headers: Mapping[str, Any] = _NOTHING
+    queue: str = "default"
+    priority: int = 5
+    result_ttl: float = 3600.0
+    due: Moment | None = None
+    expires: Moment | None = None
+    options: Mapping[str, str] = field(default=_NOTHING)
+    attempt: int = 0
+    deliveries: int = 0
+    sent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One worker's claim on one message: (id, seq) is the fencing token.
+
+    `claimed_at` is the server's time of the claim, in epoch seconds.
+    """
+
+    id: str
+    seq: int
+    worker: str
+    envelope: bytes
+    claimed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a delivery ended.
+
+    done: `result` is kept for `result_ttl` s. retry: again after `delay` s as `envelope`;
+    later: likewise, but nothing has run. dead: `result` tells the failure, `reason` is one
+    word for it. release: back to the front of its queue, as if never claimed.
+    """
+
+    kind: Literal["done", "retry", "later", "dead", "release"]
+    result: bytes = b""
+    result_ttl: float = 0.0
+    delay: float = 0.0
+    envelope: bytes = b""
+    reason: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes to send."""
+        return 64 + len(self.result) + len(self.envelope)
+
+
+RELEASE = Outcome("release")
+
+
+def encode_body(message: Message) -> bytes:
+    """The JSON body; raises NotEncodable and PayloadTooLarge."""
+    body: list[Any] = [message.args, dict(message.kwargs)]
+    if message.headers:
+        body.append(dict(message.headers))
+    return codec.encode(body, f"arguments of {message.task}")
+
+
+def encode_tail(message: Message) -> bytes:
+    """The head's fields that the sender decides alone, and the body: '<ttl> <queue> <task> …\\n<body>'."""
+    head = f"{round(message.result_ttl * 1000)} {message.queue} {_escape(message.task)}"
+    for name, value in message.options.items():
+        head += f" {name}={_escape(value)}"
+    return b"%b\n%b" % (head.encode(), encode_body(message))
+
+
+def decode(id: str, envelope: bytes) -> Message:
+    """The message in an envelope; raises MalformedMessage."""
+    head, newline, body = envelope.partition(b"\n")
+    fields = head.decode("ascii", "replace").split(" ")
+    try:
+        version, deliveries, attempt, priority, sent, expires, ttl, queue, task, *options = fields
+        if version != "1" or not newline:
+            raise MalformedMessage(f"{id}: an envelope of version {version[:8]!r}; this is version 1")
+        args, kwargs, *rest = codec.decode(body)
+        if not (isinstance(args, list) and isinstance(kwargs, dict)):
+            raise MalformedMessage(f"{id}: the body is not [args, kwargs]")
+        return Message(
+            id=id,
+            task=unquote(task) if "%" in task else task,
+            args=args,
+            kwargs=kwargs,
+            headers=rest[0] if rest else _NOTHING,
+            queue=queue,
+            priority=int(priority),
+            result_ttl=int(ttl) / 1000,
+            expires=None if expires == "0" else datetime.fromtimestamp(int(expires) / 1000).astimezone(),
+            options=_decode_options(options) if options else _NOTHING,
+            attempt=int(attempt),
+            deliveries=int(deliveries),
+            sent=int(sent) / 1000,
+        )
+    except MalformedMessage:
+        raise
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise MalformedMessage(f"{id}: not an envelope: {error}") from None
+
+
+def next_attempt(envelope: bytes) -> bytes:
+    """The replacement envelope of a retry: one attempt more, all else as it was."""
+    version, deliveries, attempt, rest = envelope.split(b" ", 3)
+    return b" ".join((version, deliveries, b"%d" % (int(attempt) + 1), rest))
+
+
+def with_option(envelope: bytes, name: str, value: str) -> bytes:
+    """The same envelope with a named option set in its head."""
+    head, _, body = envelope.partition(b"\n")
+    prefix = f"{name}=".encode()
+    fields = [part for part in head.split(b" ") if not part.startswith(prefix)]
+    fields.append(prefix + _escape(value).encode())
+    return b" ".join(fields) + b"\n" + body
+
+
+def result_ttl_of(envelope: bytes) -> float:
+    """The result's time to live (s) as far as the head can be read, else an hour."""
+    try:
+        return int(envelope.split(b" ", 7)[6]) / 1000
+    except (IndexError, ValueError):
+        return 3600.0
+
+
+def _decode_options(fields: list[str]) -> dict[str, str]:
+    return {name: unquote(value) for name, _, value in (part.partition("=") for part in fields)}
+
+
+def _escape(text: str) -> str:
+    return text if _SAFE(text) else quote(text, safe="")

@@ -1,0 +1,157 @@
+"""Result: the caller's handle on a message it sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import orjson
+
+from greenworker.broker import Broker, Sighting
+from greenworker.context import CURRENT
+from greenworker.errors import (
+    BrokerUnavailable,
+    GreenworkerError,
+    ResultGone,
+    ResultTimeout,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+)
+from greenworker.message import State
+from greenworker.subscriber import Subscriber
+
+R = TypeVar("R", covariant=True)
+
+_ENDED = (State.SUCCESS, State.FAILURE, State.CANCELLED, State.EXPIRED)
+
+# Announcements are pushed; this is how long a lost one can stay unnoticed.
+_RECHECK = 5.0
+
+
+class Result(Generic[R]):
+    """A handle on one message; cheap, and valid in any process: `app.result(id)`."""
+
+    __slots__ = ("_broker", "_ignored", "_subscriber", "id")
+
+    def __init__(self, id: str, broker: Broker, subscriber: Subscriber, ignored: str = "") -> None:
+        self.id = id
+        self._broker = broker
+        self._subscriber = subscriber
+        self._ignored = ignored
+
+    def __repr__(self) -> str:
+        return f"<Result {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Result) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def state(self) -> State:
+        """Where the message is, or how it ended; raises ResultGone for an unknown id."""
+        return self._see()[1]
+
+    def ready(self) -> bool:
+        """True once it has ended, however it ended."""
+        return self.state in _ENDED
+
+    def successful(self) -> bool:
+        """True once it has ended well."""
+        return self.state is State.SUCCESS
+
+    def failed(self) -> bool:
+        """True once it has ended in failure."""
+        return self.state is State.FAILURE
+
+    def forget(self) -> None:
+        """Drop the kept result now instead of at the end of its time to live."""
+        self._broker.forget(self.id)
+
+    def get(self, timeout: float | None = None, *, allow_in_task: bool = False) -> R:
+        """The task's value, as JSON carries it; waits for it, up to `timeout` seconds.
+
+        Raises TaskFailed (TaskExpired, TaskCancelled) when it did not end well,
+        ResultTimeout when it has not ended in time, ResultGone when nothing is known of
+        the id (any more). Inside a task it raises at once, since workers that are full of
+        waiting tasks wait for ever; `allow_in_task=True` if that cannot happen.
+        """
+        if self._ignored:
+            raise GreenworkerError(
+                f"{self._ignored} keeps no result: declare it without ignore_result to .get() it"
+            )
+        if CURRENT.get() is not None and not allow_in_task:
+            raise GreenworkerError(
+                "Result.get() inside a task can fill the worker with tasks that wait; "
+                "send a follow-up task instead, or pass allow_in_task=True"
+            )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        value: R = self._value(self._wait(deadline, timeout))
+        return value
+
+    def _wait(self, deadline: float | None, timeout: float | None) -> bytes:
+        with self._subscriber.watch(self.id) as waiter:
+            while True:
+                wait = _RECHECK if deadline is None else min(_RECHECK, deadline - time.monotonic())
+                payload = waiter.wait(wait) if wait > 0 else waiter.payload
+                if payload is not None:
+                    return payload
+                try:
+                    sighting, state = self._see()
+                except BrokerUnavailable:
+                    if deadline is None or time.monotonic() >= deadline:
+                        raise
+                    continue
+                if sighting.result is not None:
+                    return sighting.result
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise ResultTimeout(self.id, timeout or 0.0, state)
+
+    def _see(self) -> tuple[Sighting, State]:
+        sighting = self._broker.lookup(self.id)
+        if sighting.state is None:
+            raise ResultGone(self.id)
+        return sighting, sighting.state
+
+    def _value(self, payload: bytes) -> Any:
+        outcome = orjson.loads(payload)
+        state = outcome["state"]
+        if state == State.SUCCESS:
+            return outcome["value"]
+        if state == State.EXPIRED:
+            raise TaskExpired(self.id, "Expired", "it was still waiting when its expires had passed")
+        if state == State.CANCELLED:
+            raise TaskCancelled(self.id, "Cancelled", "it was cancelled")
+        error = outcome["error"]
+        raise TaskFailed(self.id, error["type"], error["message"], error["traceback"])
+
+
+class Results(Sequence[Result[R]]):
+    """The handles of one `delay_many`, in order; keeps the ids only."""
+
+    def __init__(self, ids: Sequence[str], broker: Broker, subscriber: Subscriber, ignored: str = "") -> None:
+        self._ids = ids
+        self._rest = (broker, subscriber, ignored)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} Results>"
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Result[R]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Results[R]: ...
+
+    def __getitem__(self, index: int | slice) -> Result[R] | Results[R]:
+        if isinstance(index, slice):
+            return Results(self._ids[index], *self._rest)
+        return Result(self._ids[index], *self._rest)
+
+    def __iter__(self) -> Iterator[Result[R]]:
+        return (Result(id, *self._rest) for id in self._ids)

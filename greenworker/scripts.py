@@ -1,0 +1,32 @@
+"""Loads `lua/*.lua`: a file a script, with the shared parts it needs in front."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+# What stands before a script, besides the prelude that stands before each.
+_SHARED = {
+    "claim": ("finish",),
+    "settle": ("finish",),
+    "reap": ("finish", "depart"),
+    "release": ("depart",),
+}
+
+
+class Script(NamedTuple):
+    """A script's source and the SHA-1 by which EVALSHA knows it."""
+
+    name: str
+    source: bytes
+    sha: bytes
+
+
+@cache
+def load(name: str) -> Script:
+    """The script `lua/<name>.lua`, complete."""
+    parts = ("prelude", *_SHARED.get(name, ()), name)
+    source = b"\n".join((files("greenworker") / "lua" / f"{part}.lua").read_bytes() for part in parts)
+    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())

@@ -1,0 +1,149 @@
+"""One connection per process on which results are announced, for any number of waiters.
+
+Waiters may be greenlets or threads. Only the reader reads; a waiter that is killed in the
+middle of a send costs a reconnect, never another waiter's message.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from greenworker import keys
+from greenworker.connection import Connection, Endpoint
+from greenworker.errors import BrokerError, ConfigError
+
+_log = logging.getLogger("greenworker.results")
+
+_READ = 1.0  # seconds; how soon the reader notices that it may leave
+_IDLE = 10.0  # seconds without a waiter, after which the reader leaves
+
+
+class Waiter:
+    """Waits for the announcement of one id."""
+
+    __slots__ = ("_news", "payload")
+
+    def __init__(self) -> None:
+        self._news = threading.Event()
+        self.payload: bytes | None = None
+
+    def wait(self, timeout: float) -> bytes | None:
+        """The announced result, or None after `timeout` s, or as soon as a look-up is due
+        (the subscription has just begun, or began again after a lost connection)."""
+        self._news.wait(timeout)
+        self._news.clear()
+        return self.payload
+
+    def tell(self, payload: bytes | None) -> None:
+        self.payload = payload or self.payload
+        self._news.set()
+
+
+class Subscriber:
+    """Tells waiters what is announced; reconnects by itself."""
+
+    def __init__(self, endpoint: Endpoint, root: str) -> None:
+        self._endpoint = endpoint
+        self._channel = keys.done(root, "")
+        self._thread: threading.Thread | None
+        self._reset()
+
+    @contextmanager
+    def watch(self, id: str) -> Iterator[Waiter]:
+        """A Waiter for this id, subscribed for as long as the context lasts."""
+        if self._pid != os.getpid():
+            self._reset()  # the thread and the connection are the parent's
+        waiter = Waiter()
+        with self._lock:
+            self._waiters.setdefault(id, []).append(waiter)
+            self._last_used = time.monotonic()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._read_on, name="greenworker-results", daemon=True
+                )
+                self._thread.start()
+            self._tell_server("SUBSCRIBE", id)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                others = self._waiters.get(id, [])
+                if waiter in others:
+                    others.remove(waiter)
+                if not others:
+                    self._waiters.pop(id, None)
+                    self._tell_server("UNSUBSCRIBE", id)
+
+    def close(self) -> None:
+        """End the reader and its connection; waiters fall back to looking up."""
+        with self._lock:
+            self._closing, thread = True, self._thread
+        if thread is not None and self._pid == os.getpid():
+            thread.join(2 * _READ)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._waiters: dict[str, list[Waiter]] = {}
+        self._connection = Connection(self._endpoint, "greenworker-results")
+        self._thread = None
+        self._online = self._closing = False
+        self._last_used = time.monotonic()
+
+    def _tell_server(self, command: str, id: str) -> None:
+        # While offline nothing is said: the reader subscribes for everybody.
+        if not self._online:
+            return
+        try:
+            self._connection.send(command, self._channel + id)
+        except BrokerError:
+            self._online = False
+
+    def _read_on(self) -> None:
+        pause = 0.05
+        while not self._may_leave():
+            try:
+                if not self._online:
+                    self._subscribe_all()
+                reply = self._connection.read(_READ)
+                pause = 0.05
+            except (BrokerError, ConfigError) as error:
+                _log.warning("waiting for results: %s", error)
+                self._online = False
+                time.sleep(pause)
+                pause = min(2 * pause, 2.0)
+                continue
+            if reply is not None:
+                self._deliver(*reply)
+
+    def _subscribe_all(self) -> None:
+        with self._lock:
+            self._connection.close()
+            channels = [self._channel + id for id in self._waiters]
+            if channels:
+                self._connection.send("SUBSCRIBE", *channels)
+            self._online = True
+
+    def _deliver(self, kind: bytes, channel: bytes, payload: bytes | int) -> None:
+        if kind == b"unsubscribe":
+            return
+        id = channel.decode()[len(self._channel) :]
+        for waiter in list(self._waiters.get(id, ())):
+            # A confirmed subscription says: look now, from here on nothing is missed.
+            waiter.tell(payload if isinstance(payload, bytes) else None)
+
+    def _may_leave(self) -> bool:
+        with self._lock:
+            idle = not self._waiters and time.monotonic() - self._last_used > _IDLE
+            if not (idle or self._closing):
+                return False
+            self._online = False
+            self._connection.close()
+            self._thread = None
+            return True

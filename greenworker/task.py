@@ -1,0 +1,283 @@
+"""Task: a declared function. Calling it runs it here; `.delay()` sends it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from greenworker.backoff import Backoff, as_backoff
+from greenworker.client import Client
+from greenworker.codec import encode
+from greenworker.errors import (
+    BadArguments,
+    ConfigError,
+    DeclarationError,
+    GreenworkerError,
+    NotEncodable,
+)
+from greenworker.keys import PRIORITIES, check_name
+from greenworker.message import Message, Moment
+from greenworker.result import Result, Results
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """How a task is sent and run; seconds everywhere.
+
+    `timeout` is the hard limit of one run: None = the worker's, 0 = none. `retries` are
+    further attempts after the first, made after errors of the `retry_for` types. `expires`
+    drops a message that still waits after so long. `bind` passes `current_task()` first.
+    """
+
+    name: str
+    queue: str = "default"
+    timeout: float | None = None
+    retries: int = 0
+    retry_for: tuple[type[BaseException], ...] = (Exception,)
+    backoff: Backoff = field(default_factory=Backoff)
+    priority: int = 5
+    expires: float | None = None
+    result_ttl: float = 3600.0
+    ignore_result: bool = False
+    bind: bool = False
+
+    def __post_init__(self) -> None:
+        check_name("queue", self.queue)
+        _check_priority(self.priority)
+        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
+            raise DeclarationError(f"{self.name}: retries={self.retries!r}: give a number from 0 on")
+        for what, value in (("timeout", self.timeout), ("expires", self.expires), ("result_ttl", self.result_ttl)):
+            if value is not None:
+                _check_seconds(f"{self.name}: {what}", value)
+        if self.result_ttl <= 0:
+            raise DeclarationError(f"{self.name}: result_ttl must be above 0; to keep none: ignore_result=True")
+
+
+def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
+    """TaskOptions as a decorator takes them: `backoff=2.0`, `retry_for=IOError`."""
+    given = dict(options)
+    if "backoff" in given:
+        given["backoff"] = as_backoff(given["backoff"])
+    if "retry_for" in given:
+        types = given["retry_for"]
+        types = (types,) if isinstance(types, type) else tuple(types)
+        if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+            raise DeclarationError(f"{name}: retry_for={given['retry_for']!r}: give exception types")
+        given["retry_for"] = types
+    return TaskOptions(name=name, **given)
+
+
+class Task(Generic[P, R]):
+    """A function that can be sent. Made by `@app.task`."""
+
+    def __init__(self, function: Callable[..., R], options: TaskOptions, client: Callable[[], Client]) -> None:
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise DeclarationError(
+                f"{options.name} is async: greenworker runs plain functions on green threads; "
+                "write `def` and call blocking libraries, they become cooperative"
+            )
+        self.function = function
+        self.options = options
+        self.name = options.name
+        self.__doc__ = function.__doc__
+        self.__name__ = getattr(function, "__name__", options.name)
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+        self._client = client
+        self._signature = _sent_signature(function, options)
+        self._few, self._most = _plain_arity(self._signature)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here and now, as a plain function."""
+        return self.function(*args, **kwargs)
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
+        """Send this call to a worker.
+
+        Raises BadArguments, NotEncodable or PayloadTooLarge for a call that cannot be
+        sent, and BrokerUnavailable, SendUnknown or BrokerError for one that was not.
+        """
+        return self._send(self._message(args, kwargs))
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        expires: Moment | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        id: str | None = None,
+        result_ttl: float | None = None,
+    ) -> Result[R]:
+        """Send with options: not before `countdown` seconds from now or the moment `eta`; to
+        be dropped if it still waits at `expires`; as `id`, of which at most one is present at a
+        time: sending it again while it waits or runs is a no-op. Raises as `delay` does."""
+        changes: dict[str, Any] = {}
+        if countdown is not None and eta is not None:
+            raise BadArguments("give countdown= or eta=, not both")
+        due = countdown if countdown is not None else eta
+        if due is not None:
+            changes["due"] = _check_moment("countdown" if eta is None else "eta", due)
+        if expires is not None:
+            changes["expires"] = _check_moment("expires", expires)
+        if queue is not None:
+            changes["queue"] = check_name("queue", queue)
+        if priority is not None:
+            changes["priority"] = _check_priority(priority)
+        if id is not None:
+            changes["id"] = check_name("id", id)
+        if result_ttl is not None:
+            changes["result_ttl"] = _check_seconds("result_ttl", result_ttl)
+        message = self._message(tuple(args), dict(kwargs or {}))
+        return self._send(replace(message, **changes) if changes else message)
+
+    @overload
+    def delay_many(self, items: Iterable[Any], *, results: Literal[True] = True) -> Results[R]: ...
+
+    @overload
+    def delay_many(self, items: Iterable[Any], *, results: Literal[False]) -> int: ...
+
+    def delay_many(self, items: Iterable[Any], *, results: bool = True) -> Results[R] | int:
+        """Send a call for each item, an argument tuple or a dict of keyword arguments, at once and
+        in few round trips.
+
+        Returns the Results in order, or, with `results=False`, how many were sent: memory is
+        then flat for any number. An error midway carries `.sent`.
+        """
+        if isinstance(items, (str, bytes, Mapping)):
+            raise BadArguments(
+                f"{self.name}.delay_many takes an iterable of argument tuples: "
+                f"[({items!r:.40},)], not {type(items).__name__}"
+            )
+        messages = (self._message(*self._call_of(item)) for item in items)
+        ids: list[str] = []
+        sent = self._client().send_many(messages, ids.append if results else _forget)
+        return self._client().results(ids, self._ignored) if results else sent
+
+    def check_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise BadArguments if this call does not fit the function's signature."""
+        if not kwargs and self._few <= len(args) <= self._most:
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise BadArguments(f"{self.name}{self._signature}: {error}") from None
+
+    def _call_of(self, item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if isinstance(item, Mapping):
+            return (), dict(item)
+        if isinstance(item, (tuple, list)):
+            return tuple(item), {}
+        raise BadArguments(
+            f"{self.name}.delay_many: {item!r:.40} is neither an argument tuple nor a dict; "
+            f"for one argument write ({item!r:.40},)"
+        )
+
+    def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+        self.check_call(args, kwargs)
+        options = self.options
+        return Message(
+            id=os.urandom(16).hex(),
+            task=self.name,
+            args=args,
+            kwargs=kwargs,
+            queue=options.queue,
+            priority=options.priority,
+            result_ttl=0.0 if options.ignore_result else options.result_ttl,
+            expires=options.expires,
+        )
+
+    def _send(self, message: Message) -> Result[R]:
+        if self.name.startswith("__main__."):
+            raise GreenworkerError(
+                f"{self.name} has no importable name, so no worker can find it: "
+                "move the task into a module"
+            )
+        client = self._client()
+        try:
+            client.send(message)
+        except NotEncodable as error:
+            raise self._culprit(message) or error from None
+        return client.result(message.id, self._ignored)
+
+    @property
+    def _ignored(self) -> str:
+        return self.name if self.options.ignore_result else ""
+
+    def _culprit(self, message: Message) -> NotEncodable | None:
+        bound = self._signature.bind(*message.args, **message.kwargs)
+        for name, value in bound.arguments.items():
+            try:
+                encode(value, f"argument {name!r} of {self.name}")
+            except NotEncodable as error:
+                return error
+        return None
+
+
+def _sent_signature(function: Callable[..., Any], options: TaskOptions) -> inspect.Signature:
+    signature = inspect.signature(function)
+    if not options.bind:
+        return signature
+    parameters = list(signature.parameters.values())
+    if not parameters:
+        raise DeclarationError(f"{options.name}: bind=True passes current_task() as the first argument: take one")
+    return signature.replace(parameters=parameters[1:])
+
+
+def _plain_arity(signature: inspect.Signature) -> tuple[int, float]:
+    """How many positional arguments certainly fit; binding a signature costs ten times a look at this."""
+    few, most = 0, 0.0
+    for parameter in signature.parameters.values():
+        required = parameter.default is inspect.Parameter.empty
+        match parameter.kind:
+            case inspect.Parameter.POSITIONAL_ONLY | inspect.Parameter.POSITIONAL_OR_KEYWORD:
+                few += required
+                most += 1
+            case inspect.Parameter.VAR_POSITIONAL:
+                most = math.inf
+            case inspect.Parameter.KEYWORD_ONLY if required:
+                return 1, 0.0
+    return few, most
+
+
+def _check_priority(priority: object) -> int:
+    if isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES:
+        return priority
+    raise DeclarationError(f"priority {priority!r}: give 0 to 9, 9 goes first")
+
+
+def _check_seconds(what: str, value: object) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
+        return float(value)
+    raise DeclarationError(f"{what}={value!r}: give seconds, 0 or more")
+
+
+def _check_moment(what: str, value: object) -> Moment:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise BadArguments(f"{what}={value!r} has no time zone: datetime.now(timezone.utc) + …")
+        return value
+    if what == "eta":
+        raise BadArguments(f"eta={value!r}: give a datetime with a time zone; for seconds use countdown=")
+    try:
+        return _check_seconds(what, value)
+    except ConfigError as error:
+        raise BadArguments(str(error)) from None
+
+
+def _forget(_id: str) -> None:
+    """What delay_many(results=False) does with an id."""

@@ -1,0 +1,63 @@
+"""What a worker can be told, and its defaults."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+from greenworker.errors import ConfigError
+from greenworker.keys import check_name
+
+
+def default_name() -> str:
+    """host.pid: a label for people; what identifies a worker is its incarnation."""
+    return f"{socket.gethostname()}.{os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Seconds everywhere."""
+
+    queues: tuple[str, ...] = ("default",)  # in this order; all of one before the next
+    concurrency: int = 100  # tasks at once, and the most that is ever claimed
+    timeout: float = 300.0  # hard limit of one run, for tasks that declare none; 0 = none
+    grace: float = 25.0  # to finish what runs at a stop; Kubernetes kills after 30
+    lease: float = 30.0  # a worker that is silent for so long is dead
+    block_warn: float = 0.5  # the loop is blocked for so long: say by which task
+    max_block: float = 0.0  # … for so long: give up; 0 = never (the command line says 120)
+    max_deliveries: int = 3  # crashes a message may cause alone before it is buried
+    burst: bool = False  # end when nothing is left to do
+    solo: bool = False  # one task at a time, in the main greenlet: pdb works
+    allow_eviction: bool = False  # run on a server that may drop tasks when memory is short
+    name: str = field(default_factory=default_name)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.concurrency, int) or self.concurrency < 1:
+            raise ConfigError(f"concurrency {self.concurrency!r}: give a whole number from 1 on")
+        if not self.queues:
+            raise ConfigError("no queues: name at least one")
+        for queue in self.queues:
+            check_name("queue", queue)
+        for what in ("timeout", "grace", "block_warn", "max_block"):
+            if getattr(self, what) < 0:
+                raise ConfigError(f"{what} {getattr(self, what)!r}: give seconds, 0 or more")
+        if self.lease < 1:
+            raise ConfigError(f"lease {self.lease!r}: give at least 1 second")
+
+    @property
+    def beat_every(self) -> float:
+        return self.lease / 6
+
+    @property
+    def sweep_every(self) -> float:
+        return self.lease / 2
+
+    @property
+    def quiet(self) -> float:
+        """The longest gap between sweeps after which leases still mean something.
+
+        Longer than one sweep interval, and short enough that a living worker, whose last
+        beat came at most lease/6 before the server went away, still has a beat's time left.
+        """
+        return self.lease * 2 / 3

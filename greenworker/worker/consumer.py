@@ -1,0 +1,136 @@
+"""Consumer: free slots → claim that many → pool."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gevent import GreenletExit
+from gevent.event import Event
+
+from greenworker.broker import Broker, NotRegistered
+from greenworker.message import Delivery
+from greenworker.worker.incarnation import Incarnation, Membership
+from greenworker.worker.pool import SoloPool, TaskPool
+from greenworker.worker.service import Service
+
+_log = logging.getLogger("greenworker.worker")
+
+_WAIT_MOST = 2.0  # seconds in BRPOP; a wake token that was lost costs no more than this
+_BURST_WAITS_FOR = 60.0  # seconds: a burst stays for what is due within them
+
+
+class _StopWaiting(GreenletExit):  # type: ignore[misc]  # gevent is untyped
+    """Thrown into the consumer while it waits for a wake token."""
+
+
+class Consumer(Service):
+    """Registers the incarnation, then claims for the free slots and starts what was claimed.
+
+    Never claims more than there are free slots. After a connection was lost it first adopts
+    what a claim had brought whose reply did not arrive.
+    """
+
+    name = "consumer"
+
+    def __init__(
+        self,
+        broker: Broker,
+        membership: Membership,
+        pool: TaskPool | SoloPool,
+        queues: Sequence[str],
+        lease: float,
+        about: Mapping[str, Any],
+        burst: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ready = Event()  # registered for the first time
+        self.drained = Event()  # set once, in a burst
+        self.quiet = False
+        self._broker = broker
+        self._membership = membership
+        self._pool = pool
+        self._queues = queues
+        self._lease = lease
+        self._about = about
+        self._burst = burst
+        self._waiting = False
+
+    def step(self) -> float | None:
+        me = self._membership.current
+        try:
+            if not me.registered:
+                self._register(me)
+            if me.used > me.known:
+                self._adopt(me)
+            self._claim(me)
+        except NotRegistered:
+            _log.warning("reaped, or the server lost its data: going on as a new incarnation")
+            self._membership.renew(me.id)
+        return 0.0
+
+    def stop(self, timeout: float | None = None) -> None:
+        self._stopping = True
+        self._membership.room.set()
+        if self._waiting and self._greenlet is not None:
+            # Only a token can be lost here, never a message; leaving puts tokens back.
+            self._greenlet.kill(_StopWaiting, block=False)
+        super().stop(timeout)
+
+    def interrupt(self) -> None:
+        """End `run()` soon, wherever it was called."""
+        self._stopping = True
+        self._membership.room.set()
+        self.wake()
+
+    def _register(self, me: Incarnation) -> None:
+        if not self._broker.register(me.id, self._lease, self._about, self._queues):
+            raise NotRegistered(me.id)
+        me.registered = True
+        self.ready.set()
+
+    def _adopt(self, me: Incarnation) -> None:
+        used = me.used
+        adopted = self._broker.sync(me.id, me.known, used)
+        me.known = used
+        if adopted:
+            _log.info("adopted %d messages of a claim whose reply was lost", len(adopted))
+        self._begin(me, adopted)
+
+    def _claim(self, me: Incarnation) -> None:
+        room = self._room(me)
+        if room <= 0 or self.quiet:
+            self._membership.room.clear()
+            if self._room(me) <= 0 or self.quiet:
+                self._membership.room.wait(1.0)
+            return
+        me.used += 1
+        claim = self._broker.claim(me.id, me.used, room, self._queues)
+        me.known = me.used
+        self._begin(me, claim.deliveries)
+        if len(claim.deliveries) >= room or self._stopping:
+            return
+        if self._burst and self._is_drained(me, claim.more, claim.next_due):
+            self.drained.set()
+        wait = _WAIT_MOST if claim.next_due is None else min(_WAIT_MOST, claim.next_due)
+        self._wait(min(wait, 0.1) if self._burst else wait)
+
+    def _room(self, me: Incarnation) -> int:
+        # A task that was written off holds its greenlet, though it is no longer held.
+        return min(int(self._pool.size) - len(me.held), self._pool.free_count())
+
+    def _begin(self, me: Incarnation, deliveries: list[Delivery]) -> None:
+        # Held first, all of them: what follows may run tasks.
+        for delivery in me.hold(deliveries):
+            self._pool.begin(delivery)
+
+    def _wait(self, timeout: float) -> None:
+        self._waiting = True
+        try:
+            self._broker.wait(self._queues, timeout)
+        finally:
+            self._waiting = False
+
+    def _is_drained(self, me: Incarnation, more: bool, next_due: float | None) -> bool:
+        return not me.held and not more and (next_due is None or next_due > _BURST_WAITS_FOR)

@@ -1,0 +1,64 @@
+"""Incarnation: one registered life of a worker, and what it holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from gevent.event import Event
+
+from greenworker.message import Delivery
+
+
+class Incarnation:
+    """The id under which a worker claims, with its claim sequence.
+
+    `held` mirrors this incarnation's processing list: what was claimed and is not settled. When
+    it is reaped, the deliveries are others'; the worker goes on as a new incarnation.
+    """
+
+    def __init__(self) -> None:
+        self.id = os.urandom(8).hex()
+        self.registered = False
+        self.used = 0  # last claim sequence that was sent
+        self.known = 0  # last one whose reply arrived
+        self.held: dict[str, Delivery] = {}
+
+    def hold(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """Add what was claimed; returns what had not been held yet."""
+        new = [delivery for delivery in deliveries if delivery.id not in self.held]
+        for delivery in new:
+            self.held[delivery.id] = delivery
+        return new
+
+
+class Membership:
+    """The worker's current incarnation, and the event that it has room again."""
+
+    def __init__(self, on_renew: Callable[[], None]) -> None:
+        self.current = Incarnation()
+        self.room = Event()
+        self._on_renew = on_renew
+
+    def fresh(self) -> None:
+        """Begin as somebody new: an incarnation that has left never comes back."""
+        self.current = Incarnation()
+
+    def is_current(self, worker: str) -> bool:
+        return worker == self.current.id
+
+    def settled(self, deliveries: Iterable[Delivery]) -> None:
+        """These are no longer held, whoever ended them."""
+        held = self.current.held
+        for delivery in deliveries:
+            known = held.get(delivery.id)
+            if known is not None and known.seq == delivery.seq:
+                del held[delivery.id]
+        self.room.set()
+
+    def renew(self, worker: str) -> None:
+        """Give up the incarnation `worker` if it is the current one: what it holds is others' now."""
+        if self.is_current(worker):
+            self.current = Incarnation()
+            self._on_renew()
+            self.room.set()

@@ -1,0 +1,35 @@
+"""Reaper: returns the deliveries of dead workers."""
+
+from __future__ import annotations
+
+import logging
+
+from greenworker.broker import Broker
+from greenworker.worker.service import Service
+
+_log = logging.getLogger("greenworker.worker")
+
+
+class Reaper(Service):
+    """Sweeps for incarnations whose lease has run out; every worker does, for all."""
+
+    name = "reaper"
+
+    def __init__(self, broker: Broker, every: float, lease: float, quiet: float, max_deliveries: int) -> None:
+        super().__init__(every)
+        self._broker = broker
+        self._lease = lease
+        self._quiet = quiet
+        self._max_deliveries = max_deliveries
+
+    def step(self) -> float | None:
+        swept = self._broker.reap(self._lease, self._quiet, self._max_deliveries)
+        if swept.extended:
+            _log.info("nobody had swept for more than %g s: all leases are lengthened", self._quiet)
+        if swept.corpses:
+            _log.warning("%d dead worker(s) found", swept.corpses)
+        if swept.returned or swept.buried:
+            _log.warning(
+                "%d message(s) of a dead worker return, %d buried", swept.returned, swept.buried
+            )
+        return 0.0 if swept.left else None

@@ -1,0 +1,86 @@
+"""Service: a named loop with an interval, that never dies silently."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import gevent
+from gevent.event import Event
+
+from greenworker.errors import BrokerUnavailable
+
+_log = logging.getLogger("greenworker.worker")
+
+# After an error: doubling from the first to the last, each with jitter, so that a fleet
+# whose server returns is back within two seconds and does not come all at once.
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.5
+
+
+class Service:
+    """Runs `step()` in a greenlet of its own until stopped; safe to start and stop in any order."""
+
+    name = "service"
+
+    def __init__(self, every: float | None = None) -> None:
+        self.every = every  # seconds between steps; None: only when woken
+        self._greenlet: gevent.Greenlet | None = None
+        self._stopping = False
+        self._wake = Event()
+        self._pause = 0.0
+
+    def step(self) -> float | None:
+        """One round of work; returns the seconds until the next one, None for `every`."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        if self._greenlet is None:
+            self._stopping = False
+            self._greenlet = gevent.spawn(self.run)
+            self._greenlet.name = f"greenworker-{self.name}"
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Ask for the end and wait for it: the step under way is finished first.
+
+        What has not ended after `timeout` seconds is killed.
+        """
+        self._stopping = True
+        self.wake()
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None and greenlet is not gevent.getcurrent():
+            greenlet.join(timeout)
+            greenlet.kill()
+
+    def wake(self) -> None:
+        """Run the next step now."""
+        self._wake.set()
+
+    def run(self) -> None:
+        """The loop itself; returns when the service is stopped."""
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                wait = self.step()
+                self._recovered()
+            except Exception as error:
+                wait = self._failed(error)
+            if wait != 0 and not self._stopping:
+                self._wake.wait(self.every if wait is None else wait)
+            elif wait == 0:
+                gevent.sleep(0)
+
+    def _recovered(self) -> None:
+        if self._pause:
+            self._pause = 0.0
+            _log.info("%s: goes on", self.name)
+
+    def _failed(self, error: Exception) -> float:
+        if isinstance(error, BrokerUnavailable):
+            if not self._pause:
+                _log.warning("%s: %s; trying again", self.name, error)
+        else:
+            _log.error("%s: %s; trying again", self.name, error, exc_info=_log.isEnabledFor(logging.DEBUG))
+        self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)
+        # Nothing that is woken meanwhile may shorten the pause into a hot loop.
+        gevent.sleep(self._pause * random.uniform(0.5, 1.0))
+        return 0.0

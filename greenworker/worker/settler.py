@@ -1,0 +1,73 @@
+"""Settler: the only writer of outcomes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+
+import gevent
+
+from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker
+from greenworker.message import Delivery, Outcome
+from greenworker.worker.incarnation import Membership
+from greenworker.worker.service import Service
+
+_log = logging.getLogger("greenworker.worker")
+
+
+class Settler(Service):
+    """Sends outcomes in batches: what ends while one batch is on the wire is the next one.
+
+    Outcomes are kept while the server is away and sent again, until they are settled or
+    the incarnation that they belong to is over.
+    """
+
+    name = "settler"
+
+    def __init__(self, broker: Broker, membership: Membership) -> None:
+        super().__init__()
+        self._broker = broker
+        self._membership = membership
+        self._pending: deque[tuple[Delivery, Outcome]] = deque()
+
+    def add(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Take an outcome; one that belongs to a past incarnation, or comes twice, is dropped."""
+        current = self._membership.current
+        if current.held.get(delivery.id) is delivery:
+            self._pending.append((delivery, outcome))
+            self.wake()
+
+    def step(self) -> float | None:
+        batch = self._next_batch()
+        if not batch:
+            return None
+        worker = batch[0][0].worker
+        verdicts = self._broker.settle(worker, batch)
+        for _ in batch:
+            self._pending.popleft()
+        self._membership.settled(delivery for delivery, _ in batch)
+        for (delivery, outcome), ours in zip(batch, verdicts, strict=True):
+            if not ours:
+                _log.debug("%s was no longer ours: its %s does not count", delivery.id, outcome.kind)
+        return 0.0 if self._pending else None
+
+    def flush(self, timeout: float) -> int:
+        """Wait until all outcomes are settled, for at most `timeout` s; returns how many are left."""
+        deadline = time.monotonic() + timeout
+        while self._pending and time.monotonic() < deadline:
+            self.wake()
+            gevent.sleep(0.005)
+        return len(self._pending)
+
+    def _next_batch(self) -> list[tuple[Delivery, Outcome]]:
+        batch: list[tuple[Delivery, Outcome]] = []
+        size = 0
+        while self._pending and not self._membership.is_current(self._pending[0][0].worker):
+            self._pending.popleft()
+        for delivery, outcome in self._pending:
+            size += outcome.size
+            if batch and (len(batch) >= MAX_COUNT or size > MAX_BYTES):
+                break
+            batch.append((delivery, outcome))
+        return batch

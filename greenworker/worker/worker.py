@@ -1,0 +1,218 @@
+"""Worker: builds the services, and starts and stops them in their order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import monkey
+from gevent.event import Event
+
+from greenworker.broker import Broker
+from greenworker.connection import Connection, ConnectionPool
+from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, NotPatched
+from greenworker.worker.config import WorkerConfig
+from greenworker.worker.consumer import Consumer
+from greenworker.worker.executor import Executor, Release
+from greenworker.worker.incarnation import Membership
+from greenworker.worker.pool import SoloPool, TaskPool
+from greenworker.worker.reaper import Reaper
+from greenworker.worker.scheduler import Scheduler
+from greenworker.worker.settler import Settler
+from greenworker.worker.stats import Stats
+from greenworker.worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from greenworker.app import App
+
+_log = logging.getLogger("greenworker.worker")
+
+_FLUSH_AT_LEAST = 2.0  # seconds for outcomes to leave, whatever the deadline
+
+
+class Worker:
+    """Runs an app's tasks in this process, which gevent must have patched.
+
+        with Worker(app, concurrency=200):
+            ...                                # a web server, say
+
+    As a library it installs no signal handlers and patches nothing. Several may live in one
+    process. Options are those of WorkerConfig; `queues` defaults to all that the app's tasks
+    declare. Uses four connections, whatever its concurrency, and the app's own for sending.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        on_max_block: Callable[[], None] | None = None,
+        **options: Any,
+    ) -> None:
+        app.load()
+        options["queues"] = tuple(options.get("queues") or app.queues())
+        try:
+            self.config = config = WorkerConfig(**options)
+        except TypeError as error:
+            raise ConfigError(f"Worker: {error}") from None
+        self.app = app
+        self.stats = Stats()
+        links: dict[str, Connection | ConnectionPool] = {
+            lane: Connection(app.endpoint, f"greenworker-{lane}")
+            for lane in ("consumer", "settler", "watchdog")
+        }
+        # Two services share this one, each for a call at a time.
+        links["chores"] = ConnectionPool(app.endpoint, 1, patience=1.0, name="greenworker-chores")
+        lanes = self._lanes = {lane: Broker(link, app.namespace) for lane, link in links.items()}
+        self._membership = Membership(on_renew=self._drop_all)
+        self.settler = Settler(lanes["settler"], self._membership)
+        run = Executor(app.tasks, self.stats, 0.0 if config.solo else config.timeout, self.settler.add).run
+        self.pool: TaskPool | SoloPool
+        if config.solo:
+            self.pool = SoloPool(run, self.settler.add)
+        else:
+            self.pool = TaskPool(config.concurrency, run, self.settler.add)
+        self.consumer = Consumer(
+            lanes["consumer"],
+            self._membership,
+            self.pool,
+            config.queues,
+            config.lease,
+            about={"name": config.name, "queues": config.queues, "concurrency": self.pool.size},
+            burst=config.burst,
+        )
+        self.reaper = Reaper(
+            lanes["chores"], config.sweep_every, config.lease, config.quiet, config.max_deliveries
+        )
+        self.scheduler = Scheduler(lanes["chores"])
+        self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, on_max_block)
+        self.server = ""  # its name and version, once it has answered
+        self._started = False
+        self._hurry = Event()
+        self._stopped = Event()
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def ready(self) -> Event:
+        """Set once the worker is registered and claims."""
+        return self.consumer.ready
+
+    def start(self) -> None:
+        """Begin to work; returns at once.
+
+        Raises NotPatched, or UnsuitableServer for a server that is too old, evicts or refuses
+        our password. One that cannot be reached is tried until it can: see `ready`; only
+        a burst raises BrokerUnavailable.
+        """
+        require_patched()
+        if self._started:
+            return
+        self._check_server()
+        self._started = True
+        self._stopped.clear()
+        self._hurry.clear()
+        self._membership.fresh()
+        self.watchdog.start()
+        self.settler.start()
+        self.scheduler.start()
+        self.reaper.start()
+        if not self.config.solo:
+            self.consumer.start()
+
+    def quiet(self) -> None:
+        """Claim nothing more; what runs goes on."""
+        self.consumer.quiet = True
+
+    def resume(self) -> None:
+        """Claim again."""
+        self.consumer.quiet = False
+        self._membership.room.set()
+
+    def stop(self, timeout: float | None = None) -> int:
+        """Finish what runs within `timeout` s (default: the grace), release the rest, leave.
+
+        Idempotent. Returns how many outcomes could not be settled because the server was away:
+        their tasks will run again.
+        """
+        if not self._started:
+            return 0
+        self._started = False
+        deadline = time.monotonic() + (self.config.grace if timeout is None else timeout)
+        self.consumer.stop(timeout=_FLUSH_AT_LEAST)
+        self._join(deadline)
+        self.pool.kill(Release, timeout=1.0)
+        left = self.settler.flush(max(_FLUSH_AT_LEAST, deadline - time.monotonic()))
+        self.settler.stop(timeout=_FLUSH_AT_LEAST)
+        self.scheduler.stop(timeout=1.0)
+        self.reaper.stop(timeout=1.0)
+        self._leave()
+        # Last: leases must live until the settler has flushed.
+        self.watchdog.stop()
+        for lane in self._lanes.values():
+            lane.close()
+        self._stopped.set()
+        return left
+
+    def hurry(self) -> None:
+        """Let a stop under way wait no longer for tasks: they are released now."""
+        self._hurry.set()
+
+    def serve_forever(self) -> int:
+        """Start if need be, and work until `stop()` is called elsewhere, or a burst is over.
+
+        Returns what `stop()` returns.
+        """
+        self.start()
+        if self.config.solo:
+            self.consumer.run()
+        elif self.config.burst:
+            gevent.wait([self.consumer.drained, self._stopped], count=1)
+        else:
+            self._stopped.wait()
+        return self.stop()
+
+    def _check_server(self) -> None:
+        try:
+            self.server = self._lanes["consumer"].check_server(self.config.allow_eviction)
+        except BrokerUnavailable as error:
+            if self.config.burst:
+                raise
+            _log.warning("%s; trying until it can", error)
+
+    def _join(self, deadline: float) -> None:
+        joiner = gevent.spawn(self.pool.join)
+        gevent.wait([joiner, self._hurry], timeout=max(0.0, deadline - time.monotonic()), count=1)
+        joiner.kill()
+
+    def _leave(self) -> None:
+        try:
+            if self._membership.current.registered:
+                self._lanes["settler"].release(self._membership.current.id)
+        except (BrokerError, ConfigError) as error:
+            _log.warning("could not say goodbye, the lease will run out: %s", error)
+
+    def _drop_all(self) -> None:
+        """The incarnation was reaped: what runs here runs elsewhere, too."""
+        self.pool.kill(Release, block=False)
+
+
+def require_patched() -> None:
+    """Raise NotPatched unless gevent has patched what a worker needs to be green."""
+    missing = [name for name in ("socket", "time", "select", "threading") if not monkey.is_module_patched(name)]
+    if missing:
+        raise NotPatched(
+            f"gevent has not patched {', '.join(missing)}: put "
+            "`from gevent import monkey; monkey.patch_all()` on the first line of the program, "
+            "or start the worker with `greenworker MODULE`"
+        )

@@ -1,0 +1,324 @@
+"""A TCP proxy in front of a test server, which misbehaves on request."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import gevent
+from gevent.monkey import get_original
+
+# A real thread with real sockets, even where gevent has patched this process: the proxy must
+# go on while the event loop under test is blocked.
+new_socket = get_original("socket", "socket")
+new_poll = get_original("select", "poll")
+start_native_thread = get_original("_thread", "start_new_thread")
+
+TICK = 0.02  # seconds between two looks at what is due; commands wake the loop at once
+READ = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+@dataclass(eq=False)
+class Trap:
+    """Bites once: on the first request that holds `match`, after `at` bytes of its reply."""
+
+    match: bytes
+    at: int = 0
+    sprung: bool = False
+
+
+@dataclass(eq=False)
+class Flow:
+    """One direction of a connection: what was read and is not written yet."""
+
+    chunks: deque[tuple[float, bytes]] = field(default_factory=deque)  # (due, bytes)
+    ended: bool = False  # the reading side has seen the end
+
+
+@dataclass(eq=False)
+class Link:
+    """A client's connection and the one made for it to the server."""
+
+    client: Any
+    server: Any
+    requests: Flow = field(default_factory=Flow)
+    replies: Flow = field(default_factory=Flow)
+    seen: bytes = b""  # the tail of the requests: a match may lie across two reads
+    trap: Trap | None = None
+    reply_left: int = 0  # bytes of the reply that the trap lets through
+
+
+class TcpProxy:
+    """Listens on a free port of 127.0.0.1 and passes everything on to `upstream`.
+
+    `upstream` is a URL (`redis://host:port`, `unix:///path`). Use it as a context manager, and
+    give its `url` to what is tested. Every method has taken effect when it returns.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._links: set[Link] = set()
+        self._traps: list[Trap] = []
+        self._delay = 0.0
+        self._frozen = False
+        self._closed = False
+        self._commands: deque[Callable[[], None]] = deque()
+        self._listener: Any = None
+        self.port = 0
+        self._wake_read, self._wake_write = os.pipe()
+        self._listen()
+        start_native_thread(self._loop, ())
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def connections(self) -> int:
+        return len(self._links)
+
+    def cut(self) -> None:
+        """Reset every connection; new ones are welcome."""
+        self._do(self._cut)
+
+    def refuse(self) -> None:
+        """Refuse new connections; those that are there stay."""
+        self._do(self._unlisten)
+
+    def accept(self) -> None:
+        """Welcome new connections again, on the same port."""
+        self._do(self._listen)
+
+    def freeze(self) -> None:
+        """A black hole: connections stay open and new ones open, but no byte gets through."""
+        self._do(lambda: setattr(self, "_frozen", True))
+
+    def thaw(self) -> None:
+        """Go on; what was sent meanwhile arrives now."""
+        self._do(lambda: setattr(self, "_frozen", False))
+
+    def delay(self, seconds: float) -> None:
+        """Let every reply from now on arrive that much later; 0 ends it."""
+        self._do(lambda: setattr(self, "_delay", seconds))
+
+    def drop_next_reply(self, match: bytes) -> Trap:
+        """Pass on the next request that holds `match`, drop its reply and reset that connection.
+
+        The server has done the work and the client cannot know. `.sprung` tells that it happened.
+        """
+        return self.truncate_next_reply(match, 0)
+
+    def truncate_next_reply(self, match: bytes, at: int) -> Trap:
+        """As `drop_next_reply`, but the first `at` bytes of the reply arrive before the reset."""
+        trap = Trap(match, at)
+        self._do(lambda: self._traps.append(trap))
+        return trap
+
+    def close(self) -> None:
+        """Reset everything and end the thread; may be called twice."""
+        if not self._closed:
+            self._do(self._end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Everything below runs in the proxy's thread: nothing needs a lock.
+
+    def _loop(self) -> None:
+        while not self._closed:
+            poll = new_poll()
+            poll.register(self._wake_read, select.POLLIN)
+            if self._listener is not None:
+                poll.register(self._listener, select.POLLIN)
+            if not self._frozen:
+                self._register(poll)
+            ready = dict(poll.poll(TICK * 1000))
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+            while self._commands:
+                self._commands.popleft()()
+            if not self._frozen:
+                for link in list(self._links):
+                    self._move(link, ready)
+            if self._listener is not None and self._listener.fileno() in ready:
+                self._open_link()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _register(self, poll: Any) -> None:
+        now = time.monotonic()
+        for link in self._links:
+            for end, inward, outward in (
+                (link.client, link.requests, link.replies),
+                (link.server, link.replies, link.requests),
+            ):
+                interest = 0 if inward.ended else READ
+                if outward.chunks and outward.chunks[0][0] <= now:
+                    interest |= select.POLLOUT
+                if interest:
+                    poll.register(end, interest)
+
+    def _move(self, link: Link, ready: dict[int, int]) -> None:
+        try:
+            if ready.get(link.client.fileno(), 0) & READ and not link.requests.ended:
+                self._read_request(link)
+            if ready.get(link.server.fileno(), 0) & READ and not link.replies.ended:
+                self._read_reply(link)
+            self._write(link.server, link.requests)
+            self._write(link.client, link.replies)
+        except BlockingIOError:
+            return  # a command has just reused a file descriptor that was ready
+        except OSError:
+            self._reset(link)
+            return
+        trap = link.trap
+        if trap is not None and trap.sprung and not link.replies.chunks:
+            self._reset(link)
+        elif any(flow.ended and not flow.chunks for flow in (link.requests, link.replies)):
+            self._drop(link)
+
+    def _read_request(self, link: Link) -> None:
+        data = link.client.recv(65536)
+        if not data:
+            link.requests.ended = True
+            return
+        link.requests.chunks.append((0.0, data))
+        text = link.seen + data
+        for trap in self._traps:
+            if link.trap is None and trap.match in text:
+                link.trap, link.reply_left = trap, trap.at
+        if link.trap in self._traps:
+            self._traps.remove(link.trap)
+        longest = max((len(trap.match) for trap in self._traps), default=1)
+        link.seen = text[-(longest - 1) :] if longest > 1 else b""
+
+    def _read_reply(self, link: Link) -> None:
+        data = link.server.recv(65536)
+        if not data:
+            link.replies.ended = True
+            return
+        if link.trap is not None:
+            whole = len(data)
+            data = data[: link.reply_left]
+            link.reply_left -= len(data)
+            link.trap.sprung = link.trap.sprung or whole > len(data) or link.reply_left == 0
+        if data:
+            link.replies.chunks.append((time.monotonic() + self._delay, data))
+
+    def _write(self, end: Any, flow: Flow) -> None:
+        now = time.monotonic()
+        while flow.chunks and flow.chunks[0][0] <= now:
+            due, data = flow.chunks[0]
+            try:
+                sent = end.send(data)
+            except BlockingIOError:
+                return
+            if sent < len(data):
+                flow.chunks[0] = (due, data[sent:])
+                return
+            flow.chunks.popleft()
+
+    def _open_link(self) -> None:
+        try:
+            # Not accept(): in a patched process that would make one of gevent's sockets.
+            fd, _ = self._listener._accept()
+        except OSError:
+            return
+        client = new_socket(fileno=fd)
+        try:
+            server = self._connect()
+        except OSError:
+            _reset_socket(client)
+            return
+        for end in (client, server):
+            end.setblocking(False)
+            if end.family == socket.AF_INET:
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._links.add(Link(client, server))
+
+    def _connect(self) -> Any:
+        address = urlsplit(self._upstream)
+        family = socket.AF_UNIX if address.scheme == "unix" else socket.AF_INET
+        server = new_socket(family, socket.SOCK_STREAM)
+        try:
+            server.settimeout(5)
+            server.connect(
+                address.path if address.scheme == "unix" else (address.hostname, address.port)
+            )
+        except OSError:
+            server.close()
+            raise
+        return server
+
+    def _listen(self) -> None:
+        if self._listener is not None:
+            return
+        listener = new_socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen(128)
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+
+    def _unlisten(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _cut(self) -> None:
+        for link in list(self._links):
+            self._reset(link)
+
+    def _end(self) -> None:
+        self._unlisten()
+        self._cut()
+        self._closed = True
+
+    def _reset(self, link: Link) -> None:
+        _reset_socket(link.client)
+        self._drop(link)
+
+    def _drop(self, link: Link) -> None:
+        self._links.discard(link)
+        link.client.close()
+        link.server.close()
+
+    def _do(self, command: Callable[[], None]) -> None:
+        """From any other thread: let the loop run `command`, and wait until it has."""
+        assert not self._closed, "the proxy is closed"
+        done: list[BaseException | None] = []
+
+        def step() -> None:
+            try:
+                command()
+            except BaseException as error:
+                done.append(error)
+            else:
+                done.append(None)
+
+        self._commands.append(step)
+        os.write(self._wake_write, b"x")
+        deadline = time.monotonic() + 10
+        while not done:
+            assert time.monotonic() < deadline, "the proxy's thread does not answer"
+            gevent.sleep(0.001)
+        if done[0] is not None:
+            raise done[0]
+
+
+def _reset_socket(end: Any) -> None:
+    """Close with RST instead of FIN: the peer sees ConnectionResetError."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.close()
