@@ -111,6 +111,11 @@ class App:
         self.close()
         self._endpoint, self._url, self._source = None, url, source
 
+    def bound_connections(self, most: int) -> None:
+        """Send through at most so many connections; before anything is sent."""
+        self.close()
+        self._connections = most
+
     @property
     def endpoint(self) -> Endpoint:
         """Where this app's server is; raises ConfigError. The first use reads the environment."""
@@ -123,7 +128,9 @@ class App:
     def client(self) -> Client:
         with self._lock:
             if self._client is None:
-                self._client = Client(self.endpoint, self.namespace, self._connections, self._patience)
+                self._client = Client(
+                    self.endpoint, self.namespace, self._connections, self._patience
+                )
             return self._client
 
     def close(self) -> None:
@@ -140,7 +147,9 @@ class App:
 
     def _declare(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
         if not callable(function):
-            raise DeclarationError(f"@app.task takes a function, not {function!r:.60}; options need names")
+            raise DeclarationError(
+                f"@app.task takes a function, not {function!r:.60}; options need names"
+            )
         given = dict(options)
         name = given.pop("name", None) or f"{_importable_module(function)}.{function.__qualname__}"
         try:
@@ -166,7 +175,9 @@ class App:
             raise EmbeddedUnavailable(
                 f'no server URL, and {by} forbids the embedded server: set GREENWORKER_URL or App("redis://…")'
             )
-        self._server = server = EmbeddedServer(None if self._embedded is True else Path(self._embedded))
+        self._server = server = EmbeddedServer(
+            None if self._embedded is True else Path(self._embedded)
+        )
         _log.warning("no server URL given: using the embedded server in %s", server.folder)
         return Endpoint(server.url, "embedded", prepare=server.ensure)
 
@@ -190,5 +201,3 @@ def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
     # A script that is run and imported again declares its own tasks twice.
     first, second = getattr(one, "__code__", one), getattr(other, "__code__", other)
     return bool(first == second)
-
-

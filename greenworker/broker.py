@@ -130,7 +130,9 @@ class Broker:
 
     # Claims and leases
 
-    def register(self, worker: str, lease: float, about: Mapping[str, Any], queues: Iterable[str]) -> bool:
+    def register(
+        self, worker: str, lease: float, about: Mapping[str, Any], queues: Iterable[str]
+    ) -> bool:
         """Make an incarnation known, alive for one lease; False if it was known and died."""
         return bool(self._run("register", worker, _ms(lease), orjson.dumps(dict(about)), *queues))
 
@@ -148,7 +150,8 @@ class Broker:
         now, due, more = reply[0], reply[1], reply[2]
         at = now / 1000
         deliveries = [
-            Delivery(reply[i].decode(), seq, worker, reply[i + 1], at) for i in range(3, len(reply), 2)
+            Delivery(reply[i].decode(), seq, worker, reply[i + 1], at)
+            for i in range(3, len(reply), 2)
         ]
         return Claim(deliveries, None if due < 0 else max(0.0, (due - now) / 1000), bool(more))
 
@@ -229,7 +232,9 @@ class Broker:
 
     def check_server(self, allow_eviction: bool = False) -> str:
         """The server's name and version; raises UnsuitableServer if tasks are not safe there."""
-        info = _parse_info(self._link.execute("INFO", "server") + self._link.execute("INFO", "memory"))
+        info = _parse_info(
+            self._link.execute("INFO", "server") + self._link.execute("INFO", "memory")
+        )
         version = info.get("redis_version", "0")
         if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST_SERVER:
             raise UnsuitableServer(f"the server is Redis {version}; greenworker needs 6.2 or newer")

@@ -19,7 +19,9 @@ R = TypeVar("R")
 class Client:
     """Sends messages through at most `connections` connections; opens none before it is used."""
 
-    def __init__(self, endpoint: Endpoint, namespace: str, connections: int, patience: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, namespace: str, connections: int, patience: float
+    ) -> None:
         self.endpoint = endpoint
         self.pool = ConnectionPool(endpoint, connections, patience)
         self.broker = Broker(self.pool, namespace)

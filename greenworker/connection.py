@@ -26,9 +26,8 @@ from urllib.parse import urlsplit
 
 from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
+from redis.connection import AbstractConnection, parse_url
 from redis.connection import Connection as TcpConnection
-from redis.connection import parse_url
 from redis.retry import Retry
 
 from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, UnsuitableServer
@@ -227,7 +226,9 @@ class ConnectionPool:
             self._open()
         permits, idle = self._permits, self._idle
         if not permits.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise BrokerUnavailable(f"all {self._size} connections to {self.endpoint.redacted} are busy")
+            raise BrokerUnavailable(
+                f"all {self._size} connections to {self.endpoint.redacted} are busy"
+            )
         try:
             connection = idle.pop() if idle else Connection(self.endpoint, self._name)
             try:
@@ -241,9 +242,9 @@ class ConnectionPool:
 def _ours(error: Exception, endpoint: Endpoint, maybe_done: bool) -> Exception:
     text = " ".join(str(error).split()) or type(error).__name__
     where = endpoint.redacted
-    if isinstance(
-        error, (redis_errors.AuthenticationError, redis_errors.NoPermissionError)
-    ) or any(word in text for word in _CREDENTIALS):
+    if isinstance(error, (redis_errors.AuthenticationError, redis_errors.NoPermissionError)) or any(
+        word in text for word in _CREDENTIALS
+    ):
         return UnsuitableServer(f"{where} refuses us: {text}; check user and password in the URL")
     passing = (
         redis_errors.ReadOnlyError,

@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
@@ -28,7 +27,6 @@ Moment = float | datetime
 
 _SAFE = re.compile(r"[A-Za-z0-9_.:/@-]+").fullmatch
 _VERSION = b"1"
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class State(enum.StrEnum):
@@ -56,14 +54,14 @@ class Message:
     id: str
     task: str
     args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = _NOTHING
-    headers: Mapping[str, Any] = _NOTHING
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict)
     queue: str = "default"
     priority: int = 5
     result_ttl: float = 3600.0
     due: Moment | None = None
     expires: Moment | None = None
-    options: Mapping[str, str] = field(default=_NOTHING)
+    options: Mapping[str, str] = field(default_factory=dict)
     attempt: int = 0
     deliveries: int = 0
     sent: float = 0.0
@@ -131,7 +129,9 @@ def decode(id: str, envelope: bytes) -> Message:
     try:
         version, deliveries, attempt, priority, sent, expires, ttl, queue, task, *options = fields
         if version != "1" or not newline:
-            raise MalformedMessage(f"{id}: an envelope of version {version[:8]!r}; this is version 1")
+            raise MalformedMessage(
+                f"{id}: an envelope of version {version[:8]!r}; this is version 1"
+            )
         args, kwargs, *rest = codec.decode(body)
         if not (isinstance(args, list) and isinstance(kwargs, dict)):
             raise MalformedMessage(f"{id}: the body is not [args, kwargs]")
@@ -140,12 +140,14 @@ def decode(id: str, envelope: bytes) -> Message:
             task=unquote(task) if "%" in task else task,
             args=args,
             kwargs=kwargs,
-            headers=rest[0] if rest else _NOTHING,
+            headers=rest[0] if rest else {},
             queue=queue,
             priority=int(priority),
             result_ttl=int(ttl) / 1000,
-            expires=None if expires == "0" else datetime.fromtimestamp(int(expires) / 1000).astimezone(),
-            options=_decode_options(options) if options else _NOTHING,
+            expires=None
+            if expires == "0"
+            else datetime.fromtimestamp(int(expires) / 1000).astimezone(),
+            options=_decode_options(options) if options else {},
             attempt=int(attempt),
             deliveries=int(deliveries),
             sent=int(sent) / 1000,

@@ -122,7 +122,9 @@ class Result(Generic[R]):
         if state == State.SUCCESS:
             return outcome["value"]
         if state == State.EXPIRED:
-            raise TaskExpired(self.id, "Expired", "it was still waiting when its expires had passed")
+            raise TaskExpired(
+                self.id, "Expired", "it was still waiting when its expires had passed"
+            )
         if state == State.CANCELLED:
             raise TaskCancelled(self.id, "Cancelled", "it was cancelled")
         error = outcome["error"]
@@ -132,7 +134,9 @@ class Result(Generic[R]):
 class Results(Sequence[Result[R]]):
     """The handles of one `delay_many`, in order; keeps the ids only."""
 
-    def __init__(self, ids: Sequence[str], broker: Broker, subscriber: Subscriber, ignored: str = "") -> None:
+    def __init__(
+        self, ids: Sequence[str], broker: Broker, subscriber: Subscriber, ignored: str = ""
+    ) -> None:
         self._ids = ids
         self._rest = (broker, subscriber, ignored)
 

@@ -28,5 +28,7 @@ class Script(NamedTuple):
 def load(name: str) -> Script:
     """The script `lua/<name>.lua`, complete."""
     parts = ("prelude", *_SHARED.get(name, ()), name)
-    source = b"\n".join((files("greenworker") / "lua" / f"{part}.lua").read_bytes() for part in parts)
+    source = b"\n".join(
+        (files("greenworker") / "lua" / f"{part}.lua").read_bytes() for part in parts
+    )
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())

@@ -53,12 +53,20 @@ class TaskOptions:
         check_name("queue", self.queue)
         _check_priority(self.priority)
         if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
-            raise DeclarationError(f"{self.name}: retries={self.retries!r}: give a number from 0 on")
-        for what, value in (("timeout", self.timeout), ("expires", self.expires), ("result_ttl", self.result_ttl)):
+            raise DeclarationError(
+                f"{self.name}: retries={self.retries!r}: give a number from 0 on"
+            )
+        for what, value in (
+            ("timeout", self.timeout),
+            ("expires", self.expires),
+            ("result_ttl", self.result_ttl),
+        ):
             if value is not None:
                 _check_seconds(f"{self.name}: {what}", value)
         if self.result_ttl <= 0:
-            raise DeclarationError(f"{self.name}: result_ttl must be above 0; to keep none: ignore_result=True")
+            raise DeclarationError(
+                f"{self.name}: result_ttl must be above 0; to keep none: ignore_result=True"
+            )
 
 
 def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
@@ -70,7 +78,9 @@ def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
         types = given["retry_for"]
         types = (types,) if isinstance(types, type) else tuple(types)
         if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
-            raise DeclarationError(f"{name}: retry_for={given['retry_for']!r}: give exception types")
+            raise DeclarationError(
+                f"{name}: retry_for={given['retry_for']!r}: give exception types"
+            )
         given["retry_for"] = types
     return TaskOptions(name=name, **given)
 
@@ -78,7 +88,9 @@ def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
 class Task(Generic[P, R]):
     """A function that can be sent. Made by `@app.task`."""
 
-    def __init__(self, function: Callable[..., R], options: TaskOptions, client: Callable[[], Client]) -> None:
+    def __init__(
+        self, function: Callable[..., R], options: TaskOptions, client: Callable[[], Client]
+    ) -> None:
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise DeclarationError(
                 f"{options.name} is async: greenworker runs plain functions on green threads; "
@@ -234,7 +246,9 @@ def _sent_signature(function: Callable[..., Any], options: TaskOptions) -> inspe
         return signature
     parameters = list(signature.parameters.values())
     if not parameters:
-        raise DeclarationError(f"{options.name}: bind=True passes current_task() as the first argument: take one")
+        raise DeclarationError(
+            f"{options.name}: bind=True passes current_task() as the first argument: take one"
+        )
     return signature.replace(parameters=parameters[1:])
 
 
@@ -272,7 +286,9 @@ def _check_moment(what: str, value: object) -> Moment:
             raise BadArguments(f"{what}={value!r} has no time zone: datetime.now(timezone.utc) + …")
         return value
     if what == "eta":
-        raise BadArguments(f"eta={value!r}: give a datetime with a time zone; for seconds use countdown=")
+        raise BadArguments(
+            f"eta={value!r}: give a datetime with a time zone; for seconds use countdown="
+        )
     try:
         return _check_seconds(what, value)
     except ConfigError as error:

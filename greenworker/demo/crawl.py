@@ -36,6 +36,7 @@ from greenworker.demo.progress import Progress, Snapshot, megabytes, progress
 from greenworker.demo.site import STATS, Counts, allow_connections
 from greenworker.embedded import EmbeddedServer
 from greenworker.embedded_guard import GUARDIAN, open_lock, try_lock
+from greenworker.errors import BrokerUnavailable
 from greenworker.worker import Worker
 
 CONCURRENCY = 1000
@@ -132,7 +133,10 @@ def _watch(worker: Worker, shown: Progress, stop: Event) -> Crawl:
 def _nothing_left() -> bool:
     # One look at the server sees all of them: a page is running until the pages it links to
     # were sent, and a failure is scheduled in the step that ends its run.
-    status = tasks.app.status()
+    try:
+        status = tasks.app.status()
+    except BrokerUnavailable:
+        return False  # asked again at the next look
     return not (status.waiting or status.scheduled or status.running)
 
 

@@ -29,6 +29,7 @@ class WorkerConfig:
     max_deliveries: int = 3  # crashes a message may cause alone before it is buried
     burst: bool = False  # end when nothing is left to do
     solo: bool = False  # one task at a time, in the main greenlet: pdb works
+    log_values: bool = False  # show arguments and results in log lines
     allow_eviction: bool = False  # run on a server that may drop tasks when memory is short
     name: str = field(default_factory=default_name)
 

@@ -113,6 +113,8 @@ class Consumer(Service):
             return
         if self._burst and self._is_drained(me, claim.more, claim.next_due):
             self.drained.set()
+            self._stopping = True
+            return
         wait = _WAIT_MOST if claim.next_due is None else min(_WAIT_MOST, claim.next_due)
         self._wait(min(wait, 0.1) if self._burst else wait)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -13,7 +13,13 @@ from gevent import GreenletExit
 
 from greenworker import codec
 from greenworker.context import CURRENT, CurrentTask
-from greenworker.errors import BadArguments, MalformedMessage, NotEncodable, PayloadTooLarge, TaskTimeout
+from greenworker.errors import (
+    BadArguments,
+    MalformedMessage,
+    NotEncodable,
+    PayloadTooLarge,
+    TaskTimeout,
+)
 from greenworker.message import (
     RELEASE,
     Delivery,
@@ -50,12 +56,15 @@ class Executor:
         self,
         tasks: Mapping[str, Task[..., Any]],
         stats: Stats,
-        timeout: float,
-        on_stuck: Callable[[Delivery, Outcome], None] | None = None,
+        timeout: float | None,
+        log_values: bool,
+        on_stuck: Callable[[Delivery, Outcome], None],
     ) -> None:
+        """`timeout` is for tasks that declare none; None: no task has one."""
         self._tasks = tasks
         self._stats = stats
         self._timeout = timeout
+        self._log_values = log_values
         self._on_stuck = on_stuck
 
     def run(self, delivery: Delivery) -> Outcome:
@@ -72,7 +81,9 @@ class Executor:
             task.check_call(message.args, message.kwargs)
         except BadArguments as error:
             return self._dead(delivery, "arguments", error)
-        timeout = self._timeout if task.options.timeout is None else task.options.timeout
+        timeout = self._timeout
+        if timeout is not None and task.options.timeout is not None:
+            timeout = task.options.timeout
         started = time.monotonic()
         current = CurrentTask(
             id=message.id,
@@ -85,13 +96,16 @@ class Executor:
         CURRENT.set(current)
         logs = _log.isEnabledFor(logging.INFO)
         if logs:
-            _log.info("%s[%s] received", message.task, message.id)
+            shown = _shown(message.args, message.kwargs) if self._log_values else ""
+            _log.info("%s[%s] received%s", message.task, message.id, shown)
         deadline = _Deadline(timeout, self._write_off, delivery, message, task) if timeout else None
         args = (current, *message.args) if task.options.bind else message.args
         try:
             value = task.function(*args, **message.kwargs)
         except HardTimeout:
-            return self._failed(delivery, message, task, TaskTimeout(f"ran longer than {timeout:g} s"))
+            return self._failed(
+                delivery, message, task, TaskTimeout(f"ran longer than {timeout:g} s")
+            )
         except Release:
             self._stats.released += 1
             return RELEASE
@@ -106,10 +120,13 @@ class Executor:
             self._stats.durations.append(took)
         outcome = self._succeeded(delivery, message, task, value)
         if logs and outcome.kind == "done":
-            _log.info("%s[%s] succeeded in %.2f s", message.task, message.id, took)
+            shown = f": {value!r:.200}" if self._log_values else ""
+            _log.info("%s[%s] succeeded in %.2f s%s", message.task, message.id, took, shown)
         return outcome
 
-    def _succeeded(self, delivery: Delivery, message: Message, task: Task[..., Any], value: Any) -> Outcome:
+    def _succeeded(
+        self, delivery: Delivery, message: Message, task: Task[..., Any], value: Any
+    ) -> Outcome:
         if message.result_ttl == 0:
             self._stats.succeeded += 1
             return Outcome("done")
@@ -144,7 +161,10 @@ class Executor:
         self._stats.released += 1
         delay = min(max(1.0, waited), 30.0)
         _log.warning(
-            "%s[%s] is not a task of this worker; put off for %.0f s", message.task, message.id, delay
+            "%s[%s] is not a task of this worker; put off for %.0f s",
+            message.task,
+            message.id,
+            delay,
         )
         envelope = with_option(delivery.envelope, "unknown", f"{first_seen:.3f}")
         return Outcome("later", delay=delay, envelope=envelope)
@@ -154,20 +174,20 @@ class Executor:
         task = delivery.envelope.partition(b"\n")[0].split(b" ")[8:9]
         name = task[0].decode("ascii", "replace") if task else "?"
         _log.error("%s[%s] failed: %s", name, delivery.id, _one_line(error))
-        return Outcome(
-            "dead", _failure(error), result_ttl_of(delivery.envelope), reason=reason
-        )
+        return Outcome("dead", _failure(error), result_ttl_of(delivery.envelope), reason=reason)
 
-    def _write_off(self, delivery: Delivery, message: Message, task: Task[..., Any], timeout: float) -> None:
+    def _write_off(
+        self, delivery: Delivery, message: Message, task: Task[..., Any], timeout: float
+    ) -> None:
         self._stats.stuck += 1
         _log.critical(
             "%s[%s] ignores its timeout of %g s: its slot is lost until it ends",
             message.task, message.id, timeout,
         )  # fmt: skip
-        if self._on_stuck is not None:
-            error = TaskTimeout(f"ran longer than {timeout:g} s, and ignores it")
-            outcome = Outcome("dead", _failure(error), message.result_ttl, reason="stuck")
-            self._on_stuck(delivery, outcome)
+        error = TaskTimeout(f"ran longer than {timeout:g} s, and ignores it")
+        self._on_stuck(
+            delivery, Outcome("dead", _failure(error), message.result_ttl, reason="stuck")
+        )
 
 
 class _Deadline:
@@ -206,6 +226,14 @@ class _Deadline:
             self._timer.close()
             self._timer = gevent.get_hub().loop.timer(again)
             self._timer.start(self._expire)
+
+
+def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """A call's arguments for a log line."""
+    values = [repr(value) for value in args] + [
+        f"{name}={value!r}" for name, value in kwargs.items()
+    ]
+    return f" ({', '.join(values):.200})"
 
 
 def _failure(error: BaseException) -> bytes:

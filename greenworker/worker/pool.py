@@ -58,5 +58,7 @@ class SoloPool:
     def join(self, timeout: float | None = None) -> bool:
         return self._running == 0
 
-    def kill(self, exception: type[BaseException], block: bool = True, timeout: float | None = None) -> None:
+    def kill(
+        self, exception: type[BaseException], block: bool = True, timeout: float | None = None
+    ) -> None:
         """Nothing else runs while somebody can call this."""

@@ -15,7 +15,9 @@ class Reaper(Service):
 
     name = "reaper"
 
-    def __init__(self, broker: Broker, every: float, lease: float, quiet: float, max_deliveries: int) -> None:
+    def __init__(
+        self, broker: Broker, every: float, lease: float, quiet: float, max_deliveries: int
+    ) -> None:
         super().__init__(every)
         self._broker = broker
         self._lease = lease
@@ -25,7 +27,9 @@ class Reaper(Service):
     def step(self) -> float | None:
         swept = self._broker.reap(self._lease, self._quiet, self._max_deliveries)
         if swept.extended:
-            _log.info("nobody had swept for more than %g s: all leases are lengthened", self._quiet)
+            _log.debug(
+                "nobody had swept for more than %g s: all leases are lengthened", self._quiet
+            )
         if swept.corpses:
             _log.warning("%d dead worker(s) found", swept.corpses)
         if swept.returned or swept.buried:

@@ -20,4 +20,8 @@ class Scheduler(Service):
         if moved == MAX_COUNT:
             return 0.0
         # What is sent meanwhile may be due sooner: look again after `every` at the latest.
-        return self.every if next_due is None or self.every is None else min(self.every, next_due + 0.001)
+        return (
+            self.every
+            if next_due is None or self.every is None
+            else min(self.every, next_due + 0.001)
+        )

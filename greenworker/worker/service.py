@@ -79,7 +79,9 @@ class Service:
             if not self._pause:
                 _log.warning("%s: %s; trying again", self.name, error)
         else:
-            _log.error("%s: %s; trying again", self.name, error, exc_info=_log.isEnabledFor(logging.DEBUG))
+            _log.error(
+                "%s: %s; trying again", self.name, error, exc_info=_log.isEnabledFor(logging.DEBUG)
+            )
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)
         # Nothing that is woken meanwhile may shorten the pause into a hot loop.
         gevent.sleep(self._pause * random.uniform(0.5, 1.0))

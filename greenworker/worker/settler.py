@@ -49,7 +49,9 @@ class Settler(Service):
         self._membership.settled(delivery for delivery, _ in batch)
         for (delivery, outcome), ours in zip(batch, verdicts, strict=True):
             if not ours:
-                _log.debug("%s was no longer ours: its %s does not count", delivery.id, outcome.kind)
+                _log.debug(
+                    "%s was no longer ours: its %s does not count", delivery.id, outcome.kind
+                )
         return 0.0 if self._pending else None
 
     def flush(self, timeout: float) -> int:

@@ -6,9 +6,7 @@ import logging
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
-from types import FrameType
 
 import gevent
 from gevent import monkey
@@ -16,9 +14,8 @@ from gevent.threadpool import ThreadPool
 
 from greenworker.broker import Broker
 from greenworker.errors import BrokerError, ConfigError
-from greenworker.message import Message
 from greenworker.worker.config import WorkerConfig
-from greenworker.worker.executor import Executor
+from greenworker.worker.dump import running_task, stack_text
 from greenworker.worker.incarnation import Membership
 
 _log = logging.getLogger("greenworker.worker")
@@ -90,7 +87,9 @@ class Watchdog:
             if self._config.max_block and blocked > self._config.max_block:
                 self._give_up(blocked)
             elif now >= next_beat:
-                next_beat = now + (self._config.beat_every if self._beat() else min(1.0, self._config.beat_every))
+                next_beat = now + (
+                    self._config.beat_every if self._beat() else min(1.0, self._config.beat_every)
+                )
             if blocked < self._config.block_warn:
                 reported = 0.0
             elif self._config.block_warn and blocked > 2 * reported:
@@ -113,26 +112,18 @@ class Watchdog:
 
     def _report(self, blocked: float) -> None:
         frame = sys._current_frames().get(self._main)
-        message = _running_message(frame)
-        who = f"{message.task}[{message.id}]" if message is not None else "something"
-        stack = "".join(traceback.format_stack(frame)[-8:]) if frame is not None else ""
-        _log.warning("%s blocks the loop for %.1f s now:\n%s", who, blocked, stack.rstrip())
+        _log.warning(
+            "%s blocks the loop for %.1f s now:\n%s",
+            running_task(frame),
+            blocked,
+            stack_text(frame),
+        )
 
     def _give_up(self, blocked: float) -> None:
         self._report(blocked)
         _log.critical("the loop is blocked for %.0f s: no more beats, others take over", blocked)
         if self._on_max_block is not None:
             self._on_max_block()
-
-
-def _running_message(frame: FrameType | None) -> Message | None:
-    """The message whose task this stack belongs to: the executor's frame knows it."""
-    while frame is not None:
-        if frame.f_code is Executor.run.__code__:
-            message = frame.f_locals.get("message")
-            return message if isinstance(message, Message) else None
-        frame = frame.f_back
-    return None
 
 
 def end_process() -> None:

@@ -13,7 +13,7 @@ from gevent import monkey
 from gevent.event import Event
 
 from greenworker.broker import Broker
-from greenworker.connection import Connection, ConnectionPool
+from greenworker.connection import Connection
 from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, NotPatched
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
@@ -42,7 +42,7 @@ class Worker:
 
     As a library it installs no signal handlers and patches nothing. Several may live in one
     process. Options are those of WorkerConfig; `queues` defaults to all that the app's tasks
-    declare. Uses four connections, whatever its concurrency, and the app's own for sending.
+    declare. Has three connections of its own, whatever its concurrency, and uses the app's.
     """
 
     def __init__(
@@ -60,16 +60,21 @@ class Worker:
             raise ConfigError(f"Worker: {error}") from None
         self.app = app
         self.stats = Stats()
-        links: dict[str, Connection | ConnectionPool] = {
-            lane: Connection(app.endpoint, f"greenworker-{lane}")
+        self._lanes = {
+            lane: Broker(Connection(app.endpoint, f"greenworker-{lane}"), app.namespace)
             for lane in ("consumer", "settler", "watchdog")
         }
-        # Two services share this one, each for a call at a time.
-        links["chores"] = ConnectionPool(app.endpoint, 1, patience=1.0, name="greenworker-chores")
-        lanes = self._lanes = {lane: Broker(link, app.namespace) for lane, link in links.items()}
+        lanes, shared = self._lanes, app.client.broker
         self._membership = Membership(on_renew=self._drop_all)
         self.settler = Settler(lanes["settler"], self._membership)
-        run = Executor(app.tasks, self.stats, 0.0 if config.solo else config.timeout, self.settler.add).run
+        run = Executor(
+            app.tasks,
+            self.stats,
+            # A debugger may hold a task for as long as it likes.
+            timeout=None if config.solo else config.timeout,
+            log_values=config.log_values,
+            on_stuck=self.settler.add,
+        ).run
         self.pool: TaskPool | SoloPool
         if config.solo:
             self.pool = SoloPool(run, self.settler.add)
@@ -85,21 +90,24 @@ class Worker:
             burst=config.burst,
         )
         self.reaper = Reaper(
-            lanes["chores"], config.sweep_every, config.lease, config.quiet, config.max_deliveries
+            shared, config.sweep_every, config.lease, config.quiet, config.max_deliveries
         )
-        self.scheduler = Scheduler(lanes["chores"])
+        self.scheduler = Scheduler(shared)
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, on_max_block)
         self.server = ""  # its name and version, once it has answered
         self._started = False
         self._hurry = Event()
-        self._stopped = Event()
+        self._asked = Event()
 
     def __enter__(self) -> Worker:
         self.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -120,7 +128,7 @@ class Worker:
             return
         self._check_server()
         self._started = True
-        self._stopped.clear()
+        self._asked.clear()
         self._hurry.clear()
         self._membership.fresh()
         self.watchdog.start()
@@ -148,6 +156,7 @@ class Worker:
         if not self._started:
             return 0
         self._started = False
+        self._asked.set()
         deadline = time.monotonic() + (self.config.grace if timeout is None else timeout)
         self.consumer.stop(timeout=_FLUSH_AT_LEAST)
         self._join(deadline)
@@ -161,25 +170,37 @@ class Worker:
         self.watchdog.stop()
         for lane in self._lanes.values():
             lane.close()
-        self._stopped.set()
         return left
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop has been asked for."""
+        return bool(self._asked.is_set())
+
+    def is_me(self, id: str) -> bool:
+        """Whether a registered worker's id is this one's."""
+        return self._membership.is_current(id)
+
+    def ask_to_stop(self) -> None:
+        """Have `serve_forever` stop; returns at once."""
+        self._asked.set()
+        if self.config.solo:
+            self.consumer.interrupt()
 
     def hurry(self) -> None:
         """Let a stop under way wait no longer for tasks: they are released now."""
         self._hurry.set()
 
     def serve_forever(self) -> int:
-        """Start if need be, and work until `stop()` is called elsewhere, or a burst is over.
+        """Start if need be, and work until somebody asks for a stop, or a burst is over.
 
         Returns what `stop()` returns.
         """
         self.start()
         if self.config.solo:
             self.consumer.run()
-        elif self.config.burst:
-            gevent.wait([self.consumer.drained, self._stopped], count=1)
         else:
-            self._stopped.wait()
+            gevent.wait([self.consumer.drained, self._asked], count=1)
         return self.stop()
 
     def _check_server(self) -> None:
@@ -209,7 +230,11 @@ class Worker:
 
 def require_patched() -> None:
     """Raise NotPatched unless gevent has patched what a worker needs to be green."""
-    missing = [name for name in ("socket", "time", "select", "threading") if not monkey.is_module_patched(name)]
+    missing = [
+        name
+        for name in ("socket", "time", "select", "threading")
+        if not monkey.is_module_patched(name)
+    ]
     if missing:
         raise NotPatched(
             f"gevent has not patched {', '.join(missing)}: put "

@@ -1,0 +1,129 @@
+"""greenworker runs I/O-bound tasks by the thousand on green threads.
+
+Usage:
+  greenworker status [options]
+  greenworker demo [options]
+  greenworker [worker] [options] [<module>...]
+
+Commands:
+  worker      Run the tasks of the App in each <module>, written module or
+              module:app. This is the default: greenworker -c 1000 app.tasks
+              runs the worker, and a module that is called like a command is
+              run by: greenworker worker status
+  status      Show queues, workers, and what waits, runs, is scheduled or dead.
+              Takes -A MODULE or -u URL, --namespace and --json.
+  demo        Crawl a local web site with a server, a worker and tasks of its
+              own: the main job on real input, in about 15 seconds.
+
+Options:
+  -A MODULE, --app MODULE   The tasks' module, for <module>.
+  -u URL, --url URL         The server: redis://, rediss:// or unix://. Else the
+                            App's own, else $GREENWORKER_URL, else a private
+                            embedded server.
+  -c N, --concurrency N     Tasks at once. Default: 100
+  -Q LIST, --queues LIST    Queues, with commas between, all of one before the
+                            next. Default: every queue that the tasks declare,
+                            and `default`
+  -n NAME, --name NAME      This worker's name, for people. Default: host.pid
+  --timeout SECONDS         Hard limit of one run, for tasks that declare none;
+                            0 means none. Default: 300
+  --grace SECONDS           To finish what runs at a stop; the rest is released
+                            for others. Default: 25
+  --lease SECONDS           A worker that is silent for so long is dead, and its
+                            tasks run elsewhere. Default: 30
+  --block-warn SECONDS      Say which task blocks the loop for so long.
+                            Default: 0.5
+  --max-block SECONDS       End the process when the loop is blocked for so
+                            long; 0 means never. Default: 120
+  --burst                   Run what waits or is due within a minute, then exit.
+  --solo                    Run one task at a time in the main greenlet, with no
+                            time limit, so that pdb works.
+  --allow-eviction          Run on a server whose maxmemory-policy may drop
+                            tasks.
+  --workdir DIR             Change to this folder first; modules are found there.
+  -l LEVEL, --loglevel LEVEL  debug, info, warning or error. Default: info
+  -v, --verbose             The same as -l debug.
+  -q, --quiet               The same as -l warning, and no banner.
+  --log-json                Log lines as JSON.
+  --log-values              Show arguments and results in log lines.
+  --namespace NAME          For status with -u. Default: default
+  --json                    For status: print JSON.
+  -h, --help                Show this.
+  --version                 Show the version.
+
+Each option can be set in the environment, too: GREENWORKER_CONCURRENCY=1000.
+
+Signals: TERM or INT finish what runs, then exit; a second one releases it and
+exits now. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
+
+Exit codes: 0 done, 2 a mistake in the call or in the app, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from docopt import DocoptExit, docopt
+
+from greenworker import __version__
+from greenworker.commands.options import Options
+from greenworker.errors import ConfigError, GreenworkerError
+
+
+def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
+    """Run the command line; returns the exit code. Mistakes are told in one line."""
+    try:
+        options = parse(argv)
+        if options.flag("version"):
+            print(f"greenworker {__version__}")
+            return 0
+        return _command(options, early_ssl)
+    except ConfigError as error:
+        return _say(error, 2)
+    except GreenworkerError as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        return 1
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """The parsed call; raises ConfigError."""
+    try:
+        return Options(docopt(__doc__, list(argv)))
+    except DocoptExit:
+        raise ConfigError(f"{_misread(argv)}; see greenworker --help") from None
+
+
+def _command(options: Options, early_ssl: Sequence[str]) -> int:
+    # Imported here: status needs no worker, and a worker needs no demo.
+    if options.flag("status", command=True):
+        from greenworker.commands import status
+
+        return status.run(options)
+    if options.flag("demo", command=True):
+        from greenworker.demo import crawl
+
+        return crawl.run()
+    from greenworker.commands import worker
+
+    return worker.run(options, early_ssl)
+
+
+def _misread(argv: Sequence[str]) -> str:
+    """What is wrong with a call that docopt refuses, as far as can be told."""
+    known = {word.rstrip(",") for word in (__doc__ or "").split() if word.startswith("-")}
+    for word in argv:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            return f"unknown option {name}"
+        if name.startswith("-") and not name.startswith("--") and name[:2] not in known:
+            return f"unknown option {name[:2]}"
+    if argv and argv[-1] in known:
+        return f"{argv[-1]} needs a value"
+    return f"cannot make sense of: {' '.join(argv)}"
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"greenworker: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,107 @@
+"""Finds the App that a module name means, and says what it found when that is not one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from greenworker.app import App
+from greenworker.errors import AppNotFound, ConfigError
+
+
+def find_app(names: Sequence[str], need_tasks: bool = True) -> App:
+    """The one App of these modules, each written `module` or `module:attribute`.
+
+    The current folder comes first on sys.path. Raises AppNotFound, or ConfigError for a module
+    that cannot be imported.
+    """
+    here = str(Path.cwd())
+    if sys.path[0] != here:
+        sys.path.insert(0, here)
+    apps = {name: _app_of(name) for name in names}
+    first, *others = apps.values()
+    if any(other is not first for other in others):
+        raise ConfigError(
+            f"{' and '.join(apps)} have an App each: start a worker for each, "
+            "or let them share one App"
+        )
+    first.load()
+    if need_tasks and not first.tasks:
+        raise AppNotFound(
+            f"no tasks: the App in {', '.join(names)} declares none; decorate functions with @app.task, "
+            "and name the modules where that happens, here or in App(include=[...])"
+        )
+    return first
+
+
+def _app_of(name: str) -> App:
+    module_name, _, attribute = name.partition(":")
+    module = _import(module_name)
+    if attribute:
+        found = getattr(module, attribute, None)
+        if isinstance(found, App):
+            return found
+        what = "there is none" if found is None else f"it is a {type(found).__name__}"
+        raise AppNotFound(f"{name} is no App: {what}; {_apps_in(module)}")
+    found = getattr(module, "app", None)
+    if isinstance(found, App):
+        return found
+    apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
+    if len({id(app) for app in apps.values()}) == 1:
+        return next(iter(apps.values()))
+    if apps:
+        named = " or ".join(f"{module_name}:{key}" for key in apps)
+        raise AppNotFound(f"{module_name} has several Apps: say {named}")
+    raise AppNotFound(
+        f"no App in {module_name} ({module.__file__}): looked for `app`, and for any App; "
+        "write app = greenworker.App()"
+    )
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name == missing or name.startswith(missing + "."):
+            raise AppNotFound(
+                f"no module {name!r}: looked in {Path.cwd()} and on sys.path{_hint(name)}"
+            ) from None
+        raise _mistake(name, error) from error
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise _mistake(name, error) from error
+
+
+def _mistake(name: str, error: BaseException) -> ConfigError:
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}, line {error.lineno}"
+    else:
+        where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "?"
+    text = " ".join(str(error).split())
+    return ConfigError(f"{name} cannot be imported: {type(error).__name__}: {text} ({where})")
+
+
+def _hint(name: str) -> str:
+    if name.endswith(".py") or "/" in name:
+        return (
+            f"; it takes a module's name: {name.removesuffix('.py').replace('/', '.').strip('.')}"
+        )
+    here = sorted(
+        path.stem if path.suffix == ".py" else path.name
+        for path in Path.cwd().iterdir()
+        if (path.suffix == ".py" and path.stem.isidentifier()) or (path / "__init__.py").exists()
+    )
+    return f"; modules here: {', '.join(here[:8])}" if here else ""
+
+
+def _apps_in(module: ModuleType) -> str:
+    apps = [key for key, value in vars(module).items() if isinstance(value, App)]
+    return f"Apps there: {', '.join(apps)}" if apps else "no App is there"

@@ -1,0 +1,94 @@
+"""What a worker writes: log lines, and the task's name and id before lines of its own code."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from typing import Any, TextIO
+
+import orjson
+
+from greenworker.commands.options import Options
+from greenworker.context import CURRENT
+from greenworker.errors import ConfigError
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+
+
+def level_of(options: Options) -> int:
+    """The log level that was asked for; raises ConfigError."""
+    if options.flag("verbose"):
+        return logging.DEBUG
+    if options.flag("quiet"):
+        return logging.WARNING
+    name = (options.text("loglevel") or "info").lower()
+    if name not in _LEVELS:
+        raise ConfigError(f"log level {name!r}: give {', '.join(_LEVELS)}")
+    return _LEVELS[name]
+
+
+def set_up(level: int, as_json: bool) -> None:
+    """Log to stderr from `level` on; print() in tasks carries the task's name and id."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _JsonLines() if as_json else _Lines("%(asctime)s %(levelname)-7s %(message)s")
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    if not as_json:
+        sys.stdout = _TaskOutput(sys.stdout)
+
+
+def _prefix() -> str:
+    current = CURRENT.get()
+    return "" if current is None else f"{current.name}[{current.id}] "
+
+
+class _Lines(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        # Our own lines name the task where they speak of it.
+        if not record.name.startswith("greenworker"):
+            record.message = _prefix() + record.message
+        return super().formatMessage(record)
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        current = CURRENT.get()
+        if current is not None:
+            line |= {"task": current.name, "id": current.id}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+class _TaskOutput(io.TextIOBase):
+    """stdout, with the task's name and id before each line that a task prints."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._at_start = True
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            self._out.write(_prefix() + line if self._at_start else line)
+            self._at_start = line.endswith("\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def isatty(self) -> bool:
+        return self._out.isatty()
+
+    def fileno(self) -> int:
+        return self._out.fileno()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)  # encoding, buffer, and what else a stdout has

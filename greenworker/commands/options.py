@@ -1,0 +1,74 @@
+"""Options: flags, and the environment behind them, as checked values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from greenworker.errors import ConfigError
+
+
+class Options:
+    """What the user said. A flag goes before GREENWORKER_<OPTION>; None: nothing was said."""
+
+    def __init__(self, parsed: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> None:
+        self._parsed = parsed
+        self._environ = os.environ if environ is None else environ
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that were named, by position or by -A."""
+        named = list(self._parsed["<module>"])
+        app = self.text("app")
+        return named or ([app] if app else [])
+
+    def flag(self, name: str, command: bool = False) -> bool:
+        """Whether a flag, or a command, was given."""
+        if command:
+            return bool(self._parsed[name])
+        if self._parsed[f"--{name}"]:
+            return True
+        value = self._environ.get(_variable(name), "").lower()
+        if value not in ("", "0", "1", "no", "yes", "false", "true"):
+            raise ConfigError(f"{_variable(name)}={value!r}: give 1 or 0")
+        return value in ("1", "yes", "true")
+
+    def said_by_flag(self, name: str) -> bool:
+        """Whether the flag itself was given, not its variable."""
+        return self._parsed[f"--{name}"] is not None
+
+    def text(self, name: str) -> str | None:
+        return self._said(name)[1]
+
+    def seconds(self, name: str) -> float | None:
+        """A number of seconds; raises ConfigError."""
+        where, value = self._said(name)
+        if value is None:
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < 1e9:
+            raise ConfigError(f"{where} {value}: give seconds, 0 or more")
+        return seconds
+
+    def count(self, name: str) -> int | None:
+        """A whole number from 1 on; raises ConfigError."""
+        where, value = self._said(name)
+        if value is None:
+            return None
+        if not value.isascii() or not value.isdigit() or int(value) < 1:
+            raise ConfigError(f"{where} {value}: give a whole number from 1 on")
+        return int(value)
+
+    def _said(self, name: str) -> tuple[str, str | None]:
+        given = self._parsed[f"--{name}"]
+        if given is not None:
+            return f"--{name}", str(given)
+        return _variable(name), self._environ.get(_variable(name)) or None
+
+
+def _variable(name: str) -> str:
+    return f"GREENWORKER_{name.replace('-', '_').upper()}"

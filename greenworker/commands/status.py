@@ -1,0 +1,77 @@
+"""`greenworker status`: what is where, as a table or as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import orjson
+
+from greenworker.app import App
+from greenworker.broker import Status
+from greenworker.commands.find_app import find_app
+from greenworker.commands.options import Options
+
+
+def run(options: Options) -> int:
+    """Print the status of the app's server; returns the exit code."""
+    app = _app(options)
+    status = app.status()
+    if options.flag("json"):
+        print(orjson.dumps(_as_json(status), option=orjson.OPT_INDENT_2).decode())
+    else:
+        print(f"server     {app.endpoint.redacted}, namespace {app.namespace}")
+        print(render(status))
+    app.close()
+    return 0
+
+
+def render(status: Status) -> str:
+    """The status as text; queues that nobody listens to are named."""
+    due = "" if status.next_due is None else f", the next due in {status.next_due:.1f} s"
+    lines = [
+        f"waiting    {status.waiting:,}",
+        f"scheduled  {status.scheduled:,}{due}",
+        f"running    {status.running:,}",
+        f"dead       {status.dead:,}",
+    ]
+    lines += [
+        f"{name:<10} {status.counters.get(name, 0):,}" for name in ("done", "retried", "expired")
+    ]
+    lines += ["", f"{'queue':<24} {'waiting':>10} {'workers':>8}"]
+    lines += [
+        f"{queue.name:<24} {queue.waiting + queue.suspects:>10,} {queue.workers or 'none':>8}"
+        for queue in status.queues
+    ] or ["(no queue yet)"]
+    lines += ["", f"{'worker':<24} {'running':>10} {'of':>8}  {'lease':>7}  queues"]
+    lines += [
+        f"{worker.name:<24} {worker.running:>10,} {worker.concurrency:>8,}  {_lease(worker.lease):>7}  "
+        + ", ".join(worker.queues)
+        for worker in status.workers
+    ] or ["(no worker)"]
+    alone = [queue.name for queue in status.queues if not queue.workers]
+    if alone:
+        lines += ["", f"queues without a worker: {', '.join(alone)}"]
+    return "\n".join(lines)
+
+
+def _app(options: Options) -> App:
+    namespace = options.text("namespace") or "default"
+    url = options.text("url")
+    if options.modules:
+        app = find_app(options.modules, need_tasks=False)
+        if options.said_by_flag("url") and url is not None:
+            app.use(url, "--url")
+        return app
+    if url is not None:
+        return App(url, namespace=namespace)
+    return App(namespace=namespace)
+
+
+def _as_json(status: Status) -> dict[str, object]:
+    totals = {"waiting": status.waiting, "running": status.running}
+    alone = [queue.name for queue in status.queues if not queue.workers]
+    return {**totals, **asdict(status), "queues_without_worker": alone}
+
+
+def _lease(seconds: float) -> str:
+    return "dead" if seconds < 0 else f"{seconds:.0f} s"

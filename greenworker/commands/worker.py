@@ -1,0 +1,184 @@
+"""`greenworker app.tasks`: runs a worker, with its banner, signals and exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+from greenworker import __version__
+from greenworker.commands import logs
+from greenworker.commands.find_app import find_app
+from greenworker.commands.options import Options
+from greenworker.errors import BrokerError, ConfigError
+from greenworker.task import Task
+from greenworker.worker import Worker
+from greenworker.worker.dump import describe_running
+from greenworker.worker.watchdog import end_process
+
+_log = logging.getLogger("greenworker.worker")
+
+_SHARED_CONNECTIONS = 2  # with the worker's own three, and one for results, six at most
+_MAX_BLOCK = 120.0
+_THREADS = 100  # for DNS and files: ten, gevent's default, make 100 look-ups wait in line
+
+
+def run(options: Options, early_ssl: Sequence[str] = ()) -> int:
+    """Run a worker until it is told to stop; returns the exit code."""
+    workdir = options.text("workdir")
+    if workdir is not None:
+        if not Path(workdir).is_dir():
+            raise ConfigError(f"--workdir {workdir}: no such folder")
+        os.chdir(workdir)
+    if not options.modules:
+        raise ConfigError("which tasks? greenworker MODULE, as in: greenworker -c 1000 app.tasks")
+    level = logs.level_of(options)
+    settings = _settings(options)
+    logs.set_up(level, options.flag("log-json"))
+    if early_ssl:
+        _log.warning("ssl was imported before gevent could patch it, by %s", ", ".join(early_ssl))
+    app = find_app(options.modules)
+    url = options.text("url") if options.said_by_flag("url") else None
+    if url is not None:
+        app.use(url, "--url")
+    app.bound_connections(_SHARED_CONNECTIONS)
+    worker = Worker(app, on_max_block=end_process, **settings)
+    _raise_limits(worker.config.concurrency)
+    return _serve(worker, banner=level <= logging.INFO)
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    queues = options.text("queues")
+    said = {
+        "queues": tuple(name.strip() for name in queues.split(",")) if queues else None,
+        "concurrency": options.count("concurrency"),
+        "timeout": options.seconds("timeout"),
+        "grace": options.seconds("grace"),
+        "lease": options.seconds("lease"),
+        "block_warn": options.seconds("block-warn"),
+        "max_block": options.seconds("max-block"),
+        "name": options.text("name"),
+    }
+    settings: dict[str, Any] = {"max_block": _MAX_BLOCK}
+    settings |= {name: value for name, value in said.items() if value is not None}
+    for flag in ("burst", "solo", "allow-eviction", "log-values"):
+        settings[flag.replace("-", "_")] = options.flag(flag)
+    return settings
+
+
+def _serve(worker: Worker, banner: bool) -> int:
+    _handle_signals(worker)
+    worker.start()
+    if banner:
+        print(_banner(worker), file=sys.stderr, flush=True)
+        gevent.spawn(_say_ready, worker)
+    left = worker.serve_forever()
+    if left:
+        _log.error("%d outcomes could not be settled: their tasks will run again", left)
+    return 1 if left else 0
+
+
+def _say_ready(worker: Worker) -> None:
+    worker.ready.wait()
+    print("ready", file=sys.stderr, flush=True)
+
+
+def _handle_signals(worker: Worker) -> None:
+    # gevent runs these in greenlets of their own: they may wait, a signal handler may not.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, _stop, worker)
+    gevent.signal_handler(signal.SIGTSTP, _quiet, worker)
+    gevent.signal_handler(signal.SIGCONT, _resume, worker)
+    gevent.signal_handler(signal.SIGTTIN, _dump, worker)
+
+
+def _stop(worker: Worker) -> None:
+    if worker.stopping:
+        _log.warning("stopping now: what runs is released")
+        worker.hurry()
+    else:
+        _log.info("stopping: %d running, %g s to finish", worker.stats.running, worker.config.grace)
+        worker.ask_to_stop()
+
+
+def _quiet(worker: Worker) -> None:
+    _log.info("quiet: claiming nothing more")
+    worker.quiet()
+
+
+def _resume(worker: Worker) -> None:
+    _log.info("resuming")
+    worker.resume()
+
+
+def _dump(worker: Worker) -> None:
+    print(describe_running(worker.pool), file=sys.stderr, flush=True)
+
+
+def _banner(worker: Worker) -> str:
+    app, config = worker.app, worker.config
+    server = f", {worker.server}" if worker.server else ""
+    mode = "one at a time, in the main greenlet" if config.solo else str(config.concurrency)
+    lines = [
+        f"greenworker {__version__}, {config.name}",
+        f"  server       {app.endpoint.redacted} (from {app.endpoint.source}){server}",
+        f"  queues       {', '.join(config.queues)}",
+        f"  concurrency  {mode}",
+        f"  workers      {_others(worker)}",
+    ]
+    tasks = sorted(app.tasks.values(), key=lambda task: task.name)
+    lines += [
+        f"  {'tasks' if task is tasks[0] else '     '}        {_describe(task, config.timeout)}"
+        for task in tasks
+    ]
+    return "\n".join(lines)
+
+
+def _others(worker: Worker) -> str:
+    if not worker.server:
+        return "unknown, the server does not answer"
+    try:
+        status = worker.app.status()
+    except BrokerError:
+        return "unknown, the server does not answer"
+    mine = set(worker.config.queues)
+    names = [
+        other.name
+        for other in status.workers
+        if mine & set(other.queues) and not worker.is_me(other.id)
+    ]
+    if not names:
+        return "no other on these queues"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} other on these queues: {', '.join(names[:5])}{more}"
+
+
+def _describe(task: Task[..., Any], timeout: float) -> str:
+    options = task.options
+    notes = [f"timeout {options.timeout:g} s"] if options.timeout is not None else []
+    if options.retries:
+        notes.append(f"{options.retries} retries")
+    if options.queue != "default":
+        notes.append(f"queue {options.queue}")
+    return f"{task.name} ({', '.join(notes)})" if notes else task.name
+
+
+def _raise_limits(concurrency: int) -> None:
+    wanted = 2 * concurrency + 100
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < wanted:
+        _log.warning(
+            "this process may open %d files, %d tasks may want %d: raise it with ulimit -n",
+            soft, concurrency, wanted,
+        )  # fmt: skip
+    gevent.get_hub().threadpool.maxsize = _THREADS
