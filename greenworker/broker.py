@@ -146,7 +146,7 @@ class Broker:
         if reply[0] == b"gone":
             raise NotRegistered(f"worker {worker} is not registered")
         if reply[0] == b"stale":
-            return Claim([], None, True)
+            raise BrokerError(f"claim {seq} of worker {worker} came too late")
         now, due, more = reply[0], reply[1], reply[2]
         at = now / 1000
         deliveries = [

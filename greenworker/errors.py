@@ -68,7 +68,12 @@ class BadArguments(GreenworkerError, TypeError):
 
 
 class NotEncodable(GreenworkerError, TypeError):
-    """A value that JSON cannot carry; `where` names it."""
+    """A value that JSON cannot carry; `where` names it.
+
+    `argument` is the position or the keyword of the argument at fault, when it was one.
+    """
+
+    argument: int | str | None = None
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"{where} cannot be encoded: {reason}")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 from greenworker import codec
-from greenworker.errors import MalformedMessage
+from greenworker.errors import MalformedMessage, NotEncodable, PayloadTooLarge
 
 # A float is seconds from the moment the server receives it; a datetime is absolute.
 Moment = float | datetime
@@ -111,7 +111,11 @@ def encode_body(message: Message) -> bytes:
     body: list[Any] = [message.args, dict(message.kwargs)]
     if message.headers:
         body.append(dict(message.headers))
-    return codec.encode(body, f"arguments of {message.task}")
+    try:
+        return codec.encode(body, f"arguments of {message.task}")
+    except NotEncodable as error:
+        error.argument = _culprit(message)
+        raise
 
 
 def encode_tail(message: Message) -> bytes:
@@ -179,6 +183,22 @@ def result_ttl_of(envelope: bytes) -> float:
         return int(envelope.split(b" ", 7)[6]) / 1000
     except (IndexError, ValueError):
         return 3600.0
+
+
+def task_name_of(envelope: bytes) -> str:
+    """The task's name as far as the head can be read, else '?'."""
+    fields = envelope.partition(b"\n")[0].split(b" ")
+    return unquote(fields[8].decode("ascii", "replace")) if len(fields) > 8 else "?"
+
+
+def _culprit(message: Message) -> int | str | None:
+    arguments: list[tuple[int | str, Any]] = [*enumerate(message.args), *message.kwargs.items()]
+    for name, value in arguments:
+        try:
+            codec.encode(value, "")
+        except (NotEncodable, PayloadTooLarge):
+            return name
+    return None
 
 
 def _decode_options(fields: list[str]) -> dict[str, str]:

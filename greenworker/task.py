@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from greenworker.backoff import Backoff, as_backoff
 from greenworker.client import Client
-from greenworker.codec import encode
+from greenworker.context import CurrentTask
 from greenworker.errors import (
     BadArguments,
     ConfigError,
@@ -112,6 +112,9 @@ class Task(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here and now, as a plain function."""
+        if self.options.bind:
+            here = CurrentTask("here", self.name, self.options.queue, 0, 1, None)
+            return self.function(here, *args, **kwargs)
         return self.function(*args, **kwargs)
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
@@ -177,7 +180,10 @@ class Task(Generic[P, R]):
             )
         messages = (self._message(*self._call_of(item)) for item in items)
         ids: list[str] = []
-        sent = self._client().send_many(messages, ids.append if results else _forget)
+        try:
+            sent = self._client().send_many(messages, ids.append if results else _forget)
+        except NotEncodable as error:
+            raise self._named(error) from None
         return self._client().results(ids, self._ignored) if results else sent
 
     def check_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -223,21 +229,22 @@ class Task(Generic[P, R]):
         try:
             client.send(message)
         except NotEncodable as error:
-            raise self._culprit(message) or error from None
+            raise self._named(error) from None
         return client.result(message.id, self._ignored)
 
     @property
     def _ignored(self) -> str:
         return self.name if self.options.ignore_result else ""
 
-    def _culprit(self, message: Message) -> NotEncodable | None:
-        bound = self._signature.bind(*message.args, **message.kwargs)
-        for name, value in bound.arguments.items():
-            try:
-                encode(value, f"argument {name!r} of {self.name}")
-            except NotEncodable as error:
-                return error
-        return None
+    def _named(self, error: NotEncodable) -> NotEncodable:
+        """The same error, with the argument called by its name."""
+        name = error.argument
+        if isinstance(name, int):
+            parameters = list(self._signature.parameters)
+            name = parameters[min(name, len(parameters) - 1)]
+        named = NotEncodable(f"argument {name!r} of {self.name}", error.reason)
+        named.sent = error.sent
+        return named
 
 
 def _sent_signature(function: Callable[..., Any], options: TaskOptions) -> inspect.Signature:

@@ -13,6 +13,19 @@ local PROCESSING, SUSPECT = processing_key(wid), suspect_key(wid)
 local LOOK_AT_MOST, CHUNK, SPREAD_OVER = 1000, 200, 64
 
 require_type(MSG, 'hash')
+require_type(PROCESSING, 'hash')
+-- What waits, before anything is popped: a list of a wrong type is refused here.
+local lines = {}
+for i = 5, #ARGV do
+  local lengths = {waiting = 0, suspects = redis.call('LLEN', suspects_key(ARGV[i]))}
+  for priority = 9, 0, -1 do
+    lengths[priority] = redis.call('LLEN', ready_key(ARGV[i], priority))
+    lengths.waiting = lengths.waiting + lengths[priority]
+  end
+  require_type(wake_key(ARGV[i]), 'list')
+  lines[i] = lengths
+end
+
 redis.call('DEL', NIL)
 if not redis.call('ZSCORE', WORKERS, wid) then return {'gone'} end
 if seq <= tonumber(redis.call('HGET', SEQ, wid) or 0) then return {'stale'} end
@@ -87,17 +100,13 @@ local function share(queue, waiting)
 end
 
 for i = 5, #ARGV do
-  local queue = ARGV[i]
-  if #held < 2 * n and redis.call('EXISTS', SUSPECT) == 0 then
+  local queue, lengths = ARGV[i], lines[i]
+  if lengths.suspects > 0 and #held < 2 * n and redis.call('EXISTS', SUSPECT) == 0 then
     local before = #held
     pop(suspects_key(queue), 1)
     if #held > before then redis.call('SET', SUSPECT, held[before + 1]) end
   end
-  local lengths, waiting = {}, 0
-  for priority = 9, 0, -1 do
-    lengths[priority] = redis.call('LLEN', ready_key(queue, priority))
-    waiting = waiting + lengths[priority]
-  end
+  local waiting = lengths.waiting
   if waiting > 0 then
     local room = math.min(n - #held / 2, share(queue, waiting))
     for priority = 9, 0, -1 do

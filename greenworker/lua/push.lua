@@ -35,11 +35,17 @@ local function moment(spec, none)
   return tonumber(spec)
 end
 
+-- In full: Lua writes a number of 15 digits as 2.5e+14. And 0 would say: never.
+local function deadline(spec)
+  if spec == '' then return '0' end
+  return string.format('%.0f', math.max(1, moment(spec)))
+end
+
 local added, woken = 0, {}
 for i = FIRST, #ARGV, FIELDS do
   local id, queue, priority = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local due = moment(ARGV[i + 3], now)
-  local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. moment(ARGV[i + 4], 0) .. ' ' .. ARGV[i + 5]
+  local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. deadline(ARGV[i + 4]) .. ' ' .. ARGV[i + 5]
   if redis.call('HSETNX', MSG, id, envelope) == 1 then
     added = added + 1
     if due > now then

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gevent import GreenletExit
@@ -18,6 +18,7 @@ from greenworker.worker.service import Service
 _log = logging.getLogger("greenworker.worker")
 
 _WAIT_MOST = 2.0  # seconds in BRPOP; a wake token that was lost costs no more than this
+_BURST_WAIT = 0.1  # … in a burst, which looks whether it is over
 _BURST_WAITS_FOR = 60.0  # seconds: a burst stays for what is due within them
 
 
@@ -33,6 +34,7 @@ class Consumer(Service):
     """
 
     name = "consumer"
+    announces_outage = True
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Consumer(Service):
         queues: Sequence[str],
         lease: float,
         about: Mapping[str, Any],
+        expect: Callable[[float], None],
         burst: bool = False,
     ) -> None:
         super().__init__()
@@ -54,6 +57,7 @@ class Consumer(Service):
         self._queues = queues
         self._lease = lease
         self._about = about
+        self._expect = expect  # told in how many seconds more becomes due
         self._burst = burst
         self._waiting = False
 
@@ -115,8 +119,9 @@ class Consumer(Service):
             self.drained.set()
             self._stopping = True
             return
-        wait = _WAIT_MOST if claim.next_due is None else min(_WAIT_MOST, claim.next_due)
-        self._wait(min(wait, 0.1) if self._burst else wait)
+        if claim.next_due is not None:
+            self._expect(claim.next_due)
+        self._wait(_BURST_WAIT if self._burst else _WAIT_MOST)
 
     def _room(self, me: Incarnation) -> int:
         # A task that was written off holds its greenlet, though it is no longer held.

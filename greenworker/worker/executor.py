@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import gevent
@@ -19,6 +21,7 @@ from greenworker.errors import (
     NotEncodable,
     PayloadTooLarge,
     TaskTimeout,
+    UnknownTask,
 )
 from greenworker.message import (
     RELEASE,
@@ -28,6 +31,7 @@ from greenworker.message import (
     decode,
     next_attempt,
     result_ttl_of,
+    task_name_of,
     with_option,
 )
 from greenworker.task import Task
@@ -71,6 +75,15 @@ class Executor:
         """Run a delivery in the current greenlet; every end of it is an Outcome."""
         self._stats.received += 1
         try:
+            return self._run(delivery)
+        except Exception as error:
+            # No task's error comes here, only a defect of ours: released, it would come back at once.
+            return self._dead(delivery, "internal", error)
+        finally:
+            CURRENT.set(None)
+
+    def _run(self, delivery: Delivery) -> Outcome:
+        try:
             message = decode(delivery.id, delivery.envelope)
         except MalformedMessage as error:
             return self._dead(delivery, "malformed", error)
@@ -84,110 +97,126 @@ class Executor:
         timeout = self._timeout
         if timeout is not None and task.options.timeout is not None:
             timeout = task.options.timeout
-        started = time.monotonic()
-        current = CurrentTask(
-            id=message.id,
-            name=message.task,
-            queue=message.queue,
-            attempt=message.attempt,
-            delivery=message.deliveries + 1,
-            deadline=started + timeout if timeout else None,
-        )
+        return self._call(Run(delivery, message, task, timeout or None, time.monotonic()))
+
+    def _call(self, run: Run) -> Outcome:
+        current = run.as_seen_by_the_task()
         CURRENT.set(current)
-        logs = _log.isEnabledFor(logging.INFO)
-        if logs:
-            shown = _shown(message.args, message.kwargs) if self._log_values else ""
-            _log.info("%s[%s] received%s", message.task, message.id, shown)
-        deadline = _Deadline(timeout, self._write_off, delivery, message, task) if timeout else None
-        args = (current, *message.args) if task.options.bind else message.args
+        self._log_received(run)
+        args = (current, *run.message.args) if run.task.options.bind else run.message.args
+        deadline = _Deadline(run, self._write_off) if run.timeout else None
         try:
-            value = task.function(*args, **message.kwargs)
+            value = run.task.function(*args, **run.message.kwargs)
         except HardTimeout:
-            return self._failed(
-                delivery, message, task, TaskTimeout(f"ran longer than {timeout:g} s")
-            )
+            return self._failed(run, TaskTimeout(f"ran longer than {run.timeout:g} s"))
         except Release:
             self._stats.released += 1
             return RELEASE
         except BaseException as error:
             # SystemExit and KeyboardInterrupt, too, are this task's own.
-            return self._failed(delivery, message, task, error)
+            return self._failed(run, error)
         finally:
             if deadline is not None:
                 deadline.cancel()
-            CURRENT.set(None)
-            took = time.monotonic() - started
-            self._stats.durations.append(took)
-        outcome = self._succeeded(delivery, message, task, value)
-        if logs and outcome.kind == "done":
-            shown = f": {value!r:.200}" if self._log_values else ""
-            _log.info("%s[%s] succeeded in %.2f s%s", message.task, message.id, took, shown)
-        return outcome
+            self._stats.durations.append(time.monotonic() - run.started)
+        return self._succeeded(run, value)
 
-    def _succeeded(
-        self, delivery: Delivery, message: Message, task: Task[..., Any], value: Any
-    ) -> Outcome:
-        if message.result_ttl == 0:
-            self._stats.succeeded += 1
-            return Outcome("done")
-        try:
-            data = codec.encode(value, f"the result of {task.name}")
-        except (NotEncodable, PayloadTooLarge) as error:
-            return self._dead(delivery, "result", error)
+    def _succeeded(self, run: Run, value: Any) -> Outcome:
+        ttl = run.message.result_ttl
+        result = b""
+        if ttl:
+            try:
+                data = codec.encode(value, f"the result of {run.task.name}")
+            except (NotEncodable, PayloadTooLarge) as error:
+                return self._dead(run.delivery, "result", error)
+            result = b'{"state":"SUCCESS","value":%b}' % data
         self._stats.succeeded += 1
-        return Outcome("done", b'{"state":"SUCCESS","value":%b}' % data, message.result_ttl)
+        if _log.isEnabledFor(logging.INFO):
+            shown = f": {value!r:.200}" if self._log_values else ""
+            took = time.monotonic() - run.started
+            _log.info("%s[%s] succeeded in %.2f s%s", run.task.name, run.message.id, took, shown)
+        return Outcome("done", result, ttl)
 
-    def _failed(
-        self, delivery: Delivery, message: Message, task: Task[..., Any], error: BaseException
-    ) -> Outcome:
-        options = task.options
-        if message.attempt >= options.retries or not isinstance(error, options.retry_for):
-            return self._dead(delivery, "failed", error)
+    def _failed(self, run: Run, error: BaseException) -> Outcome:
+        options, attempt = run.task.options, run.message.attempt
+        if attempt >= options.retries or not isinstance(error, options.retry_for):
+            return self._dead(run.delivery, "failed", error)
         self._stats.retried += 1
-        delay = options.backoff.delay(message.attempt + 1)
-        _log.info(
-            "%s[%s] failed: %s; retry in %.1f s", message.task, message.id, _one_line(error), delay
-        )
-        return Outcome("retry", delay=delay, envelope=next_attempt(delivery.envelope))
+        delay = options.backoff.delay(attempt + 1)
+        text = _one_line(error)
+        _log.info("%s[%s] retry in %.1f s: %s", run.task.name, run.message.id, delay, text)
+        return Outcome("retry", delay=delay, envelope=next_attempt(run.delivery.envelope))
 
     def _unknown(self, delivery: Delivery, message: Message) -> Outcome:
+        """Put off, since a deploy may bring the task; dead when none has for ten minutes."""
         first_seen = float(message.options.get("unknown", delivery.claimed_at))
         waited = delivery.claimed_at - first_seen
         if waited >= _UNKNOWN_FOR:
-            known = ", ".join(sorted(self._tasks)) or "none"
-            return self._dead(
-                delivery, "unknown", LookupError(f"no task {message.task!r} here; known: {known}")
-            )
+            return self._dead(delivery, "unknown", UnknownTask(message.task, self._tasks))
         self._stats.released += 1
         delay = min(max(1.0, waited), 30.0)
         _log.warning(
-            "%s[%s] is not a task of this worker; put off for %.0f s",
-            message.task,
-            message.id,
-            delay,
+            "%s[%s] is no task of this worker; put off for %.0f s", message.task, message.id, delay
         )
         envelope = with_option(delivery.envelope, "unknown", f"{first_seen:.3f}")
         return Outcome("later", delay=delay, envelope=envelope)
 
     def _dead(self, delivery: Delivery, reason: str, error: BaseException) -> Outcome:
         self._stats.failed += 1
-        task = delivery.envelope.partition(b"\n")[0].split(b" ")[8:9]
-        name = task[0].decode("ascii", "replace") if task else "?"
+        name = task_name_of(delivery.envelope)
         _log.error("%s[%s] failed: %s", name, delivery.id, _one_line(error))
-        return Outcome("dead", _failure(error), result_ttl_of(delivery.envelope), reason=reason)
+        ttl = result_ttl_of(delivery.envelope)
+        return Outcome("dead", _failure(error), ttl, reason=reason)
 
-    def _write_off(
-        self, delivery: Delivery, message: Message, task: Task[..., Any], timeout: float
-    ) -> None:
+    def _log_received(self, run: Run) -> None:
+        if _log.isEnabledFor(logging.INFO):
+            shown = _shown(run.message) if self._log_values else ""
+            _log.info("%s[%s] received%s", run.task.name, run.message.id, shown)
+
+    def _write_off(self, run: Run) -> None:
         self._stats.stuck += 1
         _log.critical(
             "%s[%s] ignores its timeout of %g s: its slot is lost until it ends",
-            message.task, message.id, timeout,
+            run.task.name, run.message.id, run.timeout,
         )  # fmt: skip
-        error = TaskTimeout(f"ran longer than {timeout:g} s, and ignores it")
-        self._on_stuck(
-            delivery, Outcome("dead", _failure(error), message.result_ttl, reason="stuck")
+        error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
+        outcome = Outcome("dead", _failure(error), run.message.result_ttl, reason="stuck")
+        self._on_stuck(run.delivery, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a task under way; `timeout` None: no limit. `started` is time.monotonic()."""
+
+    delivery: Delivery
+    message: Message
+    task: Task[..., Any]
+    timeout: float | None
+    started: float
+
+    def __str__(self) -> str:
+        return f"{self.task.name}[{self.message.id}]"
+
+    def as_seen_by_the_task(self) -> CurrentTask:
+        message = self.message
+        return CurrentTask(
+            id=message.id,
+            name=message.task,
+            queue=message.queue,
+            attempt=message.attempt,
+            delivery=message.deliveries + 1,
+            deadline=None if self.timeout is None else self.started + self.timeout,
         )
+
+
+def run_of(frame: FrameType | None) -> Run | None:
+    """The run that a stack belongs to: the executor's frame knows it."""
+    while frame is not None:
+        if frame.f_code is Executor._call.__code__:
+            run = frame.f_locals.get("run")
+            return run if isinstance(run, Run) else None
+        frame = frame.f_back
+    return None
 
 
 class _Deadline:
@@ -196,15 +225,14 @@ class _Deadline:
     One raw timer of the loop (0.6 µs) instead of a gevent.Timeout (2.5 µs, measured).
     """
 
-    __slots__ = ("_args", "_greenlet", "_thrown", "_timeout", "_timer", "_write_off")
+    __slots__ = ("_greenlet", "_run", "_thrown", "_timer", "_write_off")
 
-    def __init__(self, timeout: float, write_off: Callable[..., None], *args: Any) -> None:
-        self._timeout = timeout
+    def __init__(self, run: Run, write_off: Callable[[Run], None]) -> None:
+        self._run = run
         self._write_off = write_off
-        self._args = args
         self._thrown = 0
         self._greenlet = gevent.getcurrent()
-        self._timer = gevent.get_hub().loop.timer(timeout)
+        self._timer = gevent.get_hub().loop.timer(run.timeout)
         self._timer.start(self._expire)
 
     def cancel(self) -> None:
@@ -214,25 +242,23 @@ class _Deadline:
 
     def _expire(self) -> None:
         # In the hub; throw() comes back here when the task next waits, or ends.
-        if self._thrown == len(_THROW_AGAIN) + 1:
-            self._write_off(*self._args, self._timeout)
+        if self._thrown > len(_THROW_AGAIN):
+            self._write_off(self._run)
             return
-        greenlet = self._greenlet
         self._thrown += 1
-        greenlet.throw(HardTimeout())
-        if self._greenlet is not None and not greenlet.dead:
-            again = _THROW_AGAIN[min(self._thrown, len(_THROW_AGAIN)) - 1]
+        self._greenlet.throw(HardTimeout())
+        if self._greenlet is not None:
             self._timer.stop()
             self._timer.close()
+            again = _THROW_AGAIN[min(self._thrown, len(_THROW_AGAIN)) - 1]
             self._timer = gevent.get_hub().loop.timer(again)
             self._timer.start(self._expire)
 
 
-def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def _shown(message: Message) -> str:
     """A call's arguments for a log line."""
-    values = [repr(value) for value in args] + [
-        f"{name}={value!r}" for name, value in kwargs.items()
-    ]
+    values = [repr(value) for value in message.args]
+    values += [f"{name}={value!r}" for name, value in message.kwargs.items()]
     return f" ({', '.join(values):.200})"
 
 

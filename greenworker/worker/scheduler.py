@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from greenworker.broker import MAX_COUNT, Broker
 from greenworker.worker.service import Service
+
+_NEAR = 0.005  # seconds: nobody is woken for less
 
 
 class Scheduler(Service):
@@ -14,14 +18,19 @@ class Scheduler(Service):
     def __init__(self, broker: Broker, every: float = 0.5) -> None:
         super().__init__(every)
         self._broker = broker
+        self._next_look = 0.0
+
+    def expect(self, due_in: float) -> None:
+        """Something is due in so many seconds: be there."""
+        if time.monotonic() + due_in < self._next_look - _NEAR:
+            self.wake()
 
     def step(self) -> float | None:
         moved, next_due = self._broker.promote()
         if moved == MAX_COUNT:
             return 0.0
         # What is sent meanwhile may be due sooner: look again after `every` at the latest.
-        return (
-            self.every
-            if next_due is None or self.every is None
-            else min(self.every, next_due + 0.001)
-        )
+        every = self.every or 0.5
+        wait = every if next_due is None else min(every, next_due + 0.001)
+        self._next_look = time.monotonic() + wait
+        return wait

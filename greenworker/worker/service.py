@@ -21,6 +21,7 @@ class Service:
     """Runs `step()` in a greenlet of its own until stopped; safe to start and stop in any order."""
 
     name = "service"
+    announces_outage = False  # one service tells the user that the server is away
 
     def __init__(self, every: float | None = None) -> None:
         self.every = every  # seconds between steps; None: only when woken
@@ -72,12 +73,13 @@ class Service:
     def _recovered(self) -> None:
         if self._pause:
             self._pause = 0.0
-            _log.info("%s: goes on", self.name)
+            level = logging.INFO if self.announces_outage else logging.DEBUG
+            _log.log(level, "%s: goes on", self.name)
 
     def _failed(self, error: Exception) -> float:
         if isinstance(error, BrokerUnavailable):
-            if not self._pause:
-                _log.warning("%s: %s; trying again", self.name, error)
+            level = logging.WARNING if self.announces_outage and not self._pause else logging.DEBUG
+            _log.log(level, "%s: %s; trying again", self.name, error)
         else:
             _log.error(
                 "%s: %s; trying again", self.name, error, exc_info=_log.isEnabledFor(logging.DEBUG)

@@ -15,7 +15,7 @@ from gevent.threadpool import ThreadPool
 from greenworker.broker import Broker
 from greenworker.errors import BrokerError, ConfigError
 from greenworker.worker.config import WorkerConfig
-from greenworker.worker.dump import running_task, stack_text
+from greenworker.worker.dump import stack_text
 from greenworker.worker.incarnation import Membership
 
 _log = logging.getLogger("greenworker.worker")
@@ -112,12 +112,8 @@ class Watchdog:
 
     def _report(self, blocked: float) -> None:
         frame = sys._current_frames().get(self._main)
-        _log.warning(
-            "%s blocks the loop for %.1f s now:\n%s",
-            running_task(frame),
-            blocked,
-            stack_text(frame),
-        )
+        who = run_of(frame) or "something that is no task"
+        _log.warning("%s blocks the loop for %.1f s now:\n%s", who, blocked, stack_text(frame))
 
     def _give_up(self, blocked: float) -> None:
         self._report(blocked)

@@ -80,6 +80,7 @@ class Worker:
             self.pool = SoloPool(run, self.settler.add)
         else:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
+        self.scheduler = Scheduler(shared)
         self.consumer = Consumer(
             lanes["consumer"],
             self._membership,
@@ -87,12 +88,12 @@ class Worker:
             config.queues,
             config.lease,
             about={"name": config.name, "queues": config.queues, "concurrency": self.pool.size},
+            expect=self.scheduler.expect,
             burst=config.burst,
         )
         self.reaper = Reaper(
             shared, config.sweep_every, config.lease, config.quiet, config.max_deliveries
         )
-        self.scheduler = Scheduler(shared)
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, on_max_block)
         self.server = ""  # its name and version, once it has answered
         self._started = False

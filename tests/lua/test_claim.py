@@ -1,0 +1,341 @@
+"""claim: what is taken, in which order, how much, and what ends here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from greenworker.broker import NotRegistered
+from greenworker.errors import BrokerError
+from greenworker.message import Delivery
+from tests.support.state import Space, envelope
+
+MALFORMED = (
+    '{"state":"FAILURE","error":{"type":"MalformedMessage","message":"%s","traceback":""}}'
+)
+
+
+def test_a_claim_moves_messages_into_the_processing_list(space: Space) -> None:
+    space.push("m1", "m2", "m3")
+    space.register("w")
+    claim = space.claim("w", 2)
+    assert space.state("push:", "about", "consumers", "queues") == {
+        "msg": {"m1": envelope(), "m2": envelope(), "m3": envelope()},
+        "ready:default:5": ["m3"],
+        "wake:default": ["1"],
+        "workers": {"w": "later"},
+        "seq": {"w": "1"},
+        "processing:w": {"m1": "1", "m2": "1"},
+        "stats": {"enqueued": "3"},
+    }
+    assert [(one.id, one.seq, one.worker) for one in claim.deliveries] == [("m1", 1, "w"), ("m2", 1, "w")]
+    assert claim.more
+    space.check()
+
+
+def test_a_delivery_carries_the_envelope_and_the_servers_time(space: Space) -> None:
+    space.push("m", args=("http://a/",))
+    space.register("w")
+    before = space.redis.time()[0]
+    (delivery,) = space.claim("w").deliveries
+    assert delivery.envelope.decode() == space.redis.hget(space.key("msg"), "m")
+    assert delivery.envelope.endswith(b'\n[["http://a/"],{}]')
+    assert before <= delivery.claimed_at <= space.redis.time()[0] + 1
+
+
+def test_priority_goes_before_age(space: Space) -> None:
+    space.push("old")
+    space.push("low", priority=0)
+    space.push("high", priority=9)
+    space.push("new")
+    space.register("w")
+    assert space.claim_ids("w") == ["high", "old", "new", "low"]
+
+
+def test_the_order_of_queues_goes_before_priority(space: Space) -> None:
+    space.push("a", queue="first", priority=0)
+    space.push("b", queue="second", priority=9)
+    space.register("w", queues=["first", "second"])
+    assert space.claim_ids("w", queues=["first", "second"]) == ["a", "b"]
+
+
+def test_a_claim_takes_from_its_own_queues_only(space: Space) -> None:
+    space.push("a", queue="mine")
+    space.push("b", queue="other")
+    space.register("w", queues=["mine"])
+    assert space.claim_ids("w", queues=["mine"]) == ["a"]
+    assert space.waiting("other") == ["b"]
+
+
+def test_an_empty_claim_says_when_something_becomes_due(space: Space) -> None:
+    space.register("w")
+    assert space.claim("w").next_due is None
+    space.push("m", due=60.0)
+    claim = space.claim("w")
+    assert claim.deliveries == []
+    assert not claim.more
+    assert 30 < (claim.next_due or 0) <= 60
+
+
+# Who may claim
+
+
+def test_who_is_not_registered_claims_nothing(space: Space) -> None:
+    space.push("m")
+    before = space.state()
+    with pytest.raises(NotRegistered):
+        space.claim("stranger")
+    assert space.state() == before
+
+
+def test_a_corpse_claims_nothing(space: Space) -> None:
+    space.push("m")
+    space.register("w")
+    space.redis.zrem(space.key("workers"), "w")
+    space.redis.sadd(space.key("corpses"), "w")
+    with pytest.raises(NotRegistered):
+        space.claim("w")
+    assert space.waiting() == ["m"]
+
+
+def test_a_claim_that_arrives_late_takes_nothing(space: Space) -> None:
+    space.push("m1", "m2")
+    space.register("w")
+    space.claim("w", 1, seq=7)
+    for late in (7, 6):
+        claim = space.claim("w", 1, seq=late)
+        assert claim.deliveries == []
+    assert space.waiting() == ["m2"]
+    space.check()
+
+
+# How much
+
+
+def test_a_burst_is_spread_over_the_workers_that_listen(space: Space) -> None:
+    space.register("w1", "w2", "w3")
+    space.push(*(f"m{n}" for n in range(9)))
+    assert [len(space.claim_ids(worker)) for worker in ("w1", "w2", "w3")] == [3, 3, 3]
+    space.check()
+
+
+def test_a_share_is_at_least_one(space: Space) -> None:
+    space.register("w1", "w2", "w3")
+    space.push("m1")
+    assert space.claim_ids("w2") == ["m1"]
+
+
+def test_a_share_counts_the_workers_of_that_queue_only(space: Space) -> None:
+    space.register("w1")
+    space.register("w2", "w3", queues=["other"])
+    space.push("m1", "m2", "m3", "m4")
+    assert len(space.claim_ids("w1")) == 4
+
+
+def test_what_a_worker_holds_counts_for_its_share(space: Space) -> None:
+    space.run("w1", "a", "b", "c", "d")
+    space.register("w2")
+    space.push("m1", "m2", "m3", "m4")
+    assert space.claim_ids("w2") == ["m1", "m2", "m3", "m4"]
+
+
+def test_among_very_many_workers_a_share_is_what_waits_by_their_number(space: Space) -> None:
+    space.register(*(f"w{n}" for n in range(65)))
+    space.push(*(f"m{n}" for n in range(130)))
+    assert len(space.claim_ids("w0", 100)) == 2
+
+
+def test_a_claim_takes_four_mebibytes_and_puts_the_rest_back_in_order(space: Space) -> None:
+    ids = [f"m{n}" for n in range(10)]
+    for id in ids:
+        space.push(id, args=("x" * 900_000,))
+    space.register("w")
+    claim = space.claim("w")
+    assert [delivery.id for delivery in claim.deliveries] == ids[:4]
+    assert claim.more
+    assert space.waiting() == ids[4:]
+    space.check()
+
+
+def test_the_first_message_is_taken_whatever_its_size(space: Space) -> None:
+    tail = b"3600000 default t\n" + b"x" * 5_000_000
+    space.broker.push("p", ["big", "default", 5, "", "", tail])
+    space.push("small")
+    space.register("w")
+    assert space.claim_ids("w") == ["big"]
+    assert space.waiting() == ["small"]
+
+
+def test_at_most_a_thousand_are_looked_at(space: Space) -> None:
+    for chunk in range(3):
+        space.push(*(f"m{chunk}-{n}" for n in range(500)), expires=0.0, result_ttl=0.0)
+    space.register("w")
+    space.take_token()
+    claim = space.claim("w")
+    assert claim.deliveries == []
+    assert claim.more
+    assert space.stats() == {"enqueued": 1500, "expired": 1000}
+    assert space.take_token(), "somebody has to look at the rest"
+    assert not space.claim("w").more
+    assert space.stats()["expired"] == 1500
+    space.check()
+
+
+# What ends here
+
+
+@pytest.mark.parametrize("expires", [0.0, datetime(1960, 1, 1, tzinfo=UTC)])
+def test_what_has_expired_ends_so_and_is_not_delivered(
+    space: Space, expires: float | datetime
+) -> None:
+    space.push("late", expires=expires)
+    space.push("fine", expires=3600.0)
+    space.register("w")
+    assert space.claim_ids("w") == ["fine"]
+    state = space.state()
+    assert state["result:late"] == '{"state":"EXPIRED"}'
+    assert state["stats"] == {"enqueued": "2", "expired": "1"}
+    assert list(state["msg"]) == ["fine"]
+    space.check()
+
+
+def test_a_moment_in_the_far_future_has_not_expired(space: Space) -> None:
+    space.push("m", expires=datetime(9999, 12, 30, tzinfo=UTC))
+    space.register("w")
+    assert space.claim_ids("w") == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "what"),
+    [
+        ("garbage", "not an envelope"),
+        ("", "not an envelope"),
+        ("1 0 0 5 0 0 x default t\n[]", "not an envelope"),
+        ("2 0 0 5 0 0 0 default t\n[]", "an envelope of an unknown version"),
+    ],
+)
+def test_a_malformed_envelope_becomes_a_dead_letter(
+    space: Space, bytes_: str, what: str
+) -> None:
+    space.redis.hset(space.key("msg"), "bad", bytes_)
+    space.redis.lpush(space.key("ready:default:5"), "bad")
+    space.register("w")
+    assert space.claim_ids("w") == []
+    error = MALFORMED % what
+    assert space.state("workers", "about", "consumers", "queues", "seq") == {
+        "dead": {"bad": "now"},
+        "dead:record": {"bad": f"now malformed w\n{error}\n{bytes_}"},
+        "result:bad": error,
+        "stats": {"foreign": "1", "dead": "1"},
+    }
+    space.check()
+
+
+def test_an_entry_that_no_push_made_becomes_a_dead_letter(space: Space) -> None:
+    space.push("m")
+    space.redis.rpush(space.key("ready:default:5"), "nobody")
+    space.register("w")
+    assert space.claim_ids("w") == ["m"]
+    error = MALFORMED % "an entry that no push made"
+    assert space.state()["dead:record"] == {"nobody": f"now malformed w\n{error}\nnobody"}
+    assert space.stats() == {"enqueued": 1, "foreign": 1, "dead": 1}
+    space.check()
+
+
+def test_a_key_of_a_wrong_type_loses_nothing_that_another_queue_holds(space: Space) -> None:
+    space.push("m", queue="first")
+    space.register("w", queues=["first", "second"])
+    space.redis.set(space.key("ready:second:5"), "not a list")
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        space.claim("w", queues=["first", "second"])
+    assert space.waiting("first") == ["m"]
+    space.redis.delete(space.key("ready:second:5"))
+    space.check()
+
+
+# Suspects
+
+
+def test_a_worker_runs_suspects_one_at_a_time_and_before_the_others(space: Space) -> None:
+    space.push_suspect("s1", "s2")
+    space.push("m")
+    space.register("w")
+    assert space.claim_ids("w") == ["s1", "m"]
+    assert space.claim_ids("w") == []
+    state = space.state()
+    assert state["suspect:w"] == "s1"
+    assert state["suspects:default"] == ["s2"]
+    space.check()
+
+
+def test_each_worker_may_run_a_suspect(space: Space) -> None:
+    space.push_suspect("s1", "s2", "s3")
+    space.register("w1", "w2")
+    assert space.claim_ids("w1") == ["s1"]
+    assert space.claim_ids("w2") == ["s2"]
+    space.check()
+
+
+def test_a_settled_suspect_makes_room_for_the_next_one(space: Space) -> None:
+    space.push_suspect("s1", "s2")
+    space.register("w")
+    space.done("w", *space.claim("w").deliveries)
+    assert space.claim_ids("w") == ["s2"]
+    space.check()
+
+
+def test_an_expired_suspect_makes_nobody_busy(space: Space) -> None:
+    space.push_suspect("s1", "s2")
+    space.edit("s1", " 0 3600000", " 1 3600000")
+    space.register("w")
+    assert space.claim_ids("w") == ["s2"]
+    assert space.redis.get(space.key("suspect:w")) == "s2"
+    space.check()
+
+
+# Wake tokens
+
+
+def test_there_is_at_most_one_token_for_a_queue(space: Space) -> None:
+    for n in range(3):
+        space.push(f"m{n}")
+    space.register("w")
+    space.claim("w", 1)
+    assert space.redis.llen(space.key("wake:default")) == 1
+
+
+def test_the_token_goes_back_while_work_remains(space: Space) -> None:
+    space.push("m1", "m2")
+    space.register("w")
+    assert space.take_token()
+    space.claim("w", 1)
+    assert space.take_token()
+    space.claim("w", 1)
+    assert not space.take_token()
+
+
+def test_no_token_for_suspects_that_nobody_can_run(space: Space) -> None:
+    space.push_suspect("s1", "s2")
+    space.register("w")
+    space.take_token()
+    assert space.claim_ids("w") == ["s1"]
+    claim = space.claim("w")
+    assert not claim.more
+    assert not space.take_token()
+
+
+def test_a_stale_claim_says_that_more_may_be_there(space: Space) -> None:
+    space.register("w")
+    space.claim("w", seq=5)
+    assert space.claim("w", seq=5).more
+
+
+def test_claims_go_on_without_memory(own_space: Space) -> None:
+    own_space.push("m", "late")
+    own_space.edit("late", " 0 3600000", " 1 3600000")
+    own_space.redis.config_set("maxmemory", 1)
+    own_space.register("w")
+    deliveries: list[Delivery] = own_space.claim("w").deliveries
+    assert [delivery.id for delivery in deliveries] == ["m"]
+    own_space.check()
