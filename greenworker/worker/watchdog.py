@@ -16,6 +16,7 @@ from greenworker.broker import Broker
 from greenworker.errors import BrokerError, ConfigError
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.dump import stack_text
+from greenworker.worker.executor import run_of
 from greenworker.worker.incarnation import Membership
 
 _log = logging.getLogger("greenworker.worker")
