@@ -9,7 +9,8 @@ local PROCESSING = processing_key(wid)
 redis.call('DEL', NIL)
 
 local held = some_of(wid, n)
-for i = 1, #held, 2 do
+-- The oldest last: it is the next one popped. (Of more than some hundred the order is not kept.)
+for i = #held - 1, 1, -2 do
   local id = held[i]
   local queue = make_ready(id, redis.call('HGET', MSG, id), true)
   if queue then wake(queue) end

@@ -1,0 +1,217 @@
+"""reap: what a dead worker held comes back once, and only the guilty is buried."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from greenworker.broker import Sweep
+from tests.support.state import Space, envelope
+
+NOTHING = Sweep(extended=False, corpses=0, returned=0, buried=0, left=0)
+
+
+def crash_with(space: Space, worker: str) -> Sweep:
+    """That worker claims all there is, dies, and is reaped; what comes back is ready again."""
+    space.register(worker)
+    space.claim(worker)
+    space.crash(worker)
+    sweep = space.reap()
+    space.make_due()
+    space.broker.promote()
+    return sweep
+
+
+def deliveries(space: Space) -> dict[str, int]:
+    """How many crashes each present message was charged with."""
+    return {id: int(text.split(" ")[1]) for id, text in space.state()["msg"].items()}
+
+
+def test_what_a_corpse_held_comes_back_a_little_later_charged_once(space: Space) -> None:
+    space.run("w", "m1", "m2")
+    space.crash("w")
+    assert space.reap() == Sweep(extended=False, corpses=1, returned=2, buried=0, left=0)
+    assert space.state("push:", "wake") == {
+        "msg": {"m1": envelope(deliveries=1), "m2": envelope(deliveries=1)},
+        "scheduled": {"m1": "now", "m2": "now"},
+        "queues": {"default"},
+        "stats": {"enqueued": "2", "reaped": "2"},
+        "sweep": "now",
+    }
+    space.check()
+
+
+def test_it_comes_back_within_half_a_second_and_not_all_at_one_moment(space: Space) -> None:
+    space.run("w", *(f"m{n}" for n in range(10)))
+    space.crash("w")
+    space.reap()
+    due = [score for _, score in space.redis.zrange(space.key("scheduled"), 0, -1, withscores=True)]
+    assert len(set(due)) == 10
+    assert max(due) - min(due) < 500
+
+
+def test_the_living_are_left_alone(space: Space) -> None:
+    (one,) = space.run("w", "m")
+    space.sweep_was(10.0)
+    assert space.reap() == NOTHING
+    assert space.done("w", one) == [True]
+    space.check()
+
+
+@pytest.mark.parametrize("seconds_ago", [None, 61.0])
+def test_after_a_quiet_time_leases_are_lengthened_and_nobody_is_reaped(
+    space: Space, seconds_ago: float | None
+) -> None:
+    """The server, or every worker, was away: old leases say nothing."""
+    (one,) = space.run("w", "m")
+    space.crash("w")
+    if seconds_ago is None:
+        space.redis.delete(space.key("sweep"))
+    else:
+        space.sweep_was(seconds_ago)
+    assert space.reap() == Sweep(extended=True, corpses=0, returned=0, buried=0, left=0)
+    lease = space.redis.zscore(space.key("workers"), "w") - space.redis.time()[0] * 1000
+    assert 20_000 < lease <= 31_000
+    assert space.reap() == NOTHING
+    assert space.done("w", one) == [True]
+
+
+def test_a_long_lease_is_not_shortened_by_a_quiet_time(space: Space) -> None:
+    space.register("w", lease=3600)
+    before = space.redis.zscore(space.key("workers"), "w")
+    assert space.reap().extended
+    assert space.redis.zscore(space.key("workers"), "w") == before
+
+
+# Blame
+
+
+def test_all_are_charged_and_from_the_second_crash_on_they_are_suspects(space: Space) -> None:
+    space.push("m1", "m2")
+    crash_with(space, "w1")
+    assert deliveries(space) == {"m1": 1, "m2": 1}
+    assert sorted(space.waiting()) == ["m1", "m2"]
+    crash_with(space, "w2")
+    assert deliveries(space) == {"m1": 2, "m2": 2}
+    assert sorted(space.state()["suspects:default"]) == ["m1", "m2"]
+    space.check()
+
+
+def test_only_the_suspect_that_ran_is_charged(space: Space) -> None:
+    space.push_suspect("s1", "s2")
+    space.push("m")
+    crash_with(space, "w")
+    assert deliveries(space) == {"s1": 3, "s2": 2, "m": 0}
+    space.check()
+
+
+def test_a_message_that_kills_three_times_alone_is_buried(space: Space) -> None:
+    space.push_suspect("poison")
+    assert [crash_with(space, f"w{n}").buried for n in range(3)] == [0, 0, 1]
+    error = (
+        '{"state":"FAILURE","error":{"type":"WorkerCrashed",'
+        '"message":"the worker died 5 times while it ran","traceback":""}}'
+    )
+    assert space.state("push:", "wake", "queues", "sweep") == {
+        "dead": {"poison": "now"},
+        "dead:record": {"poison": f"now poison w2\n{error}\n{envelope(deliveries=5)}"},
+        "result:poison": error,
+        "stats": {"enqueued": "1", "reaped": "2", "dead": "1"},
+    }
+    space.check()
+
+
+def test_the_poison_is_buried_alone_among_healthy_messages(space: Space) -> None:
+    """Whoever holds `poison` dies; all others end when it is their turn."""
+    space.push("poison", *(f"m{n}" for n in range(30)))
+    for n in range(60):
+        worker = f"w{n}"
+        space.register(worker)
+        held = space.claim(worker, 100).deliveries
+        if any(one.id == "poison" for one in held):
+            space.crash(worker)
+            space.reap()
+        else:
+            if held:
+                space.done(worker, *held)
+            space.broker.release(worker)
+        space.make_due()
+        space.broker.promote()
+    state = space.state()
+    assert list(state["dead"]) == ["poison"]
+    assert "msg" not in state
+    assert space.stats()["done"] == 30
+    space.check()
+
+
+def test_a_deploy_that_kills_four_times_buries_nothing(space: Space) -> None:
+    space.push("m1", "m2", "m3")
+    for n in range(4):
+        crash_with(space, f"w{n}")
+    assert "dead" not in space.state()
+    assert set(deliveries(space)) == {"m1", "m2", "m3"}
+    space.check()
+
+
+# How much, and by how many
+
+
+def test_a_corpse_is_drained_in_chunks(space: Space) -> None:
+    ids = [f"m{n}" for n in range(1500)]
+    space.push(*ids[:1000])
+    space.push(*ids[1000:])
+    space.register("w")
+    space.claim("w", 1000)
+    space.claim("w", 1000)
+    space.crash("w")
+    first = space.reap()
+    assert (first.corpses, first.left) == (1, 1)
+    assert 0 < first.returned < 1500
+    assert not space.broker.register("w", 60.0, {}, ["default"])
+    space.check()
+    sweeps = [space.reap() for _ in range(3)]
+    assert sum(sweep.returned for sweep in [first, *sweeps]) == 1500
+    assert sweeps[-1] == NOTHING
+    assert not {"corpses", "processing:w", "seq", "about"} & set(space.state())
+    assert set(deliveries(space).values()) == {1}
+    space.check()
+
+
+def test_five_reapers_move_each_message_of_a_corpse_once(space: Space) -> None:
+    ids = [f"m{n}" for n in range(1000)]
+    space.push(*ids)
+    space.register("w")
+    space.claim("w", 1000)
+    space.crash("w")
+
+    def reap_on(_: int) -> int:
+        with closing(space.another_broker()) as broker:
+            return sum(broker.reap(30.0, 60.0, 3).returned for _ in range(5))
+
+    with ThreadPoolExecutor(5) as threads:
+        assert sum(threads.map(reap_on, range(5))) == 1000
+    assert set(deliveries(space).values()) == {1}
+    assert space.stats() == {"enqueued": 1000, "reaped": 1000}
+    space.check()
+
+
+def test_an_id_whose_message_is_gone_is_dropped(space: Space) -> None:
+    space.run("w", "m")
+    space.redis.hset(space.key("processing:w"), "nobody", 1)
+    space.crash("w")
+    assert space.reap().returned == 1
+    assert "corpses" not in space.state()
+    space.check()
+
+
+def test_it_goes_on_without_memory(own_space: Space) -> None:
+    own_space.run("w", "m")
+    own_space.push_suspect("poison", deliveries=4)
+    own_space.claim("w")
+    own_space.crash("w")
+    own_space.redis.config_set("maxmemory", 1)
+    sweep = own_space.reap()
+    assert (sweep.returned, sweep.buried) == (1, 1)
+    own_space.check()

@@ -1,0 +1,50 @@
+"""status: what is where, in one look that changes nothing."""
+
+from __future__ import annotations
+
+from greenworker.broker import QueueStatus, Status
+from greenworker.message import Outcome
+from tests.support.state import Space
+
+
+def test_an_empty_namespace(space: Space) -> None:
+    assert space.broker.status() == Status([], [], 0, 0, None, {})
+
+
+def test_all_at_once(space: Space) -> None:
+    about = {"name": "host:1", "queues": ["default"], "concurrency": 100}
+    assert space.broker.register("w", 60.0, about, ["default"])
+    space.push("done", "dead", "held")
+    done, dead, _ = space.claim("w").deliveries
+    space.done("w", done)
+    space.settle("w", (dead, Outcome("dead", b'{"state":"FAILURE"}', 60.0, reason="failed")))
+    space.push("a", "b", priority=0)
+    space.push("c", queue="slow", priority=9)
+    space.push_suspect("s")
+    space.push("d", due=60.0)
+    before = space.state()
+
+    status = space.broker.status()
+
+    assert status.queues == [
+        QueueStatus("default", waiting=2, suspects=1, workers=1),
+        QueueStatus("slow", waiting=1, suspects=0, workers=0),
+    ]
+    (worker,) = status.workers
+    assert (worker.id, worker.name, worker.queues) == ("w", "host:1", ["default"])
+    assert (worker.concurrency, worker.running) == (100, 1)
+    assert 50 < worker.lease <= 60
+    assert (status.waiting, status.running, status.scheduled, status.dead) == (4, 1, 1, 1)
+    assert 50 < (status.next_due or 0) <= 60
+    assert status.counters == {"enqueued": 8, "done": 1, "dead": 1}
+    assert space.state() == before
+    space.check()
+
+
+def test_a_corpse_shows_until_it_is_drained(space: Space) -> None:
+    space.run("w", "m")
+    space.redis.zrem(space.key("workers"), "w")
+    space.redis.sadd(space.key("corpses"), "w")
+    (worker,) = space.broker.status().workers
+    assert (worker.id, worker.running) == ("w", 1)
+    assert worker.lease < 0

@@ -1,0 +1,316 @@
+"""The command line: how each form is read, what it defaults to, and what goes before what."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greenworker import cli, codec
+from greenworker.commands import logs, status
+from greenworker.commands import worker as worker_command
+from greenworker.commands.options import Options
+from greenworker.errors import ConfigError
+from greenworker.task import TaskOptions
+from greenworker.worker import WorkerConfig
+from greenworker.worker.config import default_name
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever GREENWORKER_* the developer has set."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+def parse(line: str) -> Options:
+    return cli.parse(line.split())
+
+
+def command(options: Options) -> str:
+    """Which command runs, as cli.main decides it."""
+    return next((one for one in ("status", "demo") if options.flag(one, command=True)), "worker")
+
+
+def settings(options: Options) -> dict[str, Any]:
+    """What the worker is told."""
+    return worker_command._settings(options)
+
+
+# Every option of --help: its name, whether it takes a value, and what follows it.
+SECTION = cli.__doc__.partition("Options:\n")[2].partition("\n\n")[0]
+OPTIONS = {
+    match["name"]: (match["value"] is not None, " ".join(match["text"].split()))
+    for match in re.finditer(
+        r"^  (?:-\w(?: [A-Z]+)?, )?--(?P<name>[\w-]+)(?: (?P<value>[A-Z]+))?(?P<text>.*(?:\n {10,}.*)*)",
+        SECTION,
+        re.MULTILINE,
+    )
+}
+DEFAULTS = {
+    name: text.partition("Default: ")[2]
+    for name, (_, text) in OPTIONS.items()
+    if "Default: " in text
+}
+VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS]
+
+
+# --- every form
+
+
+@pytest.mark.parametrize(
+    ("line", "runs", "modules"),
+    [
+        ("app.tasks", "worker", ["app.tasks"]),
+        ("worker app.tasks", "worker", ["app.tasks"]),
+        ("-c 1000 app.tasks", "worker", ["app.tasks"]),
+        ("app.tasks -c 1000", "worker", ["app.tasks"]),
+        ("worker -c 1000 app.tasks", "worker", ["app.tasks"]),
+        ("-c 1000 worker app.tasks", "worker", ["app.tasks"]),
+        ("-A app.tasks", "worker", ["app.tasks"]),
+        ("--app=app.tasks", "worker", ["app.tasks"]),
+        ("worker -A app.tasks", "worker", ["app.tasks"]),
+        ("shop.tasks:app mail.tasks", "worker", ["shop.tasks:app", "mail.tasks"]),
+        ("shop.tasks -q mail.tasks", "worker", ["shop.tasks", "mail.tasks"]),
+        ("worker status", "worker", ["status"]),
+        ("worker demo", "worker", ["demo"]),
+        ("worker worker", "worker", ["worker"]),
+        ("worker status demo", "worker", ["status", "demo"]),
+        ("-- status.tasks", "worker", ["status.tasks"]),
+        ("status", "status", []),
+        ("status -A m", "status", ["m"]),
+        ("-A m status", "status", ["m"]),
+        ("status -u redis://h --json", "status", []),
+        ("--json status", "status", []),
+        ("demo", "demo", []),
+        ("-q demo", "demo", []),
+        ("", "worker", []),
+        ("worker", "worker", []),
+    ],
+)
+def test_what_runs_and_on_which_modules(line: str, runs: str, modules: list[str]) -> None:
+    options = parse(line)
+    assert (command(options), options.modules) == (runs, modules)
+
+
+@pytest.mark.parametrize(
+    "line", ["-c 7 m", "-c7 m", "--concurrency 7 m", "--concurrency=7 m", "m -c 7", "m --conc 7"]
+)
+def test_a_value_may_be_written_in_every_usual_way(line: str) -> None:
+    assert parse(line).count("concurrency") == 7
+
+
+def test_all_options_at_once() -> None:
+    options = parse(
+        "-c 9 -Q high,low -u redis://h -n w1 -l debug -q --timeout 1 --grace 2 --lease 3 "
+        "--block-warn 0.1 --max-block 0 --burst --solo --allow-eviction --log-json --log-values m"
+    )
+    assert settings(options) == {
+        "concurrency": 9, "queues": ("high", "low"), "name": "w1", "timeout": 1.0, "grace": 2.0,
+        "lease": 3.0, "block_warn": 0.1, "max_block": 0.0, "burst": True, "solo": True,
+        "allow_eviction": True, "log_values": True,
+    }  # fmt: skip
+    assert options.text("url") == "redis://h"
+    assert options.flag("log-json")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--nope m", "unknown option --nope"),
+        ("m --nope=3", "unknown option --nope"),
+        ("-x m", "unknown option -x"),
+        ("-x9 m", "unknown option -x"),
+        ("m -c", "-c needs a value"),
+        ("m --concurrency", "--concurrency needs a value"),
+        ("status extra", "status"),
+        ("demo extra", "demo"),
+        ("--burst=1 m", "--burst"),
+    ],
+)
+def test_a_call_that_makes_no_sense(line: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)) as caught:
+        parse(line)
+    assert "greenworker --help" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "x", "1.5", "", "١"])
+def test_a_concurrency_that_is_none(value: str) -> None:
+    options = cli.parse(["-c", value, "m"])
+    with pytest.raises(ConfigError, match=f"--concurrency {value}"):
+        settings(options)
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "nan", "inf", "1e9"])
+@pytest.mark.parametrize("name", ["timeout", "grace", "lease", "block-warn", "max-block"])
+def test_seconds_that_are_none(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{name} {value}: give seconds"):
+        settings(cli.parse([f"--{name}", value, "m"]))
+
+
+def test_help_is_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert not caught.value.code
+    assert capsys.readouterr().out.strip() == cli.__doc__.strip()
+
+
+def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ("--nope", "", "worker", "-c 0 m", "-l loud m", "--workdir /nowhere m"):
+        assert cli.main(line.split()) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("greenworker: ")
+        assert err.count("\n") == 1
+
+
+# --- defaults
+
+
+def test_every_default_that_help_states_is_the_real_one() -> None:
+    told = settings(parse("m"))
+    real = WorkerConfig(**{name: value for name, value in told.items() if value is not None})
+    assert set(DEFAULTS) == {
+        "concurrency", "queues", "name", "timeout", "grace", "lease", "block-warn", "max-block",
+        "loglevel", "namespace",
+    }  # fmt: skip
+    for option in ("concurrency", "timeout", "grace", "lease", "block-warn", "max-block"):
+        assert float(DEFAULTS[option]) == getattr(real, option.replace("-", "_")), option
+    assert DEFAULTS["name"] == "host.pid"
+    assert real.name == default_name()
+    assert "queues" not in {name for name, value in told.items() if value is not None}
+    assert DEFAULTS["queues"] == "every queue that the tasks declare, and `default`"
+    assert DEFAULTS["loglevel"] == "info"
+    assert logs.level_of(parse("m")) == 20
+    assert status._app(parse("status -u redis://h")).namespace == DEFAULTS["namespace"]
+
+
+def test_the_table_of_defaults() -> None:
+    """What newcomers are told, wherever it is set."""
+    config, task = WorkerConfig(), TaskOptions("t")
+    assert (config.concurrency, config.timeout, config.grace, config.lease) == (100, 300, 25, 30)
+    assert (config.beat_every, config.sweep_every) == (config.lease / 6, config.lease / 2)
+    assert (config.block_warn, config.max_deliveries) == (0.5, 3)
+    assert not (config.burst or config.solo or config.log_values or config.allow_eviction)
+    assert (task.priority, task.result_ttl, task.retries, task.queue) == (5, 3600, 0, "default")
+    assert (task.timeout, task.expires, task.ignore_result, task.bind) == (None, None, False, False)
+    assert codec.MAX_PAYLOAD == 1_000_000
+    finish = Path(cli.__file__).with_name("lua").joinpath("finish.lua").read_text()
+    assert "DEAD_MOST, DEAD_FOR = 100000, 30 * 24 * 3600 * 1000" in finish
+
+
+# --- the environment
+
+
+@pytest.mark.parametrize("name", [name for name, (takes, _) in OPTIONS.items() if takes])
+def test_a_value_can_come_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"GREENWORKER_{name.replace('-', '_').upper()}"
+    monkeypatch.setenv(variable, "7")
+    assert parse("m").text(name) == "7"
+    assert cli.parse([f"--{name}", "8", "m"]).text(name) == "8"
+    monkeypatch.setenv(variable, "")
+    assert parse("m").text(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (takes, _) in OPTIONS.items() if not takes and name != "help"]
+)
+def test_a_switch_can_come_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"GREENWORKER_{name.replace('-', '_').upper()}"
+    for value, on in (("1", True), ("yes", True), ("True", True), ("0", False), ("", False)):
+        monkeypatch.setenv(variable, value)
+        assert parse("m").flag(name) is on
+        assert cli.parse([f"--{name}", "m"]).flag(name) is True
+    monkeypatch.setenv(variable, "perhaps")
+    with pytest.raises(ConfigError, match=f"{variable}='perhaps': give 1 or 0"):
+        parse("m").flag(name)
+
+
+def test_the_environment_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENWORKER_CONCURRENCY", "1000")
+    monkeypatch.setenv("GREENWORKER_BLOCK_WARN", "2")
+    monkeypatch.setenv("GREENWORKER_BURST", "1")
+    monkeypatch.setenv("GREENWORKER_APP", "app.tasks")
+    options = parse("")
+    assert options.modules == ["app.tasks"]
+    told = settings(options)
+    assert (told["concurrency"], told["block_warn"], told["burst"]) == (1000, 2.0, True)
+    assert settings(parse("-c 5"))["concurrency"] == 5
+
+
+def test_a_bad_value_of_the_environment_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GREENWORKER_CONCURRENCY", "many")
+    with pytest.raises(ConfigError, match="GREENWORKER_CONCURRENCY many: give a whole number"):
+        settings(parse("m"))
+
+
+@pytest.mark.parametrize(
+    ("line", "variable", "value", "level"),
+    [
+        ("m", "LOGLEVEL", "error", 40),
+        ("-l warning m", "LOGLEVEL", "error", 30),
+        ("m", "QUIET", "1", 30),
+        ("m", "VERBOSE", "1", 10),
+        ("-v m", "QUIET", "1", 10),
+        ("-q m", "VERBOSE", "1", 30),
+        ("-l error m", "VERBOSE", "1", 40),
+        ("-l error m", "QUIET", "1", 40),
+        ("-v m", "LOGLEVEL", "error", 10),
+    ],
+)
+def test_the_log_level(
+    line: str, variable: str, value: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"GREENWORKER_{variable}", value)
+    assert logs.level_of(parse(line)) == level
+
+
+# --- which server
+
+
+@pytest.mark.parametrize(
+    ("line", "server", "source"),
+    [
+        ("status", "redis://environment", "GREENWORKER_URL"),
+        ("status -u redis://flag", "redis://flag", "--url"),
+        ("status -A declared", "redis://declared", "App(url)"),
+        ("status -A declared -u redis://flag", "redis://flag", "--url"),
+        ("status -A open", "redis://environment", "GREENWORKER_URL"),
+        ("status -A open -u redis://flag", "redis://flag", "--url"),
+    ],
+)
+def test_a_flag_goes_before_the_app_and_the_app_before_the_environment(
+    line: str, server: str, source: str, modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENWORKER_URL", "redis://environment")
+    endpoint = status._app(parse(line)).endpoint
+    assert (endpoint.url, endpoint.source) == (server, source)
+
+
+def test_the_embedded_server_comes_last(
+    modules: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for line in ("status", "status -A open"):
+        endpoint = status._app(parse(line)).endpoint
+        assert endpoint.source == "embedded"
+    assert str(modules / ".greenworker") in caplog.text
+    monkeypatch.setenv("GREENWORKER_URL", "required")
+    for line in ("status", "status -A open"):
+        with pytest.raises(ConfigError, match="GREENWORKER_URL=required forbids the embedded"):
+            _ = status._app(parse(line)).endpoint
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: module `declared` has an App with a URL, `open` one without."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, url in (("declared", "'redis://declared'"), ("open", "")):
+        (tmp_path / f"{name}.py").write_text(f"from greenworker import App\napp = App({url})\n")
+        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+    return tmp_path
