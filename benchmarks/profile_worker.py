@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 EVERY = 0.0005  # seconds
@@ -29,8 +29,8 @@ class Sampler:
     """CPU seconds by the stack they were spent in."""
 
     def __init__(self) -> None:
-        self.own: Counter[str] = Counter()  # by function
-        self.behalf: Counter[str] = Counter()  # by function of ours, with what it calls of others
+        self._own: Counter[_Spot] = Counter()  # by function
+        self._behalf: Counter[_Spot] = Counter()  # by function of ours, with what it calls of others
         self.seconds = 0.0
         self._last = 0.0
 
@@ -42,24 +42,36 @@ class Sampler:
     def stop(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
+    def result(self) -> dict[str, Any]:
+        own, behalf = (
+            {_text(spot): seconds for spot, seconds in spots.items()} for spots in (self._own, self._behalf)
+        )
+        return {"seconds": self.seconds, "own": own, "behalf": behalf}
+
     def _look(self, _signal: int, frame: FrameType | None) -> None:
         spent = time.thread_time() - self._last
         self.seconds += spent
-        self.own[_place(frame)] += spent
+        self._own[_spot(frame)] += spent
         ours = frame
         while ours is not None and "/greenworker/" not in ours.f_code.co_filename:
             ours = ours.f_back
-        self.behalf[_place(ours or frame)] += spent
+        self._behalf[_spot(ours or frame)] += spent
         self._last = time.thread_time()  # what this look took is nobody's
 
 
-def _place(frame: FrameType | None) -> str:
-    if frame is None:
-        return "(no Python)"
-    code = frame.f_code
-    name = f"{Path(code.co_filename).parent.name}/{Path(code.co_filename).stem}.{code.co_qualname}"
-    # On its `def` line a function has not begun: the time was spent before it was called.
-    return f"→ {name}" if frame.f_lineno == code.co_firstlineno else name
+# A function, and whether it had begun: on its `def` line the time was spent before it was called.
+_Spot = tuple[CodeType, bool]
+
+
+def _spot(frame: FrameType | None) -> _Spot:
+    assert frame is not None
+    return frame.f_code, frame.f_lineno != frame.f_code.co_firstlineno
+
+
+def _text(spot: _Spot) -> str:
+    code, begun = spot
+    path = Path(code.co_filename)
+    return f"{'' if begun else '→ '}{path.parent.name}/{path.stem}.{code.co_qualname}"
 
 
 def inside(tasks: int) -> None:
@@ -82,8 +94,7 @@ def inside(tasks: int) -> None:
             if what:
                 getattr(sampler, what)()
                 received[what] = worker.stats.succeeded
-    profile = {"tasks": received["stop"] - received["start"], "seconds": sampler.seconds}
-    print(json.dumps({**profile, "own": sampler.own, "behalf": sampler.behalf}))
+    print(json.dumps({"tasks": received["stop"] - received["start"], **sampler.result()}))
 
 
 def main() -> None:

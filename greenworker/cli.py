@@ -70,12 +70,15 @@ from greenworker import __version__
 from greenworker.commands.options import Options
 from greenworker.errors import ConfigError, GreenworkerError
 
+_COMMANDS = ("status", "demo")
+
 
 def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
     """Run the command line; returns the exit code. Mistakes are told in one line."""
     try:
         options = parse(argv)
-        if options.flag("version"):
+        # By the flag alone: GREENWORKER_VERSION=0.1.0 is what a Dockerfile may well say.
+        if options.said_by_flag("version"):
             print(f"greenworker {__version__}")
             return 0
         return _command(options, early_ssl)
@@ -90,9 +93,17 @@ def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
 def parse(argv: Sequence[str]) -> Options:
     """The parsed call; raises ConfigError."""
     try:
-        return Options(docopt(__doc__, list(argv)))
+        parsed = docopt(__doc__, list(argv))
     except DocoptExit:
         raise ConfigError(f"{_misread(argv)}; see greenworker --help") from None
+    # docopt reads `status app.tasks` as a worker for two modules, the first of them `status`.
+    first, *others = parsed["<module>"] or [""]
+    if first in _COMMANDS and not parsed["worker"]:
+        raise ConfigError(
+            f"{first} makes no sense of {others[0]!r}: its module is given by -A, and a module "
+            f"called {first} is run by: greenworker worker {first}; see greenworker --help"
+        )
+    return Options(parsed)
 
 
 def _command(options: Options, early_ssl: Sequence[str]) -> int:

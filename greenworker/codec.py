@@ -17,8 +17,9 @@ from greenworker.errors import MalformedMessage, NotEncodable, PayloadTooLarge
 MAX_PAYLOAD = 1_000_000  # bytes, for arguments and for results
 MAX_DEPTH = 200  # orjson encodes 253 levels and decodes 1,024
 
-# Brackets and whole strings: a bracket inside a string is no bracket.
-_TOKENS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"|[\[\]{}]', re.DOTALL)
+# Brackets and whole strings: a bracket inside a string is no bracket. Possessive, and a string
+# may lack its end: so each byte is looked at once, whatever the bytes are.
+_TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def encode(value: Any, where: str, limit: int = MAX_PAYLOAD) -> bytes:

@@ -205,30 +205,37 @@ class ConnectionPool:
         self._pid = os.getpid()
         self._idle: list[Connection] = []
         self._permits = threading.Semaphore(self._size)
+        self._answered = time.monotonic()
 
     def _patiently(self, step: Callable[[Connection], Any]) -> Any:
-        deadline = time.monotonic() + self.patience
-        pause, maybe_done = 0.01, False
-        while True:
-            try:
-                with self._borrow(deadline) as connection:
-                    return step(connection)
-            except BrokerUnavailable as error:
-                error.maybe_done = maybe_done = maybe_done or error.maybe_done
-                if time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-            pause = min(pause * 2, 0.5)
+        with self._borrow() as connection:
+            deadline = time.monotonic() + self.patience
+            pause, maybe_done = 0.01, False
+            while True:
+                try:
+                    reply = step(connection)
+                except BrokerUnavailable as error:
+                    error.maybe_done = maybe_done = maybe_done or error.maybe_done
+                    if time.monotonic() + pause > deadline:
+                        raise
+                else:
+                    self._answered = time.monotonic()
+                    return reply
+                time.sleep(pause)
+                pause = min(pause * 2, 0.5)
 
     @contextmanager
-    def _borrow(self, deadline: float) -> Iterator[Connection]:
+    def _borrow(self) -> Iterator[Connection]:
         if self._pid != os.getpid():
             self._open()
         permits, idle = self._permits, self._idle
-        if not permits.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise BrokerUnavailable(
-                f"all {self._size} connections to {self.endpoint.redacted} are busy"
-            )
+        # A crowd may wait for longer than our patience, as long as the server answers others.
+        began = time.monotonic()
+        while not permits.acquire(timeout=self.patience):
+            if time.monotonic() - max(began, self._answered) >= self.patience:
+                raise BrokerUnavailable(
+                    f"all {self._size} connections to {self.endpoint.redacted} are waiting"
+                )
         try:
             connection = idle.pop() if idle else Connection(self.endpoint, self._name)
             try:

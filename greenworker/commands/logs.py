@@ -17,10 +17,12 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
 def level_of(options: Options) -> int:
-    """The log level that was asked for; raises ConfigError."""
-    if options.flag("verbose"):
+    """The log level that was asked for, by a flag or else by the environment; raises ConfigError."""
+    by_flag = any(options.said_by_flag(name) for name in ("verbose", "quiet", "loglevel"))
+    said = options.said_by_flag if by_flag else options.flag
+    if said("verbose"):
         return logging.DEBUG
-    if options.flag("quiet"):
+    if said("quiet"):
         return logging.WARNING
     name = (options.text("loglevel") or "info").lower()
     if name not in _LEVELS:

@@ -36,7 +36,7 @@ class Options:
 
     def said_by_flag(self, name: str) -> bool:
         """Whether the flag itself was given, not its variable."""
-        return self._parsed[f"--{name}"] is not None
+        return self._parsed[f"--{name}"] not in (None, False)
 
     def text(self, name: str) -> str | None:
         return self._said(name)[1]

@@ -55,16 +55,15 @@ def render(status: Status) -> str:
 
 
 def _app(options: Options) -> App:
-    namespace = options.text("namespace") or "default"
-    url = options.text("url")
     if options.modules:
         app = find_app(options.modules, need_tasks=False)
-        if options.said_by_flag("url") and url is not None:
-            app.use(url, "--url")
-        return app
+    else:
+        app = App(namespace=options.text("namespace") or "default")
+    # What the environment says comes after what the App says: it looks there by itself.
+    url = options.text("url") if options.said_by_flag("url") else None
     if url is not None:
-        return App(url, namespace=namespace)
-    return App(namespace=namespace)
+        app.use(url, "--url")
+    return app
 
 
 def _as_json(status: Status) -> dict[str, object]:

@@ -106,7 +106,13 @@ class Executor:
         args = (current, *run.message.args) if run.task.options.bind else run.message.args
         deadline = _Deadline(run, self._write_off) if run.timeout else None
         try:
-            value = run.task.function(*args, **run.message.kwargs)
+            try:
+                value = run.task.function(*args, **run.message.kwargs)
+            finally:
+                # Before anything else may wait: what comes now is no longer the task's time.
+                if deadline is not None:
+                    deadline.cancel()
+                self._stats.durations.append(time.monotonic() - run.started)
         except HardTimeout:
             return self._failed(run, TaskTimeout(f"ran longer than {run.timeout:g} s"))
         except Release:
@@ -115,10 +121,6 @@ class Executor:
         except BaseException as error:
             # SystemExit and KeyboardInterrupt, too, are this task's own.
             return self._failed(run, error)
-        finally:
-            if deadline is not None:
-                deadline.cancel()
-            self._stats.durations.append(time.monotonic() - run.started)
         return self._succeeded(run, value)
 
     def _succeeded(self, run: Run, value: Any) -> Outcome:

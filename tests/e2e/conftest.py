@@ -67,7 +67,9 @@ class Project:
         self._stack.callback(app.close)
         return module
 
-    def worker(self, *args: str, ready: bool = True, env: Mapping[str, str] | None = None) -> Command:
+    def worker(
+        self, *args: str, ready: bool = True, env: Mapping[str, str] | None = None
+    ) -> Command:
         """Start `greenworker ARGS tasks`, and wait until it claims; killed with the test."""
         worker = self._stack.enter_context(Command(*args, "tasks", cwd=self.folder, env=env))
         if ready:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from greenworker import cli, codec
+from greenworker import __version__, cli, codec
 from greenworker.commands import logs, status
 from greenworker.commands import worker as worker_command
 from greenworker.commands.options import Options
@@ -78,7 +79,6 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("worker demo", "worker", ["demo"]),
         ("worker worker", "worker", ["worker"]),
         ("worker status demo", "worker", ["status", "demo"]),
-        ("-- status.tasks", "worker", ["status.tasks"]),
         ("status", "status", []),
         ("status -A m", "status", ["m"]),
         ("-A m status", "status", ["m"]),
@@ -125,8 +125,9 @@ def test_all_options_at_once() -> None:
         ("-x9 m", "unknown option -x"),
         ("m -c", "-c needs a value"),
         ("m --concurrency", "--concurrency needs a value"),
-        ("status extra", "status"),
-        ("demo extra", "demo"),
+        ("status app.tasks", "its module is given by -A"),
+        ("demo app.tasks", "makes no sense of 'app.tasks'"),
+        ("-c 3 status app.tasks", "greenworker worker status"),
         ("--burst=1 m", "--burst"),
     ],
 )
@@ -194,7 +195,7 @@ def test_the_table_of_defaults() -> None:
     assert (config.concurrency, config.timeout, config.grace, config.lease) == (100, 300, 25, 30)
     assert (config.beat_every, config.sweep_every) == (config.lease / 6, config.lease / 2)
     assert (config.block_warn, config.max_deliveries) == (0.5, 3)
-    assert not (config.burst or config.solo or config.log_values or config.allow_eviction)
+    assert not any((config.burst, config.solo, config.log_values, config.allow_eviction))
     assert (task.priority, task.result_ttl, task.retries, task.queue) == (5, 3600, 0, "default")
     assert (task.timeout, task.expires, task.ignore_result, task.bind) == (None, None, False, False)
     assert codec.MAX_PAYLOAD == 1_000_000
@@ -216,7 +217,8 @@ def test_a_value_can_come_from_the_environment(name: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, (takes, _) in OPTIONS.items() if not takes and name != "help"]
+    "name",
+    [name for name, (takes, _) in OPTIONS.items() if not takes and name not in ("help", "version")],
 )
 def test_a_switch_can_come_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variable = f"GREENWORKER_{name.replace('-', '_').upper()}"
@@ -239,6 +241,16 @@ def test_the_environment_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> 
     told = settings(options)
     assert (told["concurrency"], told["block_warn"], told["burst"]) == (1000, 2.0, True)
     assert settings(parse("-c 5"))["concurrency"] == 5
+
+
+def test_a_version_of_the_environment_is_somebody_elses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREENWORKER_VERSION", "0.1.0")
+    assert cli.main([]) == 2
+    assert "which tasks?" in capsys.readouterr().err
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"greenworker {__version__}\n"
 
 
 def test_a_bad_value_of_the_environment_names_its_variable(
@@ -292,17 +304,21 @@ def test_a_flag_goes_before_the_app_and_the_app_before_the_environment(
     assert (endpoint.url, endpoint.source) == (server, source)
 
 
+@pytest.mark.parametrize("line", ["status", "status -A open"])
 def test_the_embedded_server_comes_last(
-    modules: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    line: str, modules: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for line in ("status", "status -A open"):
-        endpoint = status._app(parse(line)).endpoint
-        assert endpoint.source == "embedded"
+    assert status._app(parse(line)).endpoint.source == "embedded"
     assert str(modules / ".greenworker") in caplog.text
+
+
+@pytest.mark.parametrize("line", ["status", "status -A open"])
+def test_the_embedded_server_can_be_forbidden(
+    line: str, modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GREENWORKER_URL", "required")
-    for line in ("status", "status -A open"):
-        with pytest.raises(ConfigError, match="GREENWORKER_URL=required forbids the embedded"):
-            _ = status._app(parse(line)).endpoint
+    with pytest.raises(ConfigError, match="GREENWORKER_URL=required forbids the embedded"):
+        _ = status._app(parse(line)).endpoint
 
 
 @pytest.fixture
@@ -312,5 +328,5 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path)
     for name, url in (("declared", "'redis://declared'"), ("open", "")):
         (tmp_path / f"{name}.py").write_text(f"from greenworker import App\napp = App({url})\n")
-        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import gevent
@@ -17,9 +16,8 @@ from tests.worker import in_patched_process
 TIME_LIMIT = 60.0  # seconds
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
-    """Never called for a conftest that is found while collecting: see pytest_itemcollected."""
+def pytest_configure(config: pytest.Config) -> None:
+    in_patched_process.register(config)
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +28,42 @@ def time_limit() -> Iterator[None]:
     """
     with gevent.Timeout(TIME_LIMIT, AssertionError(f"still waiting after {TIME_LIMIT:g} s")):
         yield
+
+
+@pytest.fixture(autouse=True)
+def stray_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What ended a greenlet or a callback of the loop by an exception: nothing may.
+
+    gevent only prints it. A test that expects some takes them out of this list.
+    """
+    errors: list[str] = []
+
+    def handle_error(context: object, kind: type[BaseException], error: object, _: object) -> None:
+        if not issubclass(kind, gevent.GreenletExit):
+            errors.append(f"{kind.__name__}: {error} in {context!r}")
+
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", handle_error)
+    yield errors
+    assert not errors
+
+
+@pytest.fixture
+def app(url: str, namespace: str) -> Iterator[App]:
+    """An app of its own namespace, for tests to declare tasks in."""
+    app = App(url, namespace=namespace)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def space(url: str, namespace: str) -> Iterator[Space]:
+    """The same namespace, to seed and to look into."""
+    with Space(url, namespace) as space:
+        yield space
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[TcpProxy]:
+    """A way to the session's server that can be disturbed."""
+    with TcpProxy(server.url) as proxy:
+        yield proxy

@@ -36,6 +36,14 @@ def is_patched() -> bool:
     return bool(monkey.is_module_patched("socket"))
 
 
+def register(config: pytest.Config) -> None:
+    """Give this process its part: it hands the tests over, or reports, or is patched and runs them."""
+    if not is_patched():
+        config.pluginmanager.register(Parent(config))
+    elif REPORTS in os.environ:
+        config.pluginmanager.register(Reporter(config))
+
+
 class Parent:
     """In the session that somebody started: hands items over, and passes reports on."""
 
@@ -67,6 +75,8 @@ class Parent:
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for data in self._reports(item, self._child):
             report = hook.pytest_report_from_serializable(config=self._config, data=data)
+            if isinstance(report.longrepr, list):  # where a test was skipped: JSON has no tuples
+                report.longrepr = tuple(report.longrepr)
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
@@ -100,7 +110,7 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-c", CHILD, *options, *ids],
             cwd=config.rootpath,
-            env={**os.environ, REPORTS: str(write)},
+            env={**os.environ, "PYTEST_ADDOPTS": "", REPORTS: str(write)},
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
