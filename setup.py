@@ -67,6 +67,7 @@ setup(
         "dev": [
             *EMBEDDED,
             *TOP,
+            "gunicorn>=23.0",  # for one of the examples
             "mypy>=1.14",
             "pytest>=8.0",
             "pytest-timeout>=2.3",

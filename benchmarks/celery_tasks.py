@@ -11,7 +11,6 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_ignore_result=False,
     task_time_limit=300,
-    worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
     worker_enable_remote_control=False,
     worker_send_task_events=False,
     worker_disable_rate_limits=True,
@@ -19,6 +18,8 @@ app.conf.update(
     result_serializer="json",
     result_expires=3600,
     broker_connection_retry_on_startup=True,
+    # Off by default: each task then opens a connection of its own for its result.
+    result_backend_thread_safe="BENCH_STOCK" not in os.environ,
 )
 
 

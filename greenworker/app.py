@@ -151,12 +151,12 @@ class App:
                 f"@app.task takes a function, not {function!r:.60}; options need names"
             )
         given = dict(options)
-        name = given.pop("name", None) or f"{_importable_module(function)}.{function.__qualname__}"
+        name = given.pop("name", None) or _importable_name(function)
         try:
             task: Task[..., Any] = Task(function, make_options(name, given), lambda: self.client)
         except DeclarationError:
             raise
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # an unknown option, no signature to be had
             raise DeclarationError(f"{name}: {error}") from None
         known = self.tasks.get(name)
         if known is not None and not _same_function(known.function, function):
@@ -180,6 +180,12 @@ class App:
         )
         _log.warning("no server URL given: using the embedded server in %s", server.folder)
         return Endpoint(server.url, "embedded", prepare=server.ensure)
+
+
+def _importable_name(function: Callable[..., Any]) -> str:
+    if not hasattr(function, "__qualname__"):
+        raise DeclarationError(f"{function!r:.60} has no name of its own: give it name=")
+    return f"{_importable_module(function)}.{function.__qualname__}"
 
 
 def _importable_module(function: Callable[..., Any]) -> str:

@@ -37,7 +37,7 @@ class Backoff:
         try:
             return min(self.cap, self.base * self.factor ** (retry - 1))
         except OverflowError:
-            return self.cap
+            return self.cap if self.base else 0.0
 
     def delay(self, retry: int, draw: Callable[[], float] = random.random) -> float:
         """A random delay before the given retry; `draw` answers a number in [0, 1)."""

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
@@ -46,6 +46,13 @@ _UNNAMED: dict[str, None] = (
 
 # Codes after which the same server will serve us later, or another one does now.
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "BUSY ")
+# A password may hold / ? # @ and end up in any part: only a URL that is plain in all of them is shown.
+_SHOWN = re.compile(
+    r"(?P<scheme>[a-z]+://)?"
+    r"(?:(?P<user>[^:@/?#]*):[^/?#]*@|[^/?#]*@)?"
+    r"(?P<place>(?:(?:[\w.-]+|\[[\w:.%]+\])(?::\d+)?)?(?:/[^?#@]*)?)"
+    r"(?:[?#][^@]*)?"
+).fullmatch
 _CREDENTIALS = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "AUTH <password>")
 
 
@@ -53,7 +60,7 @@ _CREDENTIALS = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "A
 class Endpoint:
     """Where the server is, how we came to know, and what to do before connecting."""
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     source: str = "App(url)"
     prepare: Callable[[], None] | None = field(default=None, compare=False)
 
@@ -63,7 +70,8 @@ class Endpoint:
         except ValueError:
             raise ConfigError(
                 f"bad server URL {self.redacted!r} (from {self.source}): "
-                "use redis://host:port/db, rediss://… or unix:///path"
+                "use redis://host:port/db, rediss://… or unix:///path, "
+                "and %2F %3F %23 %40 for / ? # @ in a password"
             ) from None
 
     @property
@@ -73,14 +81,12 @@ class Endpoint:
 
 
 def redact(url: str) -> str:
-    """A URL that may be shown: no password, no query."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
+    """A URL that may be shown: no password, no query; nothing of one that cannot be read for sure."""
+    match = _SHOWN(url)
+    if match is None:
         return "(unreadable URL)"
-    user = f"{parts.username or ''}:***@" if parts.password else ""
-    return f"{parts.scheme}://{user}{host}{parts.path}"
+    user = f"{match['user']}:***@" if match["user"] is not None else ""
+    return f"{match['scheme'] or ''}{user}{match['place']}"
 
 
 class Connection:
@@ -129,20 +135,7 @@ class Connection:
         try:
             if self._endpoint.prepare is not None:
                 self._endpoint.prepare()
-            options = parse_url(self._endpoint.url)
-            cls = options.pop("connection_class", TcpConnection)
-            wire = cls(
-                **{
-                    "socket_connect_timeout": CONNECT_TIMEOUT,
-                    "socket_timeout": READ_TIMEOUT,
-                    **({} if "path" in options else {"socket_keepalive": True}),
-                    **options,
-                    "client_name": self._name,
-                    "protocol": 2,
-                    "retry": Retry(NoBackoff(), 0),
-                    **_UNNAMED,
-                }
-            )
+            wire = _wire_to(self._endpoint, self._name)
             wire.connect()
         except (redis_errors.RedisError, OSError) as error:
             raise _ours(error, self._endpoint, maybe_done=False) from error
@@ -244,6 +237,27 @@ class ConnectionPool:
                 idle.append(connection)
         finally:
             permits.release()
+
+
+def _wire_to(endpoint: Endpoint, name: str) -> TcpConnection:
+    """A connection as the URL describes it, not connected yet."""
+    options = parse_url(endpoint.url)
+    cls = options.pop("connection_class", TcpConnection)
+    options = {
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": READ_TIMEOUT,
+        **({} if "path" in options else {"socket_keepalive": True}),
+        **options,
+        "client_name": name,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        **_UNNAMED,
+    }
+    try:
+        wire: TcpConnection = cls(**options)
+    except TypeError as error:  # an option of the URL that redis-py does not know
+        raise ConfigError(f"bad server URL {endpoint.redacted!r}: {error}") from error
+    return wire
 
 
 def _ours(error: Exception, endpoint: Endpoint, maybe_done: bool) -> Exception:

@@ -76,7 +76,7 @@ class NotEncodable(GreenworkerError, TypeError):
     argument: int | str | None = None
 
     def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"{where} cannot be encoded: {reason}")
+        super().__init__(_one_line(f"{where} cannot be encoded: {reason}"))
         self.where = where
         self.reason = reason
 
@@ -133,7 +133,7 @@ class SendUnknown(BrokerUnavailable):
 
     def __init__(self, ids: list[str], reason: str) -> None:
         what = f"message {ids[0]}" if len(ids) == 1 else f"{len(ids)} messages"
-        super().__init__(f"{what} may or may not have been sent: {reason}")
+        super().__init__(_one_line(f"{what} may or may not have been sent: {reason}"))
         self.ids = ids
 
 
@@ -162,7 +162,8 @@ class TaskFailed(GreenworkerError):
     """
 
     def __init__(self, id: str, type: str, message: str, traceback: str = "") -> None:
-        super().__init__(f"{id} failed: {type}: {message}" if message else f"{id} failed: {type}")
+        what = f"{type}: {message}" if message else type
+        super().__init__(_one_line(f"{id} failed: {what}"))
         self.id = id
         self.type = type
         self.message = message
@@ -179,3 +180,8 @@ class TaskExpired(TaskFailed):
 
 class TaskTimeout(GreenworkerError):
     """A run passed its hard timeout."""
+
+
+def _one_line(text: str) -> str:
+    # What others say, an exception's text above all, may have many lines.
+    return " ".join(text.split())

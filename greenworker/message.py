@@ -137,14 +137,15 @@ def decode(id: str, envelope: bytes) -> Message:
                 f"{id}: an envelope of version {version[:8]!r}; this is version 1"
             )
         args, kwargs, *rest = codec.decode(body)
-        if not (isinstance(args, list) and isinstance(kwargs, dict)):
-            raise MalformedMessage(f"{id}: the body is not [args, kwargs]")
+        headers = rest[0] if rest else {}
+        if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(headers, dict)):
+            raise MalformedMessage(f"{id}: the body is not [args, kwargs, headers]")
         return Message(
             id=id,
             task=unquote(task) if "%" in task else task,
             args=args,
             kwargs=kwargs,
-            headers=rest[0] if rest else {},
+            headers=headers,
             queue=queue,
             priority=int(priority),
             result_ttl=int(ttl) / 1000,

@@ -76,7 +76,7 @@ def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
         given["backoff"] = as_backoff(given["backoff"])
     if "retry_for" in given:
         types = given["retry_for"]
-        types = (types,) if isinstance(types, type) else tuple(types)
+        types = tuple(types) if isinstance(types, Iterable) else (types,)
         if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
             raise DeclarationError(
                 f"{name}: retry_for={given['retry_for']!r}: give exception types"
@@ -206,6 +206,11 @@ class Task(Generic[P, R]):
         )
 
     def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+        if self.name.startswith("__main__."):
+            raise GreenworkerError(
+                f"{self.name} has no importable name, so no worker can find it: "
+                "move the task into a module"
+            )
         self.check_call(args, kwargs)
         options = self.options
         return Message(
@@ -220,11 +225,6 @@ class Task(Generic[P, R]):
         )
 
     def _send(self, message: Message) -> Result[R]:
-        if self.name.startswith("__main__."):
-            raise GreenworkerError(
-                f"{self.name} has no importable name, so no worker can find it: "
-                "move the task into a module"
-            )
         client = self._client()
         try:
             client.send(message)

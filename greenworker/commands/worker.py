@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def run(options: Options, early_ssl: Sequence[str] = ()) -> int:
     app.bound_connections(_SHARED_CONNECTIONS)
     worker = Worker(app, on_max_block=end_process, **settings)
     _raise_limits(worker.config.concurrency)
-    return _serve(worker, banner=level <= logging.INFO)
+    return _serve(worker, banner=level <= logging.INFO, as_json=options.flag("log-json"))
 
 
 def _settings(options: Options) -> dict[str, Any]:
@@ -73,21 +73,27 @@ def _settings(options: Options) -> dict[str, Any]:
     return settings
 
 
-def _serve(worker: Worker, banner: bool) -> int:
+def _serve(worker: Worker, banner: bool, as_json: bool) -> int:
+    # What reads JSON lines can read nothing else.
+    say = _log.info if as_json else _print
     _handle_signals(worker)
     worker.start()
     if banner:
-        print(_banner(worker), file=sys.stderr, flush=True)
-        gevent.spawn(_say_ready, worker)
+        say(_banner(worker))
+        gevent.spawn(_say_ready, worker, say)
     left = worker.serve_forever()
     if left:
         _log.error("%d outcomes could not be settled: their tasks will run again", left)
     return 1 if left else 0
 
 
-def _say_ready(worker: Worker) -> None:
+def _say_ready(worker: Worker, say: Callable[[str], None]) -> None:
     worker.ready.wait()
-    print("ready", file=sys.stderr, flush=True)
+    say("ready")
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _handle_signals(worker: Worker) -> None:
@@ -114,12 +120,14 @@ def _quiet(worker: Worker) -> None:
 
 
 def _resume(worker: Worker) -> None:
+    if worker.stopping:
+        return  # many send CONT after TERM
     _log.info("resuming")
     worker.resume()
 
 
 def _dump(worker: Worker) -> None:
-    print(describe_running(worker.pool), file=sys.stderr, flush=True)
+    _print(describe_running(worker.pool))
 
 
 def _banner(worker: Worker) -> str:

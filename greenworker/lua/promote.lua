@@ -15,9 +15,10 @@ for _, id in ipairs(due) do
     queue = 'default'
     redis.call('LPUSH', ready_key(queue, 5), id)
   end
+  -- One by one: where a list of a wrong type ends the script, what was moved has left.
+  redis.call('ZREM', SCHEDULED, id)
   woken[queue] = true
 end
-if #due > 0 then redis.call('ZREM', SCHEDULED, unpack(due)) end
 for queue in pairs(woken) do wake(queue) end
 local next_due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
 return {#due, next_due and math.max(0, tonumber(next_due) - now) or -1}

@@ -60,6 +60,13 @@ class Consumer(Service):
         self._expect = expect  # told in how many seconds more becomes due
         self._burst = burst
         self._waiting = False
+        self._has_token = False
+
+    def fresh(self) -> None:
+        """Forget what a former start and stop have left."""
+        self.ready.clear()
+        self.drained.clear()
+        self._stopping = False
 
     def step(self) -> float | None:
         me = self._membership.current
@@ -104,13 +111,15 @@ class Consumer(Service):
 
     def _claim(self, me: Incarnation) -> None:
         room = self._room(me)
-        if room <= 0 or self.quiet:
+        if room <= 0 and not self._has_token:
             self._membership.room.clear()
-            if self._room(me) <= 0 or self.quiet:
+            if self._room(me) <= 0:
                 self._membership.room.wait(1.0)
             return
+        # Whoever took a token claims, were it nothing: that passes the token on.
+        self._has_token = False
         me.used += 1
-        claim = self._broker.claim(me.id, me.used, room, self._queues)
+        claim = self._broker.claim(me.id, me.used, max(0, room), self._queues)
         me.known = me.used
         self._begin(me, claim.deliveries)
         if len(claim.deliveries) >= room or self._stopping:
@@ -124,6 +133,8 @@ class Consumer(Service):
         self._wait(_BURST_WAIT if self._burst else _WAIT_MOST)
 
     def _room(self, me: Incarnation) -> int:
+        if self.quiet:
+            return 0
         # A task that was written off holds its greenlet, though it is no longer held.
         return min(int(self._pool.size) - len(me.held), self._pool.free_count())
 
@@ -135,7 +146,7 @@ class Consumer(Service):
     def _wait(self, timeout: float) -> None:
         self._waiting = True
         try:
-            self._broker.wait(self._queues, timeout)
+            self._has_token = self._broker.wait(self._queues, timeout)
         finally:
             self._waiting = False
 

@@ -134,7 +134,7 @@ class Executor:
             result = b'{"state":"SUCCESS","value":%b}' % data
         self._stats.succeeded += 1
         if _log.isEnabledFor(logging.INFO):
-            shown = f": {value!r:.200}" if self._log_values else ""
+            shown = f": {_repr(value):.200}" if self._log_values else ""
             took = time.monotonic() - run.started
             _log.info("%s[%s] succeeded in %.2f s%s", run.task.name, run.message.id, took, shown)
         return Outcome("done", result, ttl)
@@ -151,7 +151,8 @@ class Executor:
 
     def _unknown(self, delivery: Delivery, message: Message) -> Outcome:
         """Put off, since a deploy may bring the task; dead when none has for ten minutes."""
-        first_seen = float(message.options.get("unknown", delivery.claimed_at))
+        # min: neither nan nor a time to come may put it off for ever.
+        first_seen = min(delivery.claimed_at, float(message.options.get("unknown", "inf")))
         waited = delivery.claimed_at - first_seen
         if waited >= _UNKNOWN_FOR:
             return self._dead(delivery, "unknown", UnknownTask(message.task, self._tasks))
@@ -262,6 +263,13 @@ def _shown(message: Message) -> str:
     values = [repr(value) for value in message.args]
     values += [f"{name}={value!r}" for name, value in message.kwargs.items()]
     return f" ({', '.join(values):.200})"
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # somebody's __repr__
+        return f"({type(value).__name__}: its repr cannot be had)"
 
 
 def _failure(error: BaseException) -> bytes:

@@ -25,10 +25,17 @@ class Incarnation:
         self.held: dict[str, Delivery] = {}
 
     def hold(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """Add what was claimed; returns what had not been held yet."""
-        new = [delivery for delivery in deliveries if delivery.id not in self.held]
-        for delivery in new:
-            self.held[delivery.id] = delivery
+        """Add what was claimed; returns what had not been held yet.
+
+        An id that is held may come again under a later sequence: it was settled, the reply was
+        lost, and it came back as a retry. That is a new delivery, and the old one is over.
+        """
+        new = []
+        for delivery in deliveries:
+            known = self.held.get(delivery.id)
+            if known is None or known.seq < delivery.seq:
+                self.held[delivery.id] = delivery
+                new.append(delivery)
         return new
 
 

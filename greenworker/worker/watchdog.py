@@ -44,6 +44,7 @@ class Watchdog:
         self._config = config
         self._on_max_block = on_max_block
         self._threads: ThreadPool | None = None
+        self._ident = 0  # the thread's
         self._lost = ""  # the incarnation that was found reaped
 
     def start(self) -> None:
@@ -75,19 +76,27 @@ class Watchdog:
         self._reaped.close()
         self._threads.kill()
         self._threads = None
+        # The thread still takes its hub down. An interpreter that ends meanwhile unwinds
+        # greenlet's C++ frames in it, and Python 3.11 dies of that (seen: SIGSEGV, SIGABRT).
+        deadline = time.monotonic() + 2.0
+        while self._ident in sys._current_frames() and time.monotonic() < deadline:
+            gevent.sleep(0.002)
 
     def _beat_heart(self) -> None:
         self._alive = time.monotonic()
 
     def _watch(self) -> None:
         """The thread. What it waits for is native: it goes on while the loop is blocked."""
-        next_beat, reported = 0.0, 0.0
+        self._ident = _get_ident()
+        next_beat, reported, given_up = 0.0, 0.0, False
         while not self._stop.acquire(timeout=self._tick):
             now = time.monotonic()
             blocked = now - self._alive - self._tick
-            if self._config.max_block and blocked > self._config.max_block:
+            too_long = 0 < self._config.max_block < blocked
+            if too_long and not given_up:
                 self._give_up(blocked)
-            elif now >= next_beat:
+            given_up = too_long
+            if not too_long and now >= next_beat:
                 next_beat = now + (
                     self._config.beat_every if self._beat() else min(1.0, self._config.beat_every)
                 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent import monkey
 from gevent.event import Event
+from gevent.lock import RLock
 
 from greenworker.broker import Broker
 from greenworker.connection import Connection
@@ -97,6 +98,7 @@ class Worker:
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, on_max_block)
         self.server = ""  # its name and version, once it has answered
         self._started = False
+        self._lifecycle = RLock()  # a start and a stop wait for each other
         self._hurry = Event()
         self._asked = Event()
 
@@ -125,19 +127,22 @@ class Worker:
         a burst raises BrokerUnavailable.
         """
         require_patched()
-        if self._started:
-            return
-        self._check_server()
-        self._started = True
-        self._asked.clear()
-        self._hurry.clear()
-        self._membership.fresh()
-        self.watchdog.start()
-        self.settler.start()
-        self.scheduler.start()
-        self.reaper.start()
-        if not self.config.solo:
-            self.consumer.start()
+        with self._lifecycle:
+            if self._started:
+                return
+            # Before the first wait: whoever asks for a stop from now on is heard.
+            self._asked.clear()
+            self._hurry.clear()
+            self.consumer.fresh()
+            self._check_server()
+            self._started = True
+            self._membership.fresh()
+            self.watchdog.start()
+            self.settler.start()
+            self.scheduler.start()
+            self.reaper.start()
+            if not self.config.solo:
+                self.consumer.start()
 
     def quiet(self) -> None:
         """Claim nothing more; what runs goes on."""
@@ -154,24 +159,12 @@ class Worker:
         Idempotent. Returns how many outcomes could not be settled because the server was away:
         their tasks will run again.
         """
-        if not self._started:
-            return 0
-        self._started = False
-        self._asked.set()
-        deadline = time.monotonic() + (self.config.grace if timeout is None else timeout)
-        self.consumer.stop(timeout=_FLUSH_AT_LEAST)
-        self._join(deadline)
-        self.pool.kill(Release, timeout=1.0)
-        left = self.settler.flush(max(_FLUSH_AT_LEAST, deadline - time.monotonic()))
-        self.settler.stop(timeout=_FLUSH_AT_LEAST)
-        self.scheduler.stop(timeout=1.0)
-        self.reaper.stop(timeout=1.0)
-        self._leave()
-        # Last: leases must live until the settler has flushed.
-        self.watchdog.stop()
-        for lane in self._lanes.values():
-            lane.close()
-        return left
+        with self._lifecycle:
+            if not self._started:
+                return 0
+            self._started = False
+            self._asked.set()
+            return self._stop(self.config.grace if timeout is None else timeout)
 
     @property
     def stopping(self) -> bool:
@@ -211,6 +204,22 @@ class Worker:
             if self.config.burst:
                 raise
             _log.warning("%s; trying until it can", error)
+
+    def _stop(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        self.consumer.stop(timeout=_FLUSH_AT_LEAST)
+        self._join(deadline)
+        self.pool.kill(Release, timeout=1.0)
+        left = self.settler.flush(max(_FLUSH_AT_LEAST, deadline - time.monotonic()))
+        self.settler.stop(timeout=_FLUSH_AT_LEAST)
+        self.scheduler.stop(timeout=1.0)
+        self.reaper.stop(timeout=1.0)
+        self._leave()
+        # Last: leases must live until the settler has flushed.
+        self.watchdog.stop()
+        for lane in self._lanes.values():
+            lane.close()
+        return left
 
     def _join(self, deadline: float) -> None:
         joiner = gevent.spawn(self.pool.join)

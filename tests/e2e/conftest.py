@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from greenworker import App, keys
-from tests.support.process import Command, environment, run
+from tests.support.process import Command, run
 from tests.support.server import Server
 
 # Stands before each app module. Tasks wait for files of the project's folder, which is where the
@@ -64,7 +64,8 @@ class Project:
         spec.loader.exec_module(module)
         app = module.app
         assert isinstance(app, App)
-        self._stack.callback(app.close)
+        # Beside the next test: the reader of results takes a second to see that it may leave.
+        self._stack.callback(threading.Thread(target=app.close).start)
         return module
 
     def worker(
@@ -126,19 +127,3 @@ def own_project(tmp_path: Path, own_server: Server, namespace: str) -> Iterator[
     project = Project(tmp_path, own_server.url, namespace)
     yield project
     project.close()
-
-
-def python(folder: Path, *args: str, env: Mapping[str, str] | None = None) -> str:
-    """Run a Python program to its good end, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, *args],
-        cwd=folder,
-        env=environment(env),
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -10,9 +10,7 @@ from greenworker.broker import NotRegistered
 from greenworker.errors import BrokerError
 from tests.support.state import Space, envelope
 
-MALFORMED = (
-    '{"state":"FAILURE","error":{"type":"MalformedMessage","message":"%s","traceback":""}}'
-)
+MALFORMED = '{"state":"FAILURE","error":{"type":"MalformedMessage","message":"%s","traceback":""}}'
 
 
 def test_a_claim_moves_messages_into_the_processing_list(space: Space) -> None:
@@ -28,7 +26,10 @@ def test_a_claim_moves_messages_into_the_processing_list(space: Space) -> None:
         "processing:w": {"m1": "1", "m2": "1"},
         "stats": {"enqueued": "3"},
     }
-    assert [(one.id, one.seq, one.worker) for one in claim.deliveries] == [("m1", 1, "w"), ("m2", 1, "w")]
+    assert [(one.id, one.seq, one.worker) for one in claim.deliveries] == [
+        ("m1", 1, "w"),
+        ("m2", 1, "w"),
+    ]
     assert claim.more
     space.check()
 
@@ -214,9 +215,7 @@ def test_a_moment_in_the_far_future_has_not_expired(space: Space) -> None:
         ("2 0 0 5 0 0 0 default t\n[]", "an envelope of an unknown version"),
     ],
 )
-def test_a_malformed_envelope_becomes_a_dead_letter(
-    space: Space, bytes_: str, what: str
-) -> None:
+def test_a_malformed_envelope_becomes_a_dead_letter(space: Space, bytes_: str, what: str) -> None:
     space.redis.hset(space.key("msg"), "bad", bytes_)
     space.redis.lpush(space.key("ready:default:5"), "bad")
     space.register("w")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from greenworker.errors import BrokerError
 from tests.support.state import Space
 
 
@@ -61,6 +64,20 @@ def test_at_most_a_thousand_at_once(space: Space) -> None:
     space.check()
     assert space.broker.promote() == (500, None)
     assert len(space.waiting()) == 1500
+    space.check()
+
+
+def test_a_key_of_a_wrong_type_doubles_and_loses_nothing(space: Space) -> None:
+    space.push("a", due=60.0)
+    space.push("b", queue="other", due=61.0)
+    space.redis.zadd(space.key("scheduled"), {"a": 1, "b": 2})
+    space.redis.set(space.key("ready:other:5"), "not a list")
+    for _ in range(3):
+        with pytest.raises(BrokerError, match="WRONGTYPE"):
+            space.broker.promote()
+    assert space.waiting() == ["a"]
+    space.redis.delete(space.key("ready:other:5"))
+    assert space.broker.promote()[0] == 1
     space.check()
 
 

@@ -118,7 +118,9 @@ class Space:
     def state(self, *without: str) -> State:
         """The snapshot, without the keys that begin with one of these words."""
         state = snapshot(self.redis, self.root)
-        return {key: value for key, value in state.items() if not key.startswith(without or ("\n",))}
+        return {
+            key: value for key, value in state.items() if not key.startswith(without or ("\n",))
+        }
 
     def check(self) -> None:
         check_whole(self.state())
@@ -166,18 +168,26 @@ class Space:
         assert old in text
         self.redis.hset(self.key("msg"), id, text.replace(old, new, 1))
 
-    def register(self, *workers: str, queues: Sequence[str] = ("default",), lease: float = 60) -> None:
+    def register(
+        self, *workers: str, queues: Sequence[str] = ("default",), lease: float = 60
+    ) -> None:
         for worker in workers:
             assert self.broker.register(worker, lease, {"name": worker}, queues)
 
     def claim(
-        self, worker: str, most: int = 10, queues: Sequence[str] = ("default",), seq: int | None = None
+        self,
+        worker: str,
+        most: int = 10,
+        queues: Sequence[str] = ("default",),
+        seq: int | None = None,
     ) -> Claim:
         """A claim with the next sequence of that worker, or with the one given."""
         self._seq[worker] += 1
         return self.broker.claim(worker, seq or self._seq[worker], most, queues)
 
-    def claim_ids(self, worker: str, most: int = 10, queues: Sequence[str] = ("default",)) -> list[str]:
+    def claim_ids(
+        self, worker: str, most: int = 10, queues: Sequence[str] = ("default",)
+    ) -> list[str]:
         return [delivery.id for delivery in self.claim(worker, most, queues).deliveries]
 
     def run(self, worker: str, *ids: str) -> list[Delivery]:

@@ -126,6 +126,9 @@ class TcpProxy:
         """Reset everything and end the thread; may be called twice."""
         if not self._closed:
             self._do(self._end)
+            # Not in the loop: it may have ended before _do() has woken it.
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def __enter__(self) -> Self:
         return self
@@ -153,8 +156,6 @@ class TcpProxy:
                     self._move(link, ready)
             if self._listener is not None and self._listener.fileno() in ready:
                 self._open_link()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def _register(self, poll: Any) -> None:
         now = time.monotonic()

@@ -32,7 +32,7 @@ def nested(depth: int) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, 1, -1.5, "ä\n\"\\", [], {}, [1, [2]], {"a": {"b": None}}, 2**63, -(2**63)]
+    "value", [None, True, 1, -1.5, 'ä\n"\\', [], {}, [1, [2]], {"a": {"b": None}}, 2**63, -(2**63)]
 )
 def test_json_survives(value: Any) -> None:
     assert decode(encode(value, "x")) == value
@@ -124,7 +124,9 @@ def test_brackets_inside_strings_are_none(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "\\", '"', '\\"', '"\\', "\\\\"])
 def test_no_string_hides_depth(text: str) -> None:
     hidden = [text, nested(MAX_DEPTH), text]
-    data = b"[%b]" % b",".join([encode(text, "x"), encode(nested(MAX_DEPTH), "x"), encode(text, "x")])
+    data = b"[%b]" % b",".join(
+        [encode(text, "x"), encode(nested(MAX_DEPTH), "x"), encode(text, "x")]
+    )
     with pytest.raises(MalformedMessage, match="nested deeper"):
         decode(data)
     with pytest.raises(NotEncodable, match="nested deeper"):
@@ -148,7 +150,9 @@ def test_bombs_are_refused_without_a_bang(bomb: bytes) -> None:
         decode(bomb)
 
 
-@pytest.mark.parametrize("data", [b"", b"nope", b"[1,]", b'{"a":1', b"\xff", b"NaN", b'"\xed\xa0\x80"'])
+@pytest.mark.parametrize(
+    "data", [b"", b"nope", b"[1,]", b'{"a":1', b"\xff", b"NaN", b'"\xed\xa0\x80"']
+)
 def test_what_is_no_json_is_malformed(data: bytes) -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
         decode(data)

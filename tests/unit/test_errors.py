@@ -65,7 +65,10 @@ def test_every_error_says_what_it_is() -> None:
         (errors.UnknownTask("t", ["b", "a"]), "no task 't' here; known: a, b"),
         (errors.UnknownTask("t", []), "no task 't' here; known: none"),
         (errors.SendUnknown(["m"], "reset"), "message m may or may not have been sent: reset"),
-        (errors.SendUnknown(["m", "n"], "reset"), "2 messages may or may not have been sent: reset"),
+        (
+            errors.SendUnknown(["m", "n"], "reset"),
+            "2 messages may or may not have been sent: reset",
+        ),
         (errors.ResultGone("m"), "nothing is known of m: never sent, or its result has expired"),
         (errors.ResultTimeout("m", 2.0, "STARTED"), "m is still STARTED after 2 s"),
         (errors.TaskFailed("m", "ValueError", "no"), "m failed: ValueError: no"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import gevent
 import pytest
@@ -65,5 +66,7 @@ def space(url: str, namespace: str) -> Iterator[Space]:
 @pytest.fixture
 def proxy(server: Server) -> Iterator[TcpProxy]:
     """A way to the session's server that can be disturbed."""
-    with TcpProxy(server.url) as proxy:
-        yield proxy
+    proxy = TcpProxy(server.url)
+    yield proxy
+    with suppress(OSError):  # its thread may have ended, pipe and all, before it was woken to
+        proxy.close()

@@ -103,7 +103,7 @@ class Child:
     """A patched process that runs these tests, in this order, whatever their outcome."""
 
     def __init__(self, ids: Sequence[str], config: pytest.Config) -> None:
-        self._output = tempfile.TemporaryFile("w+")
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  # see close()
         self._read, write = os.pipe()
         self._rest = b""
         options = [f"--rootdir={config.rootpath}", f"-c{config.inipath}", "-pno:cacheprovider"]

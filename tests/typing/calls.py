@@ -1,0 +1,83 @@
+"""What a type checker makes of a task. A comment `# E: code` expects an error of mypy there."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+from greenworker import App, CurrentTask, Result, Results, Task, current_task
+
+app = App()
+
+
+@app.task
+def fetch(url: str, *, retry: bool = False) -> int:
+    return len(url)
+
+
+@app.task(timeout=5.0, retries=3)
+def mail(to: str) -> None: ...
+
+
+@app.task(bind=True)
+def count(run: CurrentTask, n: int) -> str:
+    return run.id * n
+
+
+@app.task(bind=True, queue="slow")
+def nothing(run: CurrentTask) -> list[int]:
+    return [run.attempt]
+
+
+# Calling runs it here.
+assert_type(fetch("x"), int)
+assert_type(fetch("x", retry=True), int)
+fetch(3)  # E: arg-type
+fetch()  # E: call-arg
+
+# delay() takes what the function takes, and its result is of what the function returns.
+assert_type(fetch.delay("x"), Result[int])
+assert_type(fetch.delay("x", retry=True), Result[int])
+assert_type(fetch.delay("x").get(), int)
+assert_type(fetch.delay("x").get(timeout=5.0), int)
+assert_type(mail.delay("a@b"), Result[None])
+fetch.delay(3)  # E: arg-type
+fetch.delay()  # E: call-arg
+fetch.delay("x", True)  # E: call-arg
+fetch.delay("x", again=True)  # E: call-arg
+mail.delay(to=1)  # E: arg-type
+
+# With bind=True the first parameter is the worker's business.
+assert_type(count.delay(3), Result[str])
+assert_type(count.delay(n=3), Result[str])
+assert_type(nothing.delay(), Result[list[int]])
+count.delay("3")  # E: arg-type
+count.delay(current_task(), 3)  # E: call-arg, arg-type
+nothing.delay(1)  # E: call-arg
+
+# apply_async() keeps the type of the result and checks its options.
+assert_type(fetch.apply_async(["x"], countdown=5), Result[int])
+fetch.apply_async(["x"], countdown="5")  # E: arg-type
+fetch.apply_async(["x"], delay=5)  # E: call-arg
+
+# Many at once: handles, or their number.
+assert_type(fetch.delay_many([("x",), {"url": "y"}]), Results[int])
+assert_type(fetch.delay_many([("x",)], results=True), Results[int])
+assert_type(fetch.delay_many([("x",)], results=False), int)
+assert_type(fetch.delay_many([("x",)])[0], Result[int])
+assert_type(fetch.delay_many([("x",)])[1:], Results[int])
+assert_type([result.get() for result in fetch.delay_many([("x",)])], list[int])
+fetch.delay_many(5)  # E: call-overload
+
+# Tasks are values; a Result[bool] is a Result[int].
+known: Task[[str], None] = mail
+wrong: Task[[int], None] = mail  # E: assignment
+every: list[Task[..., Any]] = [mail, count]
+
+
+def wait(result: Result[object]) -> object:
+    return result.get()
+
+
+wait(fetch.delay("x"))
+
+current_task().attempt = 3  # E: misc

@@ -1,0 +1,33 @@
+"""Deliveries as a claim would bring them, without a server."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from greenworker.message import Delivery, Message, encode_tail
+
+_ids = itertools.count(1)
+
+
+def delivery_of(
+    task: str,
+    *args: Any,
+    attempt: int = 0,
+    deliveries: int = 0,
+    claimed_at: float = 1_000_000.0,
+    result_ttl: float = 3600.0,
+    worker: str = "w",
+    seq: int = 1,
+    **kwargs: Any,
+) -> Delivery:
+    """One call of a task, claimed by `worker`."""
+    id = f"m{next(_ids)}"
+    message = Message(id, task, args, kwargs, result_ttl=result_ttl)
+    head = f"1 {deliveries} {attempt} 5 {round(claimed_at * 1000)} 0 ".encode()
+    return Delivery(id, seq, worker, head + encode_tail(message), claimed_at)
+
+
+def raw(envelope: bytes) -> Delivery:
+    """Whatever may lie in Redis."""
+    return Delivery(f"m{next(_ids)}", 1, "w", envelope, 1_000_000.0)

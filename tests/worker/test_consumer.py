@@ -1,0 +1,326 @@
+"""Consumer: claims for the free slots and no more, and loses nothing on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gevent
+import pytest
+
+from greenworker.broker import Broker
+from greenworker.connection import Connection, Endpoint
+from greenworker.message import Delivery
+from greenworker.scripts import load
+from greenworker.worker.consumer import Consumer
+from greenworker.worker.incarnation import Membership
+from tests.support.eventually import eventually
+from tests.support.state import Space
+from tests.support.tcp_proxy import TcpProxy
+
+
+class Slots:
+    """A pool in which a run lasts until the test ends it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.begun: list[Delivery] = []
+        self.running = 0
+
+    @property
+    def ids(self) -> list[str]:
+        return [delivery.id for delivery in self.begun]
+
+    def begin(self, delivery: Delivery) -> None:
+        self.begun.append(delivery)
+        self.running += 1
+        assert self.running <= self.size
+
+    def free_count(self) -> int:
+        return self.size - self.running
+
+
+class Bench:
+    """A consumer with its slots and its membership."""
+
+    def __init__(self, space: Space, url: str = "", size: int = 3, burst: bool = False) -> None:
+        self.space = space
+        self.slots = Slots(size)
+        self.renewals = 0
+        self.expected: list[float] = []
+        self.membership = Membership(on_renew=self._count)
+        self._broker = Broker(
+            Connection(Endpoint(url or space.url), "test-consumer"), space.broker.namespace
+        )
+        self.consumer = Consumer(
+            self._broker,
+            self.membership,
+            self.slots,  # type: ignore[arg-type]
+            ["default"],
+            lease=60.0,
+            about={"name": "test"},
+            expect=self.expected.append,
+            burst=burst,
+        )
+
+    @property
+    def id(self) -> str:
+        return self.membership.current.id
+
+    def _count(self) -> None:
+        self.renewals += 1
+
+    def start_waiting(self) -> None:
+        """Start, and return once it waits for a wake token."""
+        self.consumer.start()
+        eventually(lambda: self.consumer._waiting)
+
+    def finish(self, *deliveries: Delivery) -> None:
+        """These runs have ended and are settled."""
+        self.space.done(self.id, *deliveries)
+        self.slots.running -= len(deliveries)
+        self.membership.settled(deliveries)
+
+    def leave(self) -> None:
+        """As a worker stops."""
+        self.consumer.stop(timeout=2.0)
+        self.space.broker.release(self.id)
+        self._broker.close()
+
+
+@pytest.fixture
+def bench(space: Space) -> Iterator[Bench]:
+    bench = Bench(space)
+    yield bench
+    bench.leave()
+
+
+def test_it_registers_first_and_says_when_it_is_ready(bench: Bench) -> None:
+    assert not bench.consumer.ready.is_set()
+    bench.consumer.start()
+    assert bench.consumer.ready.wait(10)
+    assert list(bench.space.state()["workers"]) == [bench.id]
+
+
+def test_never_more_than_there_are_slots(bench: Bench) -> None:
+    ids = [f"m{n}" for n in range(8)]
+    bench.space.push(*ids)
+    bench.consumer.start()
+    for n in range(3, 8):
+        eventually(lambda: bench.slots.free_count() == 0)
+        assert bench.slots.ids == ids[:n]
+        assert bench.space.redis.hlen(bench.space.key(f"processing:{bench.id}")) == 3
+        bench.finish(bench.slots.begun[n - 3])
+    bench.finish(*bench.slots.begun[5:])
+    eventually(lambda: bench.consumer._waiting)
+    assert bench.slots.ids == ids
+    bench.space.check()
+
+
+def test_a_slot_without_a_settled_outcome_is_no_room(bench: Bench) -> None:
+    """What ended while the server was away is still ours: others must not be claimed for it."""
+    bench.space.push("m1", "m2", "m3", "m4")
+    bench.consumer.start()
+    eventually(lambda: len(bench.slots.begun) == 3)
+    bench.slots.running = 0
+    bench.membership.room.set()
+    gevent.sleep(0.05)
+    assert bench.slots.ids == ["m1", "m2", "m3"]
+    bench.slots.running = 3
+    bench.finish(bench.slots.begun[0])
+    eventually(lambda: bench.slots.ids == ["m1", "m2", "m3", "m4"])
+
+
+def test_one_that_waits_is_woken_by_a_push(bench: Bench) -> None:
+    bench.start_waiting()
+    bench.space.push("m1")
+    eventually(lambda: bench.slots.ids == ["m1"])
+
+
+def test_the_scheduler_is_told_what_is_due_next(bench: Bench) -> None:
+    bench.space.push("m1", due=30.0)
+    bench.start_waiting()
+    assert 29.0 < bench.expected[0] <= 30.0
+
+
+# Lost replies
+
+
+@pytest.mark.parametrize("at", [0, 40])
+def test_a_claim_whose_reply_was_lost_is_adopted_once(
+    space: Space, proxy: TcpProxy, caplog: pytest.LogCaptureFixture, at: int
+) -> None:
+    caplog.set_level("INFO", "greenworker")
+    bench = Bench(space, proxy.url)
+    bench.start_waiting()
+    trap = proxy.truncate_next_reply(load("claim").sha, at)
+    space.push("m1", "m2")
+    eventually(lambda: len(bench.slots.begun) == 2)
+    assert trap.sprung
+    assert "adopted 2 messages" in caplog.text
+    assert bench.slots.ids == ["m1", "m2"]
+
+    # What it knows is never adopted again
+    proxy.cut()
+    space.push("m3")
+    eventually(lambda: bench.slots.ids == ["m1", "m2", "m3"])
+    assert bench.renewals == 0
+    space.check()
+    bench.leave()
+
+
+def test_a_claim_that_never_arrived_is_made_again(space: Space, proxy: TcpProxy) -> None:
+    bench = Bench(space, proxy.url)
+    bench.start_waiting()
+    proxy.cut()
+    proxy.refuse()
+    space.push("m1")
+    proxy.accept()
+    eventually(lambda: bench.slots.ids == ["m1"])
+    bench.leave()
+
+
+def test_a_registration_whose_reply_was_lost_is_made_again(space: Space, proxy: TcpProxy) -> None:
+    space.register("somebody")  # the server knows the script
+    bench = Bench(space, proxy.url)
+    trap = proxy.drop_next_reply(load("register").sha)
+    bench.start_waiting()
+    assert trap.sprung
+    assert set(space.state()["workers"]) == {"somebody", bench.id}
+    bench.leave()
+
+
+# The end
+
+
+def test_a_stop_does_not_wait_for_the_wait_to_end(bench: Bench) -> None:
+    bench.start_waiting()
+    with gevent.Timeout(1.5):  # it waits for a token for 2 s
+        bench.consumer.stop()
+    bench.space.push("m1")
+    assert bench.space.waiting() == ["m1"]
+    assert bench.slots.ids == []
+
+
+def test_a_stop_in_a_claim_loses_nothing(space: Space, proxy: TcpProxy) -> None:
+    bench = Bench(space, proxy.url)
+    bench.start_waiting()
+    proxy.delay(0.1)
+    space.push("m1")
+    eventually(lambda: space.redis.hlen(space.key(f"processing:{bench.id}")) == 1)
+    bench.consumer.stop()
+    assert bench.slots.ids == ["m1"]
+    bench.leave()
+    assert space.waiting() == ["m1"]
+    space.check()
+
+
+def test_whoever_stops_takes_no_message_and_no_wake_up_along(space: Space) -> None:
+    """Stops that race with pushes: the one who stays gets all."""
+    stays = Bench(space, size=100)
+    stays.start_waiting()
+    for n in range(25):
+        leaves = Bench(space, size=100)
+        leaves.start_waiting()
+        space.push(f"m{n}")
+        leaves.leave()
+    eventually(lambda: len(stays.slots.begun) == 25)
+    space.check()
+    stays.leave()
+
+
+# Quiet
+
+
+def test_quiet_claims_nothing_until_resumed(bench: Bench) -> None:
+    bench.consumer.quiet = True
+    bench.space.push("m1")
+    bench.consumer.start()
+    assert bench.consumer.ready.wait(10)
+    gevent.sleep(0.05)
+    assert bench.space.waiting() == ["m1"]
+    bench.consumer.quiet = False
+    bench.membership.room.set()
+    eventually(lambda: bench.slots.ids == ["m1"])
+
+
+def test_one_that_is_quiet_passes_the_wake_token_on(bench: Bench) -> None:
+    bench.start_waiting()
+    bench.consumer.quiet = True
+    bench.space.push("m1")
+    eventually(lambda: not bench.consumer._waiting)
+    eventually(lambda: bench.space.redis.llen(bench.space.key("wake:default")) == 1)
+    assert bench.space.waiting() == ["m1"]
+    assert bench.slots.ids == []
+
+
+# A burst
+
+
+def test_a_burst_is_over_when_nothing_waits_or_runs(space: Space) -> None:
+    bench = Bench(space, size=1, burst=True)
+    space.push("m1", "m2")
+    bench.consumer.start()
+    for _ in range(2):
+        eventually(lambda: bench.slots.running == 1)
+        assert not bench.consumer.drained.is_set()
+        bench.finish(bench.slots.begun[-1])
+    assert bench.consumer.drained.wait(10)
+    bench.leave()
+
+
+def test_a_burst_stays_for_what_is_due_soon_and_not_for_what_is_not(space: Space) -> None:
+    bench = Bench(space, burst=True)
+    space.push("soon", due=50.0)
+    space.push("late", due=3600.0)
+    bench.start_waiting()
+    assert not bench.consumer.drained.is_set()
+    space.redis.zadd(space.key("scheduled"), {"soon": 1})
+    space.broker.promote()
+    eventually(lambda: bench.slots.ids == ["soon"])
+    bench.finish(bench.slots.begun[0])
+    assert bench.consumer.drained.wait(10)
+    assert list(space.state()["scheduled"]) == ["late"]
+    bench.leave()
+
+
+# A new incarnation
+
+
+@pytest.mark.parametrize("when", ["waiting", "full"])
+def test_one_that_was_reaped_goes_on_as_somebody_new(bench: Bench, when: str) -> None:
+    if when == "full":
+        bench.space.push("m1", "m2", "m3")
+        bench.consumer.start()
+        eventually(lambda: len(bench.slots.begun) == 3)
+    else:
+        bench.start_waiting()
+    past = bench.id
+    bench.space.crash(past)
+    bench.space.reap()
+    if when == "full":
+        bench.slots.running = 0
+        bench.membership.renew(past)  # the watchdog notices first
+    bench.space.push("new")
+    eventually(lambda: "new" in bench.slots.ids)
+    assert bench.id != past
+    assert bench.renewals == 1
+    assert list(bench.space.state()["workers"]) == [bench.id]
+
+
+def test_an_id_that_has_died_is_not_used_again(bench: Bench) -> None:
+    past = bench.id
+    bench.space.redis.sadd(bench.space.key("corpses"), past)
+    bench.start_waiting()
+    assert bench.id != past
+    assert list(bench.space.state()["workers"]) == [bench.id]
+
+
+def test_a_fresh_start_claims_again(bench: Bench) -> None:
+    bench.start_waiting()
+    bench.leave()
+    bench.membership.fresh()
+    bench.consumer.fresh()
+    assert not bench.consumer.ready.is_set()
+    bench.space.push("m1")
+    bench.consumer.start()
+    eventually(lambda: bench.slots.ids == ["m1"])

@@ -1,0 +1,525 @@
+"""Executor: runs one delivery, and every end of it is an Outcome."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+import gevent
+import orjson
+import pytest
+from gevent.event import Event
+
+from greenworker.app import App
+from greenworker.backoff import Backoff
+from greenworker.context import CurrentTask, current_task
+from greenworker.message import RELEASE, Delivery, Outcome, decode
+from greenworker.worker.executor import Executor, Release
+from greenworker.worker.stats import Stats
+from tests.support.eventually import eventually
+from tests.worker.builders import delivery_of, raw
+
+GOOD = b"1 0 0 5 1000 0 3600000 default t"
+
+
+class Bench:
+    """An executor for the tasks that a test declares, with what it wrote off."""
+
+    def __init__(self, timeout: float | None = 30.0, log_values: bool = False) -> None:
+        self.app = App("redis://127.0.0.1:1")  # nothing here connects
+        self.task: Callable[..., Any] = self.app.task
+        self.stats = Stats()
+        self.written_off: list[tuple[Delivery, Outcome]] = []
+        self.executor = Executor(
+            self.app.tasks, self.stats, timeout, log_values, lambda *it: self.written_off.append(it)
+        )
+
+    def start(self, delivery: Delivery) -> gevent.Greenlet:
+        return gevent.spawn(self.executor.run, delivery)
+
+    def run(self, delivery: Delivery) -> Outcome:
+        outcome = self.start(delivery).get()
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Outcome:
+        """Declare a function as a task, and run it once."""
+        return self.run(delivery_of(self.task(**options)(function).name, *args))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def value_of(outcome: Outcome) -> Any:
+    assert outcome.kind == "done"
+    result = orjson.loads(outcome.result)
+    assert result["state"] == "SUCCESS"
+    return result["value"]
+
+
+def error_of(outcome: Outcome, reason: str = "failed") -> dict[str, str]:
+    assert (outcome.kind, outcome.reason) == ("dead", reason)
+    result = orjson.loads(outcome.result)
+    assert result["state"] == "FAILURE"
+    error: dict[str, str] = result["error"]
+    assert set(error) == {"type", "message", "traceback"}
+    return error
+
+
+# How a run ends
+
+
+def test_a_value_is_a_result_with_its_time_to_live(bench: Bench) -> None:
+    @bench.task
+    def plus(a: int, b: int) -> dict[str, int]:
+        return {"sum": a + b}
+
+    outcome = bench.run(delivery_of(plus.name, 1, b=2, result_ttl=90.0))
+    assert value_of(outcome) == {"sum": 3}
+    assert outcome.result_ttl == 90.0
+    assert (bench.stats.received, bench.stats.succeeded, bench.stats.running) == (1, 1, 0)
+    assert len(bench.stats.durations) == 1
+
+
+def test_a_result_that_nobody_wants_is_not_even_encoded(bench: Bench) -> None:
+    name = bench.task(ignore_result=True)(lambda: object()).name
+    assert bench.run(delivery_of(name, result_ttl=0.0)) == Outcome("done")
+
+
+def test_an_error_is_told_with_type_text_and_the_users_frames_only(bench: Bench) -> None:
+    def breaks() -> None:
+        raise ValueError("no such page")
+
+    outcome = bench.call(breaks)
+    error = error_of(outcome)
+    assert (error["type"], error["message"]) == ("ValueError", "no such page")
+    assert "in breaks" in error["traceback"]
+    assert "worker/executor.py" not in error["traceback"]
+    assert outcome.result_ttl == 3600.0
+    assert (bench.stats.failed, bench.stats.running) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, gevent.GreenletExit])
+def test_what_ends_programs_is_a_tasks_own_failure(bench: Bench, kind: type[BaseException]) -> None:
+    def leaves() -> None:
+        raise kind("enough")
+
+    error = error_of(bench.call(leaves, retries=3))
+    assert (error["type"], error["message"]) == (kind.__name__, "enough")
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("I have no words")
+
+
+class Slow(Exception):
+    def __str__(self) -> str:
+        gevent.sleep(0.1)
+        return "at last"
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (ValueError("half a \ud83d"), "half a ?"),
+        (Unspeakable(), "(its text cannot be had)"),
+        (ValueError("x" * 100_000), "x" * 2000),
+        (ValueError(), ""),
+    ],
+    ids=["a surrogate", "a __str__ that raises", "a long text", "no text"],
+)
+def test_whatever_text_an_error_has_it_can_be_told(
+    bench: Bench, raised: Exception, message: str
+) -> None:
+    def breaks() -> None:
+        raise raised
+
+    error = error_of(bench.call(breaks))
+    assert (error["type"], error["message"]) == (type(raised).__name__, message)
+    assert len(error["traceback"]) <= 20_000
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({1, 2}, "not JSON serializable: set"),
+        (2**64, "64-bit"),
+        (nested(300), "Recursion limit"),
+        (nested(220), "deeper than 200"),
+        ("x" * 1_000_001, "1,000,003 bytes, the limit is 1,000,000"),
+        ("\ud800", "surrogates"),
+    ],
+    ids=["set", "2**64", "300 deep", "220 deep", "> 1 MB", "surrogate"],
+)
+def test_a_result_that_json_cannot_carry_is_a_failure_that_says_so(
+    bench: Bench, value: Any, text: str
+) -> None:
+    error = error_of(bench.call(lambda: value, name="odd", retries=5), "result")
+    assert error["type"] in ("NotEncodable", "PayloadTooLarge")
+    assert error["message"].startswith("the result of odd")
+    assert text in error["message"]
+
+
+# Retries
+
+
+def test_a_failure_is_tried_again_as_a_whole_new_envelope(bench: Bench) -> None:
+    @bench.task(retries=2, backoff=Backoff(base=8.0, least=8.0))
+    def breaks(x: int) -> None:
+        raise OSError("busy")
+
+    delivery = delivery_of(breaks.name, 7)
+    outcome = bench.run(delivery)
+    assert (outcome.kind, outcome.delay) == ("retry", 8.0)
+    again = decode(delivery.id, outcome.envelope)
+    assert again == replace(decode(delivery.id, delivery.envelope), attempt=1)
+    assert (bench.stats.retried, bench.stats.running) == (1, 0)
+
+
+def test_each_retry_waits_for_longer(bench: Bench) -> None:
+    @bench.task(retries=9, backoff=Backoff(base=1.0, factor=3.0, least=100.0, cap=5000.0))
+    def breaks() -> None:
+        raise OSError("busy")
+
+    delays = [bench.run(delivery_of(breaks.name, attempt=n)).delay for n in (0, 6, 7)]
+    assert delays[0] == 100.0
+    assert all(100.0 <= delay <= 2187.0 for delay in delays)
+
+
+def test_the_last_failure_is_final(bench: Bench) -> None:
+    @bench.task(retries=2)
+    def breaks() -> None:
+        raise OSError("busy")
+
+    assert bench.run(delivery_of(breaks.name, attempt=1)).kind == "retry"
+    assert error_of(bench.run(delivery_of(breaks.name, attempt=2)))["message"] == "busy"
+
+
+def test_only_the_errors_of_retry_for_are_tried_again(bench: Bench) -> None:
+    @bench.task(retries=2, retry_for=(OSError, SystemExit))
+    def breaks(how: str) -> None:
+        raise {"timeout": TimeoutError, "value": ValueError, "exit": SystemExit}[how]()
+
+    assert bench.run(delivery_of(breaks.name, "timeout")).kind == "retry"
+    assert bench.run(delivery_of(breaks.name, "exit")).kind == "retry"
+    assert bench.run(delivery_of(breaks.name, "value")).kind == "dead"
+
+
+# Timeouts
+
+
+def test_a_run_that_is_too_long_fails_with_tasktimeout(bench: Bench) -> None:
+    error = error_of(bench.call(lambda: gevent.sleep(60), timeout=0.02))
+    assert (error["type"], error["message"]) == ("TaskTimeout", "ran longer than 0.02 s")
+
+
+def test_a_timeout_is_an_error_like_any_other_for_retries(bench: Bench) -> None:
+    assert bench.call(lambda: gevent.sleep(60), timeout=0.02, retries=1).kind == "retry"
+
+
+def test_a_task_that_names_no_timeout_has_the_workers(bench: Bench) -> None:
+    bench = Bench(timeout=0.02)
+    assert error_of(bench.call(lambda: gevent.sleep(60)))["type"] == "TaskTimeout"
+
+
+@pytest.mark.parametrize("worker", [0.0, 0.02])
+def test_timeout_0_is_none(worker: float) -> None:
+    bench = Bench(timeout=worker)
+    options = {"timeout": 0} if worker else {}
+
+    def slow() -> float | None:
+        gevent.sleep(0.1)
+        return current_task().deadline
+
+    assert value_of(bench.call(slow, **options)) is None
+
+
+def test_a_worker_without_timeouts_has_none_for_tasks_that_declare_one() -> None:
+    bench = Bench(timeout=None)
+    assert value_of(bench.call(lambda: gevent.sleep(0.1), timeout=0.02)) is None
+
+
+def test_a_timeout_that_is_swallowed_is_thrown_again(bench: Bench) -> None:
+    swallowed: list[BaseException] = []
+
+    def stubborn() -> None:
+        while len(swallowed) < 4:
+            try:
+                gevent.sleep(60)
+            except BaseException as error:
+                swallowed.append(error)
+        gevent.sleep(60)
+
+    error = error_of(bench.call(stubborn, timeout=0.02))
+    assert error["type"] == "TaskTimeout"
+    assert len(swallowed) == 4
+    assert not bench.written_off
+
+
+def test_a_task_that_swallows_all_its_timeouts_is_written_off(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    end = Event()
+
+    @bench.task(timeout=0.02, retries=5)
+    def immortal() -> str:
+        while not end.is_set():
+            try:
+                end.wait(60)
+            except BaseException:
+                continue
+        return "alive"
+
+    delivery = delivery_of(immortal.name)
+    greenlet = bench.start(delivery)
+    ((which, outcome),) = eventually(lambda: bench.written_off)
+    assert which is delivery
+    assert "ignores it" in error_of(outcome, "stuck")["message"]
+    assert bench.stats.stuck == 1
+    assert not greenlet.dead
+    assert f"{immortal.name}[{delivery.id}] ignores its timeout of 0.02 s" in caplog.text
+
+    # What it answers in the end is the settler's to drop; it is written off once.
+    end.set()
+    assert value_of(greenlet.get()) == "alive"
+    assert len(bench.written_off) == 1
+
+
+def test_a_timeout_does_not_fall_into_the_telling_of_an_error(bench: Bench) -> None:
+    def breaks() -> None:
+        raise Slow
+
+    assert error_of(bench.call(breaks, timeout=0.05))["message"] == "at last"
+    assert (
+        error_of(bench.call(breaks, timeout=0.05, retries=1, retry_for=OSError))["type"] == "Slow"
+    )
+
+
+def test_the_timer_of_a_task_that_has_ended_hits_nobody(bench: Bench) -> None:
+    """The next run begins in the very greenlet in which the first one ended."""
+    first = delivery_of(bench.task(name="first", timeout=0.03)(lambda: None).name)
+    second = delivery_of(bench.task(name="second")(lambda: gevent.sleep(0.1)).name)
+
+    def both() -> list[Outcome]:
+        return [bench.executor.run(first), bench.executor.run(second)]
+
+    assert [outcome.kind for outcome in gevent.spawn(both).get()] == ["done", "done"]
+
+
+def test_a_late_kill_of_a_task_never_hits_another(bench: Bench) -> None:
+    name = bench.task(lambda: "fine").name
+    first, second = bench.start(delivery_of(name)), bench.start(delivery_of(name))
+    first.join()
+    first.kill(Release)
+    assert value_of(second.get()) == "fine"
+
+
+# Release
+
+
+def test_a_task_that_is_released_goes_back(bench: Bench) -> None:
+    begun = Event()
+
+    @bench.task(retries=3)
+    def slow() -> None:
+        begun.set()
+        gevent.sleep(60)
+
+    greenlet = bench.start(delivery_of(slow.name))
+    begun.wait()
+    greenlet.kill(Release)
+    assert greenlet.value == RELEASE
+    assert (bench.stats.released, bench.stats.running) == (1, 0)
+
+
+def test_a_task_may_still_finish_when_it_is_released(bench: Bench) -> None:
+    begun = Event()
+
+    @bench.task
+    def careful() -> str:
+        begun.set()
+        try:
+            gevent.sleep(60)
+        except gevent.GreenletExit:
+            pass
+        return "finished"
+
+    greenlet = bench.start(delivery_of(careful.name))
+    begun.wait()
+    greenlet.kill(Release)
+    assert value_of(greenlet.value) == "finished"
+
+
+# What cannot be run
+
+
+def test_an_unknown_task_is_put_off_since_a_deploy_may_bring_it(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    delivery = delivery_of("app.coming", 1, claimed_at=5000.0)
+    outcome = bench.run(delivery)
+    assert (outcome.kind, outcome.delay) == ("later", 1.0)
+    assert "app.coming" in caplog.text
+    assert bench.stats.running == 0
+
+    # It remembers when it was first seen, and comes back the later the longer it waits.
+    delivery = replace(delivery, envelope=outcome.envelope, claimed_at=5010.0)
+    outcome = bench.run(delivery)
+    assert (outcome.kind, outcome.delay) == ("later", 10.0)
+    delivery = replace(delivery, envelope=outcome.envelope, claimed_at=5599.0)
+    outcome = bench.run(delivery)
+    assert (outcome.kind, outcome.delay) == ("later", 30.0)
+    assert decode(delivery.id, outcome.envelope).args == [1]
+
+    # And is dead after ten minutes
+    outcome = bench.run(replace(delivery, envelope=outcome.envelope, claimed_at=5600.0))
+    error = error_of(outcome, "unknown")
+    assert error["type"] == "UnknownTask"
+    assert "app.coming" in error["message"]
+
+
+@pytest.mark.parametrize("first_seen", ["nan", "inf", "1e300"])
+def test_no_forged_time_puts_an_unknown_task_off_for_ever(bench: Bench, first_seen: str) -> None:
+    delivery = raw(GOOD + f" unknown={first_seen}\n[[],{{}}]".encode())
+    outcome = bench.run(delivery)
+    assert outcome.envelope == GOOD + b" unknown=1000000.000\n[[],{}]"
+
+
+def test_an_option_that_makes_no_sense_ends_the_message_not_the_worker(bench: Bench) -> None:
+    error_of(bench.run(raw(GOOD + b" unknown=yesterday\n[[],{}]")), "internal")
+    assert bench.stats.running == 0
+
+
+def test_an_unknown_task_that_has_come_is_run(bench: Bench) -> None:
+    delivery = delivery_of("late", 1)
+    outcome = bench.run(delivery)
+    bench.task(name="late")(lambda x: x)
+    assert value_of(bench.run(replace(delivery, envelope=outcome.envelope))) == 1
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        b"",
+        b"\x00\xff\xfe",
+        b"2 0 0 5 1000 0 3600000 default t\n[[],{}]",
+        GOOD,
+        GOOD + b"\n",
+        GOOD + b"\n[[],{}",
+        GOOD + b"\n{}",
+        GOOD + b"\n[[]]",
+        GOOD + b"\n[{},[]]",
+        GOOD + b"\n" + b"[" * 100_000 + b"]" * 100_000,
+        GOOD + b"\n[[" + b" " * 1_000_001 + b"],{}]",
+        b"1 0 0 5 1000 " + b"9" * 30 + b" 3600000 default t\n[[],{}]",
+    ],
+    ids=lambda envelope: repr(envelope[:60]),
+)
+def test_what_is_no_message_is_dead_and_says_why(bench: Bench, envelope: bytes) -> None:
+    error = error_of(bench.run(raw(envelope)), "malformed")
+    assert error["type"] == "MalformedMessage"
+    assert bench.stats.running == 0
+
+
+@pytest.mark.parametrize("args", [(), (1,), (1, 2, 3)])
+def test_arguments_that_do_not_fit_are_dead_at_once(bench: Bench, args: tuple[int, ...]) -> None:
+    name = bench.task(name="pair", retries=5)(lambda a, b: 0).name
+    error = error_of(bench.run(delivery_of(name, *args)), "arguments")
+    assert error["type"] == "BadArguments"
+    assert "pair(a, b)" in error["message"]
+    error = error_of(bench.run(delivery_of(name, 1, c=2)), "arguments")
+    assert "'c'" in error["message"] or "'b'" in error["message"]
+
+
+# What a task sees
+
+
+def test_a_bound_task_is_passed_its_own_run(bench: Bench) -> None:
+    @bench.task(bind=True, timeout=0)
+    def bound(me: CurrentTask, x: int) -> list[Any]:
+        return [me.id, me.name, me.queue, me.attempt, me.delivery, me.deadline, x]
+
+    delivery = delivery_of(bound.name, 7, attempt=2, deliveries=1)
+    assert value_of(bench.run(delivery)) == [delivery.id, bound.name, "default", 2, 2, None, 7]
+
+
+def test_current_task_is_this_run_and_none_afterwards(bench: Bench) -> None:
+    @bench.task
+    def who() -> str:
+        gevent.sleep(0)
+        return current_task().id
+
+    deliveries = [delivery_of(who.name) for _ in range(10)]
+    greenlets = [bench.start(delivery) for delivery in deliveries]
+    assert [value_of(it.get()) for it in greenlets] == [delivery.id for delivery in deliveries]
+
+    # In the greenlet of a solo worker, too
+    bench.executor.run(delivery_of(who.name))
+    with pytest.raises(RuntimeError, match="current_task"):
+        current_task()
+
+
+def test_context_variables_do_not_leak_from_one_task_to_the_next(bench: Bench) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    local = threading.local()
+
+    @bench.task
+    def work(name: str) -> list[str]:
+        found = [tenant.get(), getattr(local, "name", "nobody")]
+        tenant.set(name)
+        local.name = name
+        gevent.sleep(0)
+        return [*found, tenant.get(), local.name]
+
+    def one_after_the_other() -> list[Any]:
+        return [value_of(bench.run(delivery_of(work.name, name))) for name in ("a", "b")]
+
+    assert gevent.spawn(one_after_the_other).get() == [
+        ["nobody", "nobody", "a", "a"],
+        ["nobody", "nobody", "b", "b"],
+    ]
+
+
+# What is logged
+
+
+class Secretive:
+    def __repr__(self) -> str:
+        raise RuntimeError("I tell nothing")
+
+
+def test_a_value_whose_repr_raises_is_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "greenworker.task")
+    bench = Bench(log_values=True)
+
+    @bench.task(ignore_result=True)
+    def secretive() -> Secretive:
+        return Secretive()
+
+    assert bench.run(delivery_of(secretive.name, result_ttl=0.0)).kind == "done"
+
+
+@pytest.mark.parametrize("log_values", [False, True])
+def test_arguments_and_results_are_logged_only_on_request(
+    log_values: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "greenworker.task")
+    bench = Bench(log_values=log_values)
+    name = bench.task(name="say")(lambda word, to: word.upper()).name
+    bench.run(delivery_of(name, "canary", to="robin"))
+    assert "say[" in caplog.text
+    assert [word in caplog.text for word in ("canary", "robin", "CANARY")] == [log_values] * 3

@@ -1,0 +1,72 @@
+"""Reaper: the sweeps that bring a dead worker's deliveries back."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenworker.worker.reaper import Reaper
+from tests.support.eventually import eventually
+from tests.support.state import Space
+
+
+def reaper_of(space: Space, every: float = 0.05) -> Reaper:
+    return Reaper(space.another_broker(), every, lease=30.0, quiet=20.0, max_deliveries=3)
+
+
+def test_a_dead_workers_messages_return_and_it_is_said(
+    space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    space.run("w", "m1", "m2")
+    space.crash("w")
+    reaper = reaper_of(space)
+    reaper.start()
+    eventually(lambda: space.redis.zcard(space.key("scheduled")) == 2)
+    reaper.stop()
+    assert "1 dead worker(s) found" in caplog.text
+    assert "2 message(s) of a dead worker return, 0 buried" in caplog.text
+    space.check()
+
+
+def test_the_living_are_left_alone(space: Space) -> None:
+    space.run("w", "m1")
+    space.sweep_was(0.0)
+    reaper = reaper_of(space)
+    assert reaper.step() is None
+    assert space.state()["processing:w"] == {"m1": "1"}
+
+
+def test_several_corpses_are_drained_without_a_pause(space: Space) -> None:
+    for worker in ("a", "b", "c"):
+        space.push(f"of-{worker}")
+        space.register(worker)
+        space.claim(worker)
+    space.crash("a", "b", "c")
+    reaper = reaper_of(space)
+    assert [reaper.step() for _ in range(3)] == [0.0, 0.0, None]
+    assert set(space.state()["scheduled"]) == {"of-a", "of-b", "of-c"}
+
+
+def test_nobody_is_reaped_after_a_silence_of_all(space: Space) -> None:
+    """The server, or every worker, was away: leases that ran out meanwhile say nothing."""
+    space.run("w", "m1")
+    space.crash("w")
+    space.sweep_was(21.0)
+    reaper = reaper_of(space)
+    assert reaper.step() is None
+    assert space.redis.zscore(space.key("workers"), "w") > 1
+    assert space.state()["processing:w"] == {"m1": "1"}
+
+
+def test_poison_is_buried_alone(space: Space, caplog: pytest.LogCaptureFixture) -> None:
+    space.push_suspect("poison", deliveries=4)
+    space.register("w")
+    space.push("healthy")
+    assert set(space.claim_ids("w")) == {"poison", "healthy"}
+    space.crash("w")
+    reaper_of(space).step()
+    state = space.state()
+    assert set(state["dead"]) == {"poison"}
+    assert set(state["scheduled"]) == {"healthy"}
+    assert state["msg"]["healthy"].startswith("1 0 "), "the healthy one is charged nothing"
+    assert "1 message(s) of a dead worker return, 1 buried" in caplog.text
+    space.check()

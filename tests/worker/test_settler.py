@@ -1,0 +1,218 @@
+"""Settler: every outcome counts once, for the delivery it belongs to, however often it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+
+from greenworker.broker import Broker
+from greenworker.connection import Connection, Endpoint
+from greenworker.message import RELEASE, Delivery, Outcome
+from greenworker.worker.incarnation import Incarnation, Membership
+from greenworker.worker.settler import Settler
+from tests.support.eventually import eventually
+from tests.support.state import Space
+from tests.support.tcp_proxy import TcpProxy
+
+DONE = Outcome("done", b'{"state":"SUCCESS","value":1}', 3600.0)
+
+
+class Bench:
+    """A settler behind a proxy, for a registered incarnation; `batches` are the sizes it sent."""
+
+    def __init__(self, space: Space, proxy: TcpProxy) -> None:
+        self.space, self.proxy = space, proxy
+        self.membership = Membership(on_renew=lambda: None)
+        self.broker = Broker(Connection(Endpoint(proxy.url)), space.broker.namespace)
+        self.batches: list[int] = []
+        self.broker.settle = self._counted(self.broker.settle)  # type: ignore[method-assign]
+        self.settler = Settler(self.broker, self.membership)
+
+    @property
+    def me(self) -> Incarnation:
+        return self.membership.current
+
+    def hold(self, *ids: str) -> list[Delivery]:
+        deliveries = self.space.run(self.me.id, *ids)
+        assert self.me.hold(deliveries) == deliveries
+        return deliveries
+
+    def add(self, deliveries: list[Delivery], outcome: Outcome = DONE) -> None:
+        for delivery in deliveries:
+            self.settler.add(delivery, outcome)
+
+    def _counted(
+        self, settle: Callable[..., list[bool]]
+    ) -> Callable[[str, list[tuple[Delivery, Outcome]]], list[bool]]:
+        def counted(worker: str, outcomes: list[tuple[Delivery, Outcome]]) -> list[bool]:
+            self.batches.append(len(outcomes))
+            return settle(worker, outcomes)
+
+        return counted
+
+
+@pytest.fixture
+def bench(space: Space, proxy: TcpProxy) -> Iterator[Bench]:
+    bench = Bench(space, proxy)
+    yield bench
+    bench.settler.stop(timeout=0.1)
+    bench.broker.close()
+
+
+def test_what_ends_together_is_settled_together(bench: Bench) -> None:
+    deliveries = bench.hold("m1", "m2", "m3")
+    bench.add(deliveries)
+    bench.settler.start()
+    assert bench.settler.flush(10) == 0
+    assert bench.batches == [3]
+    assert not bench.me.held
+    assert bench.space.stats()["done"] == 3
+    bench.space.check()
+
+
+def test_what_ends_while_a_batch_is_on_the_wire_is_the_next_batch(bench: Bench) -> None:
+    first, *others = bench.hold(*(f"m{n}" for n in range(51)))
+    bench.settler.start()
+    bench.proxy.delay(0.1)
+    bench.add([first])
+    eventually(lambda: bench.batches == [1])
+    for delivery in others:
+        bench.add([delivery])
+        gevent.sleep(0)
+    assert bench.settler.flush(10) == 0
+    assert bench.batches == [1, 50]
+
+
+def test_a_batch_is_bounded_by_count_and_by_bytes(bench: Bench) -> None:
+    for n in range(2):
+        bench.add(bench.hold(*(f"m{n}-{i}" for i in range(600))))
+    bench.settler.start()
+    assert bench.settler.flush(20) == 0
+    bench.settler.stop()
+    assert bench.batches == [1000, 200]
+
+    bench.batches.clear()
+    large = Outcome("done", b'{"state":"SUCCESS","value":"%b"}' % (b"x" * 1_000_000), 1.0)
+    bench.add(bench.hold(*(f"large{n}" for n in range(6))), large)
+    bench.settler.start()
+    assert bench.settler.flush(20) == 0
+    assert bench.batches == [4, 2]
+
+
+def test_room_is_told_as_soon_as_it_is_there(bench: Bench) -> None:
+    bench.add(bench.hold("m1"))
+    bench.membership.room.clear()
+    bench.settler.start()
+    assert bench.membership.room.wait(10)
+
+
+def test_outcomes_outlive_an_outage_and_count_once(bench: Bench) -> None:
+    bench.settler.start()
+    bench.proxy.refuse()
+    bench.proxy.cut()
+    bench.add(bench.hold("m1", "m2"))
+    assert bench.settler.flush(0.3) == 2
+    assert set(bench.me.held) == {"m1", "m2"}, "no room for others: they are still ours"
+
+    bench.proxy.accept()
+    assert bench.settler.flush(10) == 0
+    assert bench.space.stats()["done"] == 2
+    bench.space.check()
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_lost_reply_is_asked_for_again_and_nothing_counts_twice(bench: Bench, at: int) -> None:
+    deliveries = bench.hold("m1", "m2")
+    bench.settler.start()
+    bench.add(deliveries[:1])
+    assert bench.settler.flush(10) == 0
+
+    trap = bench.proxy.truncate_next_reply(b"m2", at)
+    bench.add(deliveries[1:])
+    assert bench.settler.flush(10) == 0
+    assert trap.sprung
+    assert not bench.me.held
+    assert bench.space.stats()["done"] == 2
+    bench.space.check()
+
+
+def test_a_repeat_never_ends_a_new_run_of_the_same_message(bench: Bench) -> None:
+    # Given a settle that arrived, but whose reply did not
+    (old,) = bench.hold("m1")
+    bench.broker.promote()  # connected
+    trap = bench.proxy.drop_next_reply(b"m1")
+    bench.proxy.refuse()
+    bench.settler.start()
+    bench.add([old], Outcome("retry", envelope=old.envelope))
+    eventually(lambda: trap.sprung)
+    # When the retry is claimed by the very same worker before the settle is repeated
+    bench.space.broker.promote()
+    (new,) = bench.space.claim(bench.me.id).deliveries
+    assert bench.me.hold([new]) == [new], "it is a new delivery, and has to be run"
+    bench.proxy.accept()
+    assert bench.settler.flush(10) == 0
+    # Then the new run goes on, and only its own outcome counts
+    assert bench.me.held == {"m1": new}
+    assert bench.space.state()[f"processing:{bench.me.id}"] == {"m1": "2"}
+    bench.add([old])
+    bench.add([new])
+    assert bench.settler.flush(10) == 0
+    assert bench.space.stats() == {"enqueued": 1, "retried": 1, "done": 1}
+    bench.space.check()
+
+
+def test_a_known_delivery_is_not_held_twice(bench: Bench) -> None:
+    deliveries = bench.hold("m1", "m2")
+    assert bench.me.hold(deliveries) == []
+
+
+def test_a_second_outcome_of_a_delivery_is_dropped(bench: Bench) -> None:
+    deliveries = bench.hold("m1")
+    bench.settler.start()
+    bench.add(deliveries)
+    assert bench.settler.flush(10) == 0
+    bench.add(deliveries, RELEASE)
+    assert bench.settler.flush(10) == 0
+    assert bench.batches == [1]
+
+
+def test_outcomes_of_a_past_incarnation_are_dropped_unsent(bench: Bench) -> None:
+    past = bench.hold("m1", "m2")
+    bench.add(past[:1])  # pending when it is renewed
+    bench.membership.renew(bench.me.id)
+    bench.add(past[1:])  # ends when it is over
+    bench.add(bench.hold("mine"))
+    bench.settler.start()
+    assert bench.settler.flush(10) == 0
+    assert bench.batches == [1]
+    assert bench.space.stats()["done"] == 1
+
+
+def test_what_is_no_longer_ours_does_not_count(bench: Bench) -> None:
+    deliveries = bench.hold("m1")
+    bench.space.crash(bench.me.id)
+    bench.space.reap()
+    bench.settler.start()
+    bench.add(deliveries)
+    assert bench.settler.flush(10) == 0
+    assert not bench.me.held
+    assert "done" not in bench.space.stats()
+    assert not bench.space.redis.exists(bench.space.key("result:m1"))
+    bench.space.check()
+
+
+def test_a_server_that_forgot_the_script_learns_it_again(bench: Bench) -> None:
+    bench.settler.start()
+    for n in range(3):
+        bench.space.redis.script_flush()
+        bench.add(bench.hold(f"m{n}"))
+        assert bench.settler.flush(10) == 0
+    assert bench.space.stats()["done"] == 3
+
+
+def test_flush_says_how_many_are_left(bench: Bench) -> None:
+    assert bench.settler.flush(0) == 0
+    bench.add(bench.hold("m1", "m2"))
+    assert bench.settler.flush(0.01) == 2

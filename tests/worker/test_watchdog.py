@@ -1,0 +1,231 @@
+"""Watchdog: a blocked loop is not a dead worker, and the task that blocks it is named."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent.hub import Hub
+from gevent.monkey import get_original
+
+from greenworker.app import App
+from greenworker.broker import Broker
+from greenworker.connection import Connection, Endpoint
+from greenworker.worker.config import WorkerConfig
+from greenworker.worker.executor import Executor
+from greenworker.worker.incarnation import Membership
+from greenworker.worker.stats import Stats
+from greenworker.worker.watchdog import Watchdog
+from tests.support.eventually import eventually
+from tests.support.state import Space
+from tests.support.tcp_proxy import TcpProxy
+from tests.worker.builders import delivery_of
+
+block_the_loop: Callable[[float], None] = get_original("time", "sleep")
+
+
+class Bench:
+    """A watchdog of a registered incarnation with a lease of one second."""
+
+    def __init__(self, space: Space, url: str = "", **options: Any) -> None:
+        self.space = space
+        self.renewals = 0
+        self.gave_up: list[float] = []
+        self.membership = Membership(on_renew=self._count)
+        self.register()
+        config = WorkerConfig(**{"lease": 1.0, "block_warn": 0.1, **options})
+        self.watchdog = Watchdog(
+            Broker(Connection(Endpoint(url or space.url), "test-watchdog"), space.broker.namespace),
+            self.membership,
+            config,
+            on_max_block=lambda: self.gave_up.append(time.monotonic()),
+        )
+
+    def register(self) -> None:
+        me = self.membership.current
+        self.space.register(me.id, lease=1.0)
+        me.registered = True
+
+    def lease(self) -> float:
+        """What is left of it, in seconds by the server's clock."""
+        seconds, micros = self.space.redis.time()
+        key, me = self.space.key("workers"), self.membership.current.id
+        return float(self.space.redis.zscore(key, me) or 0) / 1000 - seconds - micros / 1e6
+
+    def _count(self) -> None:
+        self.renewals += 1
+
+
+@pytest.fixture
+def bench(space: Space) -> Iterator[Bench]:
+    bench = Bench(space)
+    bench.watchdog.start()
+    yield bench
+    bench.watchdog.stop()
+
+
+def blocks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The reports so far of a blocked loop."""
+    return [it.getMessage() for it in caplog.records if "blocks the loop" in it.getMessage()]
+
+
+def test_the_lease_lives_on_while_the_loop_runs_and_while_it_is_blocked(bench: Bench) -> None:
+    bench.space.sweep_was(0.0)
+    block_the_loop(2.5)
+    assert bench.lease() > 0
+    assert bench.space.reap().corpses == 0
+    first = bench.lease()
+    eventually(lambda: bench.lease() > first, message="no beats")
+
+
+@pytest.mark.usefixtures("bench")
+def test_it_names_the_task_that_blocks_with_file_and_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = App("redis://127.0.0.1:1")
+
+    @app.task
+    def hog() -> None:
+        block_the_loop(0.6)  # this line
+
+    delivery = delivery_of(hog.name)
+    executor = Executor(app.tasks, Stats(), 30.0, False, lambda *_: None)
+    assert gevent.spawn(executor.run, delivery).get().kind == "done"
+    report = blocks(caplog)[0]
+    assert f"{hog.name}[{delivery.id}] blocks the loop" in report
+    assert re.search(r'test_watchdog\.py", line \d+, in hog\n\s+block_the_loop\(0\.6\)', report)
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_loop_that_is_blocked_by_no_task_is_told_as_well(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    block_the_loop(0.6)
+    assert "something that is no task blocks the loop" in blocks(caplog)[0]
+    assert "test_a_loop_that_is_blocked_by_no_task" in blocks(caplog)[0]
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_long_block_is_told_once_per_doubling(caplog: pytest.LogCaptureFixture) -> None:
+    block_the_loop(2.0)
+    seconds = [float(re.findall(r"for ([\d.]+) s", report)[0]) for report in blocks(caplog)]
+    assert 2 <= len(seconds) <= 5  # 0.1, 0.2, 0.4, 0.8, 1.6
+    assert all(later > 1.5 * sooner for sooner, later in itertools.pairwise(seconds))
+
+    # And the next one anew
+    caplog.clear()
+    gevent.sleep(0.3)
+    block_the_loop(0.6)
+    assert blocks(caplog)
+
+
+def test_block_warn_0_tells_nothing(space: Space, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(space, block_warn=0.0)
+    bench.watchdog.start()
+    block_the_loop(0.6)
+    bench.watchdog.stop()
+    assert not blocks(caplog)
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_loop_that_runs_is_never_called_blocked(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(100):
+        gevent.sleep(0.005)
+    assert not blocks(caplog)
+
+
+def test_one_that_was_reaped_is_renewed_in_the_loop(bench: Bench) -> None:
+    past = bench.membership.current.id
+    bench.space.crash(past)
+    bench.space.reap()
+    eventually(lambda: bench.membership.current.id != past)
+    assert bench.renewals == 1
+    bench.register()
+    eventually(lambda: 0.9 < bench.lease() <= 1.0)
+    assert bench.renewals == 1
+
+
+def test_nobody_beats_before_registration(space: Space) -> None:
+    bench = Bench(space)
+    bench.membership.fresh()
+    bench.watchdog.start()
+    gevent.sleep(0.4)
+    bench.watchdog.stop()
+    assert bench.renewals == 0
+
+
+def test_max_block_ends_the_beats_once_and_for_this_block_only(
+    space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(space, max_block=0.3)
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0.8)
+    block_the_loop(2.5)
+    assert bench.lease() < 0, "others may take over"
+    assert len(bench.gave_up) == 1
+    assert [it.levelno for it in caplog.records].count(logging.CRITICAL) == 1
+    # The loop runs again, and nobody has reaped it
+    eventually(lambda: bench.lease() > 0)
+    bench.watchdog.stop()
+
+
+def threads() -> int:
+    """Native ones, whoever started them."""
+    return len(sys._current_frames())
+
+
+def hubs() -> int:
+    gc.collect()
+    return sum(isinstance(it, Hub) for it in gc.get_objects())
+
+
+def test_stop_leaves_no_thread_no_hub_and_no_connection(space: Space) -> None:
+    def connected() -> bool:
+        return "test-watchdog" in {client["name"] for client in space.redis.client_list()}
+
+    before = threads(), hubs()
+    for _ in range(3):
+        bench = Bench(space)
+        bench.watchdog.start()
+        bench.watchdog.start()
+        eventually(connected)
+        bench.watchdog.stop()
+        bench.watchdog.stop()
+        eventually(lambda: not connected())
+        # The thread has said its last word; the system takes it away a little later.
+        eventually(lambda: (threads(), hubs()) <= before)
+
+
+def test_it_can_be_started_again(bench: Bench) -> None:
+    bench.watchdog.stop()
+    eventually(lambda: bench.lease() < 0)
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0)
+
+
+def test_a_stop_before_the_first_beat(space: Space) -> None:
+    bench = Bench(space)
+    bench.watchdog.start()
+    bench.watchdog.stop()
+    assert bench.renewals == 0
+
+
+def test_beats_go_on_when_the_server_is_back(space: Space, proxy: TcpProxy) -> None:
+    bench = Bench(space, url=proxy.url)
+    bench.watchdog.start()
+    eventually(lambda: proxy.connections)
+    proxy.refuse()
+    proxy.cut()
+    eventually(lambda: bench.lease() < 0)
+    proxy.accept()
+    eventually(lambda: bench.lease() > 0)
+    assert bench.renewals == 0
+    bench.watchdog.stop()
