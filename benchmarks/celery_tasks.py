@@ -5,7 +5,9 @@ import sys
 
 from celery import Celery
 
-app = Celery("celery_tasks", broker=os.environ["BENCH_URL"], backend=os.environ["BENCH_RESULTS_URL"])
+app = Celery(
+    "celery_tasks", broker=os.environ["BENCH_URL"], backend=os.environ["BENCH_RESULTS_URL"]
+)
 app.conf.update(
     task_acks_late=True,  # at least once, as greenworker does it
     task_reject_on_worker_lost=True,

@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import harness
@@ -29,6 +30,10 @@ GIVE_UP = 120.0  # seconds without one more result
 
 # Both run celery_tasks.py; the first keeps Celery's default for the result backend.
 CELERIES = {"celery-stock": {"BENCH_STOCK": "1"}, "celery": {}}
+CELERY_WORKER = (
+    "celery -A celery_tasks worker -P gevent -c 100 -l WARNING"
+    " --without-gossip --without-mingle --without-heartbeat"
+)
 PEERS = ["bare", *CELERIES]
 
 
@@ -51,7 +56,9 @@ def main() -> None:
     print(harness.pin_myself(), file=sys.stderr)
     extra = harness.HIREDIS if options.hiredis else ()
     peers = list(_peers(options, extra))
-    binary = next(peer.venv for peer in peers if peer.venv.folder.name.startswith(".venv-greenworker")).server_binary()
+    binary = next(
+        peer.venv for peer in peers if peer.venv.folder.name.startswith(".venv-greenworker")
+    ).server_binary()
     print(json.dumps(_about(peers, options)))
     runs: list[dict[str, Any]] = []
     for number in range(1, options.rounds + 1):
@@ -66,12 +73,16 @@ def main() -> None:
 def drain(peer: Peer, server: Server) -> dict[str, Any]:
     """Fill the queue, start the worker, watch the results appear; the rate of those in the middle."""
     env = {**peer.env, "BENCH_URL": server.url(), "BENCH_RESULTS_URL": server.url(1)}
-    sender = harness.start([peer.venv.python, *peer.fill, peer.tasks], OTHER_CPU, env, stdout=-3)
+    sender = harness.start(
+        [peer.venv.python, *peer.fill, peer.tasks], OTHER_CPU, env, stdout=subprocess.DEVNULL
+    )
     if sender.wait() != 0:
         raise RuntimeError(f"{peer.name}: sending failed")
     server.command("SELECT", peer.database)
     before = server.command("DBSIZE")
-    worker = harness.start([peer.venv.python, *peer.work], WORKER_CPU, env, stdout=-3)
+    worker = harness.start(
+        [peer.venv.python, *peer.work], WORKER_CPU, env, stdout=subprocess.DEVNULL
+    )
     try:
         marks = [peer.tasks * FIRST, peer.tasks * LAST, peer.tasks]
         seen: list[tuple[int, float, float]] = []  # results, seconds, CPU seconds of the worker
@@ -115,16 +126,13 @@ def _peers(options: argparse.Namespace, extra: Sequence[str]) -> list[Peer]:
     own = Venv(f"greenworker{suffix}", [*harness.GREENWORKER, *extra])
     peers = []
     for number, tree in enumerate(options.tree or [CHECKOUT]):
-        command_line = (tree / "greenworker" / "cli.py").exists()
         peers.append(
             Peer(
                 "greenworker" if number == 0 else f"greenworker:{tree.name}",
                 own,
                 options.tasks,
                 fill=[HERE / "bench_tasks.py"],
-                work=["-m", "greenworker", "-c", "100", "-l", "warning", "bench_tasks"]
-                if command_line
-                else [HERE / "run_worker.py"],
+                work=["-m", "greenworker", "-c", "100", "-l", "warning", "bench_tasks"],
                 results="gw:{default}:result:*",
                 env={"PYTHONPATH": f"{tree}:{HERE}"},
             )
@@ -132,7 +140,6 @@ def _peers(options: argparse.Namespace, extra: Sequence[str]) -> list[Peer]:
     if "bare" in options.peers:
         loop = HERE / "bare_loop.py"
         peers.append(Peer("bare", own, options.tasks, fill=[loop], work=[loop], results="result:*"))
-    lean = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     for name, env in CELERIES.items():
         if name in options.peers:
             peers.append(
@@ -141,8 +148,7 @@ def _peers(options: argparse.Namespace, extra: Sequence[str]) -> list[Peer]:
                     Venv(f"celery{suffix}", [*harness.CELERY, *extra]),
                     options.celery_tasks,
                     fill=[HERE / "celery_tasks.py"],
-                    work=["-m", "celery", "-A", "celery_tasks", "worker", "-P", "gevent", "-c", "100"]
-                    + ["-l", "WARNING", *lean],
+                    work=["-m", *CELERY_WORKER.split()],
                     results="celery-task-meta-*",
                     database=1,
                     env=env,
@@ -152,19 +158,27 @@ def _peers(options: argparse.Namespace, extra: Sequence[str]) -> list[Peer]:
 
 
 def _table(peers: Sequence[Peer], runs: Sequence[dict[str, Any]]) -> None:
-    yardstick = peers[-1]
-    rates = {peer.name: [run["per_second"] for run in runs if run["peer"] == peer.name] for peer in peers}
-    cpu = {peer.name: [run["worker_cpu_us"] for run in runs if run["peer"] == peer.name] for peer in peers}
-    print(f"\n{'worker':<24} {'tasks/s':>8} {'range':>15} {'CPU µs/task':>12}   times {yardstick.name} (range)")
+    """Medians; the ratios are taken within each round, whose peers had the same machine."""
+    rates, costs = (
+        {peer.name: [run[what] for run in runs if run["peer"] == peer.name] for peer in peers}
+        for what in ("per_second", "worker_cpu_us")
+    )
+    yardstick = peers[-1].name
+    print(
+        f"\n{'':<24} {'tasks/s':>8} {'range':>15} {'CPU µs/task':>12}   times {yardstick}: rate, CPU"
+    )
     for peer in peers:
         mine = rates[peer.name]
-        # Pairs of one round: both had the same machine.
-        ratios = [a / b for a, b in zip(mine, rates[yardstick.name], strict=True)]
+        faster = [a / b for a, b in zip(mine, rates[yardstick], strict=True)]
+        cheaper = [b / a for a, b in zip(costs[peer.name], costs[yardstick], strict=True)]
         print(
-            f"{peer.name:<24} {statistics.median(mine):>8,.0f} {f'{min(mine):,.0f}–{max(mine):,.0f}':>15}"
-            f" {statistics.median(cpu[peer.name]):>12.1f}"
-            f"   {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+            f"{peer.name:<24} {median(mine):>8,.0f} {f'{min(mine):,.0f}–{max(mine):,.0f}':>15}"
+            f" {median(costs[peer.name]):>12.1f}   {_spread(faster)}, {_spread(cheaper)}"
         )
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{median(ratios):.3g} ({min(ratios):.3g}–{max(ratios):.3g})"
 
 
 def _about(peers: Sequence[Peer], options: argparse.Namespace) -> dict[str, Any]:
@@ -183,12 +197,22 @@ def _about(peers: Sequence[Peer], options: argparse.Namespace) -> dict[str, Any]
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tasks", type=int, default=20_000, help="for all but Celery (%(default)s)")
-    parser.add_argument("--celery-tasks", type=int, default=3_000, help="fewer: it is slow (%(default)s)")
+    parser.add_argument(
+        "--tasks", type=int, default=20_000, help="for all but Celery (%(default)s)"
+    )
+    parser.add_argument(
+        "--celery-tasks", type=int, default=3_000, help="fewer: it is slow (%(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of all peers in turn (%(default)s)")
-    parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS, help="besides greenworker (all)")
-    parser.add_argument("--hiredis", action="store_true", help="redis-py's parser in C, for every peer")
-    parser.add_argument("--tree", type=Path, action="append", help="measure this checkout; may be given again")
+    parser.add_argument(
+        "--peers", nargs="*", default=PEERS, choices=PEERS, help="besides greenworker (all)"
+    )
+    parser.add_argument(
+        "--hiredis", action="store_true", help="redis-py's parser in C, for every peer"
+    )
+    parser.add_argument(
+        "--tree", type=Path, action="append", help="measure this checkout; may be given again"
+    )
     options = parser.parse_args()
     options.tree = options.tree and [tree.resolve() for tree in options.tree]
     return options

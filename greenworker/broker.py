@@ -173,6 +173,8 @@ class Broker:
 
     def settle(self, worker: str, outcomes: Sequence[tuple[Delivery, Outcome]]) -> list[bool]:
         """Settle deliveries; False for each that is no longer ours."""
+        if not outcomes:
+            return []
         args: list[bytes | str | int] = [worker]
         for delivery, outcome in outcomes:
             args += (delivery.id, delivery.seq, outcome.kind)

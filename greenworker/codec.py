@@ -1,8 +1,8 @@
 """JSON in and out, by orjson, with limits on size and depth.
 
 What orjson encodes natively travels (datetime, date, UUID, Enum, dataclass and
-tuple included: they arrive as what JSON carries). What it cannot encode is refused
-here, with the name of the value at fault.
+tuple included: they arrive as what JSON carries, NaN and infinity as null). What it
+cannot encode is refused here, with the name of the value at fault.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
@@ -25,7 +25,7 @@ from greenworker.message import Message, Moment
 from greenworker.result import Result, Results
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         check_name("queue", self.queue)
-        _check_priority(self.priority)
+        _check_priority("priority", self.priority)
         if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
             raise DeclarationError(
                 f"{self.name}: retries={self.retries!r}: give a number from 0 on"
@@ -71,6 +71,10 @@ class TaskOptions:
 
 def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
     """TaskOptions as a decorator takes them: `backoff=2.0`, `retry_for=IOError`."""
+    known = [field.name for field in fields(TaskOptions)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise DeclarationError(f"{name}: no option {unknown[0]!r}; there are {', '.join(known)}")
     given = dict(options)
     if "backoff" in given:
         given["backoff"] = as_backoff(given["backoff"])
@@ -141,24 +145,27 @@ class Task(Generic[P, R]):
         """Send with options: not before `countdown` seconds from now or the moment `eta`; to
         be dropped if it still waits at `expires`; as `id`, of which at most one is present at a
         time: sending it again while it waits or runs is a no-op. Raises as `delay` does."""
-        changes: dict[str, Any] = {}
         if countdown is not None and eta is not None:
             raise BadArguments("give countdown= or eta=, not both")
-        due = countdown if countdown is not None else eta
-        if due is not None:
-            changes["due"] = _check_moment("countdown" if eta is None else "eta", due)
-        if expires is not None:
-            changes["expires"] = _check_moment("expires", expires)
-        if queue is not None:
-            changes["queue"] = check_name("queue", queue)
-        if priority is not None:
-            changes["priority"] = _check_priority(priority)
-        if id is not None:
-            changes["id"] = check_name("id", id)
-        if result_ttl is not None:
-            changes["result_ttl"] = _check_seconds("result_ttl", result_ttl)
+        checks: tuple[tuple[str, Any, Callable[[str, Any], Any]], ...] = (
+            ("countdown", countdown, _check_moment),
+            ("eta", eta, _check_moment),
+            ("expires", expires, _check_moment),
+            ("queue", queue, check_name),
+            ("priority", priority, _check_priority),
+            ("id", id, check_name),
+            ("result_ttl", result_ttl, _check_seconds),
+        )
+        try:
+            given: dict[str, Any] = {
+                name: check(name, value) for name, value, check in checks if value is not None
+            }
+        except ConfigError as error:
+            raise BadArguments(str(error)) from None
+        if countdown is not None or eta is not None:
+            given["due"] = given.pop("countdown" if eta is None else "eta")
         message = self._message(tuple(args), dict(kwargs or {}))
-        return self._send(replace(message, **changes) if changes else message)
+        return self._send(replace(message, **given) if given else message)
 
     @overload
     def delay_many(self, items: Iterable[Any], *, results: Literal[True] = True) -> Results[R]: ...
@@ -275,10 +282,10 @@ def _plain_arity(signature: inspect.Signature) -> tuple[int, float]:
     return few, most
 
 
-def _check_priority(priority: object) -> int:
-    if isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES:
-        return priority
-    raise DeclarationError(f"priority {priority!r}: give 0 to 9, 9 goes first")
+def _check_priority(what: str, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value in PRIORITIES:
+        return value
+    raise DeclarationError(f"{what} {value!r}: give 0 to 9, 9 goes first")
 
 
 def _check_seconds(what: str, value: object) -> float:
@@ -296,10 +303,7 @@ def _check_moment(what: str, value: object) -> Moment:
         raise BadArguments(
             f"eta={value!r}: give a datetime with a time zone; for seconds use countdown="
         )
-    try:
-        return _check_seconds(what, value)
-    except ConfigError as error:
-        raise BadArguments(str(error)) from None
+    return _check_seconds(what, value)
 
 
 def _forget(_id: str) -> None:

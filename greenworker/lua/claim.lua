@@ -22,7 +22,7 @@ for i = 5, #ARGV do
     lengths[priority] = redis.call('LLEN', ready_key(ARGV[i], priority))
     lengths.waiting = lengths.waiting + lengths[priority]
   end
-  require_type(wake_key(ARGV[i]), 'list')
+  if lengths.waiting > 0 then require_type(wake_key(ARGV[i]), 'list') end
   lines[i] = lengths
 end
 

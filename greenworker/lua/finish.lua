@@ -1,6 +1,10 @@
 -- Stands before every script that ends messages: done, dead or expired, all end
 -- here, so that whatever a message holds is given back in one place.
 
+require_type(STATS, 'hash')
+require_type(DEAD, 'zset')
+require_type(RECORDS, 'hash')
+
 local finished, counted = {}, {}
 local DEAD_MOST, DEAD_FOR = 100000, 30 * 24 * 3600 * 1000
 

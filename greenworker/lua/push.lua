@@ -16,6 +16,8 @@ require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
 require_type(QUEUES, 'set')
 require_type(STATS, 'hash')
+require_type(DEAD, 'zset')
+require_type(RECORDS, 'hash')
 local checked = {}
 for i = FIRST, #ARGV, FIELDS do
   local key = ready_key(ARGV[i + 1], ARGV[i + 2])
@@ -41,12 +43,16 @@ local function deadline(spec)
   return string.format('%.0f', math.max(1, moment(spec)))
 end
 
+local buried = redis.call('ZCARD', DEAD)
 local added, woken = 0, {}
 for i = FIRST, #ARGV, FIELDS do
   local id, queue, priority = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local due = moment(ARGV[i + 3], now)
   local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. deadline(ARGV[i + 4]) .. ' ' .. ARGV[i + 5]
   if redis.call('HSETNX', MSG, id, envelope) == 1 then
+    -- An id that is sent again begins anew: what is known of its former life would be wrong.
+    redis.call('DEL', result_key(id))
+    if buried > 0 and redis.call('HDEL', RECORDS, id) == 1 then redis.call('ZREM', DEAD, id) end
     added = added + 1
     if due > now then
       redis.call('ZADD', SCHEDULED, due, id)

@@ -15,6 +15,8 @@ local FIELDS, FIRST = 6, 2
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
 redis.call('DEL', NIL)
+-- Whoever was reaped settles nothing, even what nobody has taken from it yet.
+local alive = redis.call('ZSCORE', WORKERS, wid)
 
 local ids = {}
 for i = FIRST, #ARGV, FIELDS do ids[#ids + 1] = ARGV[i] end
@@ -27,7 +29,7 @@ local reply, settled = {}, {}
 for k, id in ipairs(ids) do
   local i = FIRST + (k - 1) * FIELDS
   local outcome, a, b = ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  if held[id] == ARGV[i + 1] then
+  if alive and held[id] == ARGV[i + 1] then
     reply[k] = 1
     held[id] = nil
     settled[#settled + 1] = id

@@ -204,6 +204,9 @@ class Worker:
             if self.config.burst:
                 raise
             _log.warning("%s; trying until it can", error)
+        except BaseException:
+            self._lanes["consumer"].close()
+            raise
 
     def _stop(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from greenworker import State, keys
 from greenworker.errors import (
@@ -55,7 +56,7 @@ def test_a_concurrency_that_is_none(project: Project, value: str) -> None:
 def test_a_queue_name_that_is_none(project: Project, name: str) -> None:
     tasks = project.module(ADD)
     refused(project.run("-Q", f"default,{name}", "tasks"), 2, f"queue {name!r}: use 1 to 64")
-    with pytest.raises(ConfigError, match="queue .*: use 1 to 64"):
+    with pytest.raises(ConfigError, match=r"queue .*: use 1 to 64"):
         tasks.add.apply_async((1, 2), queue=name)
     project.write(f"@app.task(queue={name!r})\ndef f(): ...")
     refused(project.run("tasks"), 2, f"queue {name!r}: use 1 to 64")
@@ -223,7 +224,7 @@ def test_what_is_refused_at_the_call(project: Project) -> None:
     tasks = project.module(ADD)
     with pytest.raises(PayloadTooLarge, match="the limit is 1,000,000"):
         tasks.add.delay("x" * 1_000_001, 1)
-    with pytest.raises(NotEncodable, match="argument 'b' of tasks.add"):
+    with pytest.raises(NotEncodable, match=r"argument 'b' of tasks\.add"):
         tasks.add.delay(1, {2})
     with pytest.raises(BadArguments, match="missing a required argument: 'b'"):
         tasks.add.delay(1)
@@ -253,7 +254,7 @@ def test_what_is_found_in_a_queue_and_is_no_message(project: Project) -> None:
     worker = project.worker()
     # Then all of it becomes dead letters with their reason, and the worker goes on
     assert (before.get(timeout=20), after.get(timeout=20)) == (3, 7)
-    dead = eventually(lambda: len(raw(project)) == 9 and raw(project))
+    dead = eventually(lambda: len(found := records(project)) == 9 and found)
     assert {record.split(b" ")[1] for record in dead.values()} == {b"malformed"}
     assert set(map(str.encode, envelopes)) < set(dead)
     with pytest.raises(TaskFailed, match="version") as caught:
@@ -264,10 +265,8 @@ def test_what_is_found_in_a_queue_and_is_no_message(project: Project) -> None:
     assert "Traceback" not in worker.output
 
 
-def raw(project: Project) -> dict[bytes, bytes]:
+def records(project: Project) -> dict[bytes, bytes]:
     """The dead letters' records as bytes: what is in them may be no text."""
-    import redis
-
     with redis.Redis.from_url(project.url) as client:
         return dict(client.hgetall(keys.dead_records(project.root)))
 

@@ -235,7 +235,13 @@ def test_no_argument_result_or_password_is_shown_unless_asked_for(
         )
         worker = project.worker("-v")
         worker.wait_for("put off")
-        for reason in ("TaskTimeout", "BadArguments", "NotEncodable", "retry in", "failed: ValueError"):
+        for reason in (
+            "TaskTimeout",
+            "BadArguments",
+            "NotEncodable",
+            "retry in",
+            "failed: ValueError",
+        ):
             worker.wait_for(reason)
         worker.wait_for("] succeeded")
         status = project.run("status", "-A", "tasks")

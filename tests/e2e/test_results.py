@@ -128,7 +128,7 @@ def test_the_state_at_each_stage(project: Project) -> None:
     worker.wait_for(f"tasks.hold[{hold.id}] received")
     assert hold.state is State.STARTED
     assert (hold.ready(), hold.successful(), hold.failed()) == (False, False, False)
-    with pytest.raises(ResultTimeout, match="still STARTED after 0.01 s"):
+    with pytest.raises(ResultTimeout, match=r"still STARTED after 0\.01 s"):
         hold.get(timeout=0.01)
 
     project.allow("go")

@@ -241,15 +241,18 @@ def test_an_entry_that_no_push_made_becomes_a_dead_letter(space: Space) -> None:
     space.check()
 
 
-def test_a_key_of_a_wrong_type_loses_nothing_that_another_queue_holds(space: Space) -> None:
+@pytest.mark.parametrize(
+    "key", ["ready:second:5", "suspects:second", "wake:first", "processing:w", "msg"]
+)
+def test_a_key_of_a_wrong_type_is_refused_before_anything_is_popped(space: Space, key: str) -> None:
     space.push("m", queue="first")
     space.register("w", queues=["first", "second"])
-    space.redis.set(space.key("ready:second:5"), "not a list")
-    with pytest.raises(BrokerError, match="WRONGTYPE"):
+    space.redis.delete(space.key(key))
+    space.redis.set(space.key(key), "of a wrong type")
+    before = space.state()
+    with pytest.raises(BrokerError, match=r"WRONGTYPE|GWTYPE"):
         space.claim("w", queues=["first", "second"])
-    assert space.waiting("first") == ["m"]
-    space.redis.delete(space.key("ready:second:5"))
-    space.check()
+    assert space.state() == before
 
 
 # Suspects

@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from greenworker.errors import BrokerError
+from greenworker.message import Outcome
 from tests.support.state import Space, envelope
+
+FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"","traceback":""}}'
 
 
 def test_messages_wait_in_line_and_one_token_wakes_a_worker(space: Space) -> None:
@@ -143,3 +146,15 @@ def test_without_memory_a_push_is_refused_whole(own_space: Space) -> None:
     own_space.redis.config_set("maxmemory", 0)
     assert own_space.push("m1", "m2") == 2
     own_space.check()
+
+
+def test_an_id_that_is_sent_again_begins_anew(space: Space) -> None:
+    """Neither its old result nor its dead letter may answer for the new run."""
+    (one,) = space.run("w", "m")
+    space.settle("w", (one, Outcome("dead", FAILURE, 60.0, reason="failed")))
+    assert space.push("m") == 1
+    assert (
+        space.redis.exists(space.key("result:m"), space.key("dead"), space.key("dead:record")) == 0
+    )
+    assert space.broker.lookup("m").state == "PENDING"
+    space.check()

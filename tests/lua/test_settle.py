@@ -216,3 +216,16 @@ def test_settles_go_on_without_memory(own_space: Space) -> None:
     settled = own_space.settle("w", *zip([one, two, three, four], outcomes, strict=True))
     assert settled == [True] * 4
     own_space.check()
+
+
+def test_whoever_was_reaped_settles_nothing_even_before_it_is_drained(space: Space) -> None:
+    (one,) = space.run("w", "m")
+    space.redis.zrem(space.key("workers"), "w")
+    space.redis.sadd(space.key("corpses"), "w")
+    before = space.state()
+    assert space.settle("w", (one, Outcome("done", SUCCESS, 60.0))) == [False]
+    assert space.state() == before
+
+
+def test_nothing_to_settle_is_no_call(space: Space) -> None:
+    assert space.broker.settle("nobody", []) == []

@@ -248,7 +248,7 @@ def test_delay_many_refuses_an_item_that_is_no_call(
 @pytest.mark.parametrize(
     ("options", "mend"),
     [
-        ({"retires": 3}, "unexpected keyword argument 'retires'"),
+        ({"retires": 3}, "no option 'retires'"),
         ({"retries": -1}, "a number from 0 on"),
         ({"retries": True}, "a number from 0 on"),
         ({"retries": 1.5}, "a number from 0 on"),
