@@ -30,7 +30,8 @@ def find_app(names: Sequence[str], need_tasks: bool = True) -> App:
             f"{' and '.join(apps)} have an App each: start a worker for each, "
             "or let them share one App"
         )
-    first.load()
+    for name in first.include:
+        _import(name)
     if need_tasks and not first.tasks:
         raise AppNotFound(
             f"no tasks: the App in {', '.join(names)} declares none; decorate functions with @app.task, "

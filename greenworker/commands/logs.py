@@ -60,14 +60,19 @@ class _JsonLines(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _encodable(record.getMessage()),
         }
         current = CURRENT.get()
         if current is not None:
             line |= {"task": current.name, "id": current.id}
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = _encodable(self.formatException(record.exc_info))
         return orjson.dumps(line, default=str).decode()
+
+
+def _encodable(text: str) -> str:
+    # The name of a file may hold surrogates, which JSON cannot carry.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _TaskOutput(io.TextIOBase):

@@ -13,6 +13,14 @@ Execute = Callable[[Delivery], Outcome]
 Settle = Callable[[Delivery, Outcome], None]
 
 
+class TaskGreenlet(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
+    """One run of a task; knows its delivery, whatever becomes of it."""
+
+    def __init__(self, execute: Execute, delivery: Delivery) -> None:
+        super().__init__(execute, delivery)
+        self.delivery = delivery
+
+
 class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are untyped
     """At most `size` tasks at once, each in a greenlet of its own.
 
@@ -21,18 +29,20 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
     """
 
     def __init__(self, size: int, execute: Execute, settle: Settle) -> None:
-        super().__init__(size)
+        super().__init__(size, TaskGreenlet)
         self._execute = execute
         self._settle = settle
 
     def begin(self, delivery: Delivery) -> None:
         """Run a delivery; call it only with a slot free."""
-        greenlet = self.spawn(self._execute, delivery)
-        greenlet.link(lambda ended: self._report(delivery, ended))
+        greenlet = TaskGreenlet(self._execute, delivery)
+        # Raw: link() would start a second greenlet for the report (19 % of a no-op's CPU time).
+        greenlet.rawlink(self._report)
+        self.start(greenlet)
 
-    def _report(self, delivery: Delivery, ended: gevent.Greenlet) -> None:
+    def _report(self, ended: TaskGreenlet) -> None:
         outcome = ended.value
-        self._settle(delivery, outcome if isinstance(outcome, Outcome) else RELEASE)
+        self._settle(ended.delivery, outcome if isinstance(outcome, Outcome) else RELEASE)
 
 
 class SoloPool:

@@ -120,6 +120,16 @@ def test_an_error_while_the_app_is_imported(project: Project, body: str, says: s
     refused(project.run("tasks"), 2, "tasks", says)
 
 
+def test_an_error_in_an_included_module(project: Project) -> None:
+    for include, says in (("nowhere", "no module 'nowhere'"), ("broken", "ZeroDivisionError")):
+        (project.folder / "broken.py").write_text("1 / 0\n")
+        (project.folder / "tasks.py").write_text(
+            f"from greenworker import App\napp = App({project.url!r}, include=[{include!r}])\n"
+        )
+        for command in (("tasks",), ("status", "-A", "tasks")):
+            refused(project.run(*command), 2, include, says)
+
+
 def test_an_async_task_is_refused_where_it_is_declared(project: Project) -> None:
     tasks = project.module(ADD)
 

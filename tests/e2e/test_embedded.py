@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_worker_and_sender_share_the_folders_server(folder: Path) -> None:
         assert status.returncode == 0
         assert "done       10" in status.stdout
         assert status.stderr.count(warning) == 1
-        worker.signal(15)
+        worker.signal(SIGTERM)
         assert worker.wait() == 0
         assert worker.output.count(warning) == 1
         assert "WARNING" in worker.wait_for(warning)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
@@ -95,6 +96,33 @@ def test_the_banner(project: Project) -> None:
     assert "no other on these queues" in project.worker("-Q", "elsewhere").output
 
 
+def test_an_app_of_several_modules(project: Project) -> None:
+    # Given an App whose tasks are in four modules of a package
+    shop = project.folder / "src" / "shop"
+    shop.mkdir(parents=True)
+    (shop / "__init__.py").touch()
+    (shop / "base.py").write_text(
+        f"from greenworker import App\n"
+        f"queue = App({project.url!r}, namespace={project.namespace!r}, include=['shop.orders'])\n"
+    )
+    for module in ("orders", "mail", "pay"):
+        (shop / f"{module}.py").write_text(
+            f"from shop.base import queue\n@queue.task\ndef {module}_task(): ...\n"
+        )
+    # Then they are found wherever they are named, and the folder is the one that is said
+    for args, tasks in (
+        (("shop.base",), ["orders"]),
+        (("shop.base:queue",), ["orders"]),
+        (("-A", "shop.base"), ["orders"]),
+        (("shop.mail",), ["mail", "orders"]),
+        (("shop.mail", "shop.pay"), ["mail", "orders", "pay"]),
+    ):
+        done = project.run("--burst", "--workdir", "src", *args)
+        assert done.returncode == 0, done.stderr
+        found = [line.split()[-1] for line in done.stderr.splitlines() if "_task" in line]
+        assert found == [f"shop.{name}.{name}_task" for name in tasks]
+
+
 def test_quiet_says_nothing(project: Project) -> None:
     tasks = project.module("""
         @app.task
@@ -102,7 +130,7 @@ def test_quiet_says_nothing(project: Project) -> None:
     """)
     worker = project.worker("-q", ready=False)
     assert tasks.add.delay(1, 2).get(timeout=20) == 3
-    worker.signal(15)
+    worker.signal(SIGTERM)
     assert worker.wait() == 0
     assert worker.output == ""
 
@@ -164,7 +192,7 @@ def test_log_json(project: Project) -> None:
     tasks = project.module("""
         @app.task
         def talk():
-            logging.getLogger("shop").info("hello %s", "you")
+            logging.getLogger("shop").info("hello %s", "you\udcff")
             return 1
 
         @app.task
@@ -175,13 +203,13 @@ def test_log_json(project: Project) -> None:
     talk, fail = tasks.talk.delay(), tasks.fail.delay()
     assert talk.get(timeout=20) == 1
     worker.wait_for(f"tasks.fail[{fail.id}] failed: ValueError: no")
-    worker.signal(15)
+    worker.signal(SIGTERM)
     assert worker.wait() == 0
     # Every line of stderr is a JSON object, the banner's too
     lines = [json.loads(line) for line in worker.stderr]
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
     (own,) = (line for line in lines if line["logger"] == "shop")
-    assert (own["message"], own["level"]) == ("hello you", "info")
+    assert (own["message"], own["level"]) == ("hello you\\udcff", "info")
     assert (own["task"], own["id"]) == ("tasks.talk", talk.id)
     messages = [line["message"] for line in lines]
     assert f"tasks.talk[{talk.id}] received" in messages
@@ -245,7 +273,7 @@ def test_no_argument_result_or_password_is_shown_unless_asked_for(
             worker.wait_for(reason)
         worker.wait_for("] succeeded")
         status = project.run("status", "-A", "tasks")
-        worker.signal(15)
+        worker.signal(SIGTERM)
         assert worker.wait() == 0
         said = worker.output + status.stdout + status.stderr
         assert "redis://:***@127.0.0.1" in said

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from signal import SIGTERM, SIGTTIN
 
+from greenworker import State
 from tests.e2e.conftest import Project
 from tests.support.process import environment
 
@@ -53,5 +55,38 @@ def test_one_at_a_time(project: Project) -> None:
     worker = project.worker("--solo", "-c", "50")
     assert [result.get(timeout=20) for result in results] == [[1, True]] * 20
     # And it ends as others do
-    worker.signal(15)
+    worker.signal(SIGTERM)
     assert worker.wait() == 0
+
+
+def test_a_second_signal_releases_what_hangs(project: Project) -> None:
+    tasks = project.module("""
+        @app.task
+        def hang():
+            wait_for("go")
+            return current_task().delivery
+    """)
+    hang = tasks.hang.delay()
+    worker = project.worker("--solo", "--grace", "600")
+    worker.wait_for("received")
+    worker.signal(SIGTTIN)
+    worker.wait_for(f"tasks.hang[{hang.id}]:")
+    worker.wait_for("in wait_for")
+    worker.signal(SIGTERM)
+    worker.wait_for("stopping: 1 running")
+    worker.signal(SIGTERM)
+    assert worker.wait() == 0
+    assert hang.state is State.PENDING
+
+
+def test_the_grace_ends_what_hangs(project: Project) -> None:
+    tasks = project.module("""
+        @app.task
+        def hang(): wait_for("go")
+    """)
+    hang = tasks.hang.delay()
+    worker = project.worker("--solo", "--grace", "0.3")
+    worker.wait_for("received")
+    worker.signal(SIGTERM)
+    assert worker.wait() == 0
+    assert hang.state is State.PENDING

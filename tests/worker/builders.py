@@ -1,11 +1,14 @@
-"""Deliveries as a claim would bring them, without a server."""
+"""Deliveries as a claim would bring them, without a server, and what else several tests need."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any
 
+from greenworker.app import App
 from greenworker.message import Delivery, Message, encode_tail
+from greenworker.task import Task
+from tests.support.state import Space
 
 _ids = itertools.count(1)
 
@@ -31,3 +34,19 @@ def delivery_of(
 def raw(envelope: bytes) -> Delivery:
     """Whatever may lie in Redis."""
     return Delivery(f"m{next(_ids)}", 1, "w", envelope, 1_000_000.0)
+
+
+def declare_nothing(app: App) -> Task[[], None]:
+    """A task that does nothing, and keeps no result."""
+
+    @app.task(ignore_result=True)
+    def nothing() -> None:
+        pass
+
+    return nothing
+
+
+def connections(space: Space) -> list[str]:
+    """The names of this process' connections to the server."""
+    names = (client["name"] for client in space.redis.client_list())
+    return sorted(name for name in names if name.startswith("greenworker"))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import gevent
 import pytest
 
 from greenworker.app import App
+from greenworker.worker import Worker
 from tests.support.server import Server
 from tests.support.state import Space
 from tests.support.tcp_proxy import TcpProxy
 from tests.worker import in_patched_process
 
 TIME_LIMIT = 60.0  # seconds
+
+Start = Callable[..., Worker]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,3 +74,20 @@ def proxy(server: Server) -> Iterator[TcpProxy]:
     yield proxy
     with suppress(OSError):  # its thread may have ended, pipe and all, before it was woken to
         proxy.close()
+
+
+@pytest.fixture
+def start(app: App) -> Iterator[Start]:
+    """Start a worker of the app and wait until it is registered; at the end it is stopped."""
+    workers: list[Worker] = []
+
+    def start(which: App = app, **options: Any) -> Worker:
+        worker = Worker(which, **{"concurrency": 10, "lease": 1.0, **options})
+        workers.append(worker)
+        worker.start()
+        assert worker.ready.wait(10)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.stop(timeout=0)

@@ -189,6 +189,7 @@ def test_stop_leaves_no_thread_no_hub_and_no_connection(space: Space) -> None:
     def connected() -> bool:
         return "test-watchdog" in {client["name"] for client in space.redis.client_list()}
 
+    Bench(space)  # opens the connections of the test itself
     assert not connected()
     before = resources()
     for _ in range(3):
