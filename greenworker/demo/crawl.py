@@ -48,7 +48,7 @@ DEADLINE = 120.0
 
 BANNER = f"""\
 greenworker demo: crawl a web site of {PAGES:,} pages with one process, {CONCURRENCY:,} at a time.
-The site runs here too: its pages take 0.2–5 s (mean 1.3 s), and 6 % of them fail once or twice.
+The site runs here too: pages take 0.2–5 s (mean 1.3 s), 6 % fail once or twice.
 """
 
 
