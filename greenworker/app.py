@@ -16,7 +16,7 @@ from greenworker.broker import Status
 from greenworker.client import Client
 from greenworker.connection import Endpoint
 from greenworker.context import CurrentTask
-from greenworker.embedded import EmbeddedServer
+from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.errors import DeclarationError, EmbeddedUnavailable, UnknownTask
 from greenworker.result import Result
 from greenworker.task import Task, make_options
@@ -178,6 +178,8 @@ class App:
         self._server = server = EmbeddedServer(
             None if self._embedded is True else Path(self._embedded)
         )
+        if not server.folder.exists():
+            find_server()  # raises when there is none: then nothing is being used
         _log.warning("no server URL given: using the embedded server in %s", server.folder)
         return Endpoint(server.url, "embedded", prepare=server.ensure)
 

@@ -61,6 +61,7 @@ Exit codes: 0 done, 2 a mistake in the call or in the app, 1 anything else.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -81,12 +82,18 @@ def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
         if options.said_by_flag("version"):
             print(f"greenworker {__version__}")
             return 0
-        return _command(options, early_ssl)
+        code = _command(options, early_ssl)
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         return _say(error, 2)
     except GreenworkerError as error:
         return _say(error, 1)
     except KeyboardInterrupt:
+        return 1
+    except BrokenPipeError:
+        # `greenworker status | head`: nobody reads on, not even what is still buffered.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
 
 

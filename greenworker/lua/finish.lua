@@ -6,12 +6,15 @@ require_type(DEAD, 'zset')
 require_type(RECORDS, 'hash')
 
 local finished, counted = {}, {}
+-- A ttl that Redis refuses would end a script in the middle: somebody's raw envelope may have one.
+local LONGEST = 100 * 365 * 24 * 3600 * 1000
 local DEAD_MOST, DEAD_FOR = 100000, 30 * 24 * 3600 * 1000
 
 local function count(counter, by) counted[counter] = (counted[counter] or 0) + (by or 1) end
 
 -- The message leaves; its result is kept for ttl ms and announced. ttl 0: no result.
 local function finish(id, counter, ttl, result)
+  ttl = math.min(ttl, LONGEST)
   finished[#finished + 1] = id
   count(counter)
   if ttl > 0 then

@@ -11,7 +11,7 @@ from greenworker.worker.pool import SoloPool, TaskPool
 
 def describe_running(pool: TaskPool | SoloPool) -> str:
     """Each running task with its stack."""
-    greenlets = list(pool) if isinstance(pool, TaskPool) else []
+    greenlets = list(pool)
     parts = [f"{len(greenlets)} running"]
     for greenlet in greenlets:
         frame = greenlet.gr_frame

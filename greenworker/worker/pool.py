@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import gevent
 import gevent.pool
+import greenlet
 
 from greenworker.message import RELEASE, Delivery, Outcome
 
@@ -35,10 +36,10 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
 
     def begin(self, delivery: Delivery) -> None:
         """Run a delivery; call it only with a slot free."""
-        greenlet = TaskGreenlet(self._execute, delivery)
+        run = TaskGreenlet(self._execute, delivery)
         # Raw: link() would start a second greenlet for the report (19 % of a no-op's CPU time).
-        greenlet.rawlink(self._report)
-        self.start(greenlet)
+        run.rawlink(self._report)
+        self.start(run)
 
     def _report(self, ended: TaskGreenlet) -> None:
         outcome = ended.value
@@ -46,29 +47,38 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
 
 
 class SoloPool:
-    """One task at a time, where `begin` is called: pdb can hold the process."""
+    """One task at a time, in the greenlet that calls `begin`: pdb can hold the process."""
 
     size = 1
 
     def __init__(self, execute: Execute, settle: Settle) -> None:
         self._execute = execute
         self._settle = settle
-        self._running = 0
+        self._running: greenlet.greenlet | None = None
+
+    def __iter__(self) -> Iterator[greenlet.greenlet]:
+        return iter(() if self._running is None else (self._running,))
 
     def begin(self, delivery: Delivery) -> None:
-        self._running = 1
+        self._running = greenlet.getcurrent()
         try:
-            self._settle(delivery, self._execute(delivery))
+            outcome = self._execute(delivery)
         finally:
-            self._running = 0
+            self._running = None
+        self._settle(delivery, outcome)
 
     def free_count(self) -> int:
-        return 1 - self._running
+        return 1 if self._running is None else 0
 
     def join(self, timeout: float | None = None) -> bool:
-        return self._running == 0
+        return self._running is None
 
     def kill(
         self, exception: type[BaseException], block: bool = True, timeout: float | None = None
     ) -> None:
-        """Nothing else runs while somebody can call this."""
+        """Throw into what runs, as soon as the loop is reached; never waits."""
+        gevent.get_hub().loop.run_callback(self._throw, exception)
+
+    def _throw(self, exception: type[BaseException]) -> None:
+        if self._running is not None:
+            self._running.throw(exception)

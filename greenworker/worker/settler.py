@@ -7,11 +7,15 @@ import time
 from collections import deque
 
 import gevent
+from gevent.event import Event
 
 from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker
+from greenworker.errors import BrokerError, BrokerUnavailable
 from greenworker.message import Delivery, Outcome
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.service import Service
+
+IN_A_HURRY = 2.0  # seconds that outcomes get to leave, whatever the deadline
 
 _log = logging.getLogger("greenworker.worker")
 
@@ -29,6 +33,7 @@ class Settler(Service):
         super().__init__()
         self._broker = broker
         self._membership = membership
+        self._most = MAX_COUNT
         self._pending: deque[tuple[Delivery, Outcome]] = deque()
 
     def add(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -42,8 +47,7 @@ class Settler(Service):
         batch = self._next_batch()
         if not batch:
             return None
-        worker = batch[0][0].worker
-        verdicts = self._broker.settle(worker, batch)
+        verdicts = self._settle(batch)
         for _ in batch:
             self._pending.popleft()
         self._membership.settled(delivery for delivery, _ in batch)
@@ -54,13 +58,32 @@ class Settler(Service):
                 )
         return 0.0 if self._pending else None
 
-    def flush(self, timeout: float) -> int:
-        """Wait until all outcomes are settled, for at most `timeout` s; returns how many are left."""
-        deadline = time.monotonic() + timeout
-        while self._pending and time.monotonic() < deadline:
+    def flush(self, timeout: float, hurry: Event | None = None) -> int:
+        """Wait until all outcomes are settled, for at most `timeout` s, or two once `hurry` is set.
+
+        Returns how many are left.
+        """
+        began = time.monotonic()
+        while self._pending and time.monotonic() - began < timeout:
+            if hurry is not None and hurry.is_set():
+                timeout = min(timeout, IN_A_HURRY)
             self.wake()
             gevent.sleep(0.005)
         return len(self._pending)
+
+    def _settle(self, batch: list[tuple[Delivery, Outcome]]) -> list[bool]:
+        try:
+            verdicts = self._broker.settle(batch[0][0].worker, batch)
+        except BrokerUnavailable:
+            raise
+        except BrokerError:
+            # Perhaps only one of them is refused: one by one, and that one last.
+            self._most = 1
+            if len(batch) == 1:
+                self._pending.rotate(-1)
+            raise
+        self._most = MAX_COUNT
+        return verdicts
 
     def _next_batch(self) -> list[tuple[Delivery, Outcome]]:
         batch: list[tuple[Delivery, Outcome]] = []
@@ -69,7 +92,7 @@ class Settler(Service):
             self._pending.popleft()
         for delivery, outcome in self._pending:
             size += outcome.size
-            if batch and (len(batch) >= MAX_COUNT or size > MAX_BYTES):
+            if batch and (len(batch) >= self._most or size > MAX_BYTES):
                 break
             batch.append((delivery, outcome))
         return batch

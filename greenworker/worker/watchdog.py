@@ -118,7 +118,10 @@ class Watchdog:
             return True
         except (BrokerError, ConfigError) as error:
             _log.debug("beat: %s", error)
-            return False
+        except Exception:
+            # A thread that ends here would have this worker reaped.
+            _log.exception("beat")
+        return False
 
     def _report(self, blocked: float) -> None:
         frame = sys._current_frames().get(self._main)

@@ -23,7 +23,7 @@ from greenworker.worker.incarnation import Membership
 from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.reaper import Reaper
 from greenworker.worker.scheduler import Scheduler
-from greenworker.worker.settler import Settler
+from greenworker.worker.settler import IN_A_HURRY, Settler
 from greenworker.worker.stats import Stats
 from greenworker.worker.watchdog import Watchdog
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from greenworker.app import App
 
 _log = logging.getLogger("greenworker.worker")
-
-_FLUSH_AT_LEAST = 2.0  # seconds for outcomes to leave, whatever the deadline
 
 
 class Worker:
@@ -180,10 +178,14 @@ class Worker:
         self._asked.set()
         if self.config.solo:
             self.consumer.interrupt()
+            # What runs is in the main greenlet: nobody joins it there.
+            gevent.spawn_later(self.config.grace, self.pool.kill, Release)
 
     def hurry(self) -> None:
         """Let a stop under way wait no longer for tasks: they are released now."""
         self._hurry.set()
+        if self.config.solo:
+            self.pool.kill(Release)
 
     def serve_forever(self) -> int:
         """Start if need be, and work until somebody asks for a stop, or a burst is over.
@@ -210,11 +212,11 @@ class Worker:
 
     def _stop(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
-        self.consumer.stop(timeout=_FLUSH_AT_LEAST)
+        self.consumer.stop(timeout=IN_A_HURRY)
         self._join(deadline)
         self.pool.kill(Release, timeout=1.0)
-        left = self.settler.flush(max(_FLUSH_AT_LEAST, deadline - time.monotonic()))
-        self.settler.stop(timeout=_FLUSH_AT_LEAST)
+        left = self.settler.flush(max(IN_A_HURRY, deadline - time.monotonic()), self._hurry)
+        self.settler.stop(timeout=IN_A_HURRY)
         self.scheduler.stop(timeout=1.0)
         self.reaper.stop(timeout=1.0)
         self._leave()

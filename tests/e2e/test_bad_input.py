@@ -14,7 +14,6 @@ import redis
 from greenworker import State, keys
 from greenworker.errors import (
     BadArguments,
-    ConfigError,
     DeclarationError,
     NotEncodable,
     PayloadTooLarge,
@@ -56,7 +55,7 @@ def test_a_concurrency_that_is_none(project: Project, value: str) -> None:
 def test_a_queue_name_that_is_none(project: Project, name: str) -> None:
     tasks = project.module(ADD)
     refused(project.run("-Q", f"default,{name}", "tasks"), 2, f"queue {name!r}: use 1 to 64")
-    with pytest.raises(ConfigError, match=r"queue .*: use 1 to 64"):
+    with pytest.raises(BadArguments, match=r"queue .*: use 1 to 64"):
         tasks.add.apply_async((1, 2), queue=name)
     project.write(f"@app.task(queue={name!r})\ndef f(): ...")
     refused(project.run("tasks"), 2, f"queue {name!r}: use 1 to 64")

@@ -192,7 +192,7 @@ def test_log_json(project: Project) -> None:
     tasks = project.module("""
         @app.task
         def talk():
-            logging.getLogger("shop").info("hello %s", "you\udcff")
+            logging.getLogger("shop").info("hello %s", "you\\udcff")
             return 1
 
         @app.task

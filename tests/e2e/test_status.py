@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+
+import pytest
 
 from tests.e2e.conftest import Project
+from tests.support.process import environment
 
 
 def test_the_status_of_everything(project: Project) -> None:
@@ -69,3 +75,21 @@ def test_a_namespace_without_anything(project: Project) -> None:
     assert "(no queue yet)" in done.stdout
     assert "(no worker)" in done.stdout
     assert "without a worker" not in done.stdout
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_leaves_early(project: Project, buffered: str) -> None:
+    """As in `greenworker status | head`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "greenworker", "status", "-u", project.url],
+        env=environment({"PYTHONUNBUFFERED": buffered}),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")

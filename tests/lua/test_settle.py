@@ -229,3 +229,10 @@ def test_whoever_was_reaped_settles_nothing_even_before_it_is_drained(space: Spa
 
 def test_nothing_to_settle_is_no_call(space: Space) -> None:
     assert space.broker.settle("nobody", []) == []
+
+
+def test_a_time_to_live_that_the_server_refuses_is_cut(space: Space) -> None:
+    (one,) = space.run("w", "m")
+    assert space.settle("w", (one, Outcome("done", SUCCESS, 1e20))) == [True]
+    assert space.redis.pttl(space.key("result:m")) > 10**12
+    space.check()

@@ -160,9 +160,11 @@ def test_a_claim_whose_reply_was_lost_is_adopted_once(
     assert bench.slots.ids == ["m1", "m2"]
 
     # What it knows is never adopted again
-    proxy.cut()
+    trap = proxy.truncate_next_reply(load("claim").sha, at)
     space.push("m3")
     eventually(lambda: bench.slots.ids == ["m1", "m2", "m3"])
+    assert trap.sprung
+    assert "adopted 1 messages" in caplog.text
     assert bench.renewals == 0
     space.check()
     bench.leave()
@@ -207,7 +209,8 @@ def test_a_stop_in_a_claim_loses_nothing(space: Space, proxy: TcpProxy) -> None:
     proxy.delay(0.1)
     space.push("m1")
     eventually(lambda: space.redis.hlen(space.key(f"processing:{bench.id}")) == 1)
-    bench.consumer.stop()
+    with gevent.Timeout(1.5):  # it waits for no token afterwards
+        bench.consumer.stop()
     assert bench.slots.ids == ["m1"]
     bench.leave()
     assert space.waiting() == ["m1"]

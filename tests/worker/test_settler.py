@@ -9,6 +9,7 @@ import pytest
 
 from greenworker.broker import Broker
 from greenworker.connection import Connection, Endpoint
+from greenworker.errors import BrokerError
 from greenworker.message import RELEASE, Delivery, Outcome
 from greenworker.worker.incarnation import Incarnation, Membership
 from greenworker.worker.settler import Settler
@@ -216,3 +217,18 @@ def test_flush_says_how_many_are_left(bench: Bench) -> None:
     assert bench.settler.flush(0) == 0
     bench.add(bench.hold("m1", "m2"))
     assert bench.settler.flush(0.01) == 2
+
+
+def test_an_outcome_that_is_refused_for_good_does_not_hold_up_the_others(bench: Bench) -> None:
+    settle = bench.broker.settle
+
+    def refuses_m2(worker: str, outcomes: list[tuple[Delivery, Outcome]]) -> list[bool]:
+        if any(delivery.id == "m2" for delivery, _ in outcomes):
+            raise BrokerError("refused")
+        return settle(worker, outcomes)
+
+    bench.broker.settle = refuses_m2  # type: ignore[method-assign,assignment]
+    bench.add(bench.hold("m1", "m2", "m3"))
+    bench.settler.start()
+    assert eventually(lambda: bench.space.stats().get("done") == 2)
+    eventually(lambda: list(bench.me.held) == ["m2"])
