@@ -20,7 +20,7 @@ def version() -> str:
 # Four, and they stay four. Each lower bound is tested: `tox -e oldest`.
 REQUIRES = [
     "gevent>=24.10.3",  # 24.10.1 and .2 have no wheel for a glibc older than 2.28
-    "redis>=5.0.0",
+    "redis>=5.1.1",
     "orjson>=3.11.6",  # the first without CVE-2025-67221, a crash on deeply nested values
     "docopt-ng>=0.9.0",  # the kept fork; docopt 0.6.2 is the same import and works too
 ]

@@ -150,7 +150,9 @@ def timers() -> None:
     print(f"time limit: {_compare(timeout, 'gevent.Timeout', raw, 'a raw timer')}")
 
 
-def _compare(one: Callable[[], None], its_name: str, other: Callable[[], None], other_name: str) -> str:
+def _compare(
+    one: Callable[[], None], its_name: str, other: Callable[[], None], other_name: str
+) -> str:
     """Two ways in turn, 1,000 times each a call; the median of one of them, in µs."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(20 * ROUNDS):

@@ -17,7 +17,7 @@ from greenworker.client import Client
 from greenworker.connection import Endpoint
 from greenworker.context import CurrentTask
 from greenworker.embedded import EmbeddedServer, find_server
-from greenworker.errors import DeclarationError, EmbeddedUnavailable, UnknownTask
+from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable
 from greenworker.result import Result
 from greenworker.task import Task, make_options
 
@@ -48,6 +48,8 @@ class App:
         patience: float = 5.0,
     ) -> None:
         keys.root(namespace)  # refuses a bad name here and now
+        if not isinstance(connections, int) or connections < 1:
+            raise ConfigError(f"connections={connections!r}: give a whole number from 1 on")
         self.namespace = namespace
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}
@@ -89,13 +91,6 @@ class App:
     def status(self) -> Status:
         """What is where: queues, workers, scheduled, dead, counters."""
         return self.client.status()
-
-    def get_task(self, name: str) -> Task[..., Any]:
-        """A registered task; raises UnknownTask."""
-        try:
-            return self.tasks[name]
-        except KeyError:
-            raise UnknownTask(name, self.tasks) from None
 
     def load(self) -> None:
         """Import the modules named by `include`."""
@@ -152,6 +147,8 @@ class App:
             )
         given = dict(options)
         name = given.pop("name", None) or _importable_name(function)
+        if not isinstance(name, str) or not name.isprintable():
+            raise DeclarationError(f"name={name!r:.60}: give printable text")
         try:
             task: Task[..., Any] = Task(function, make_options(name, given), lambda: self.client)
         except DeclarationError:
@@ -199,7 +196,7 @@ def _importable_module(function: Callable[..., Any]) -> str:
         return main.__spec__.name.removesuffix(".__main__")
     try:
         path = Path(main.__file__ or "").resolve().relative_to(Path.cwd())
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OSError):
         return "__main__"
     parts = path.with_suffix("").parts
     return ".".join(parts) if parts and all(part.isidentifier() for part in parts) else "__main__"

@@ -28,7 +28,9 @@ OLDEST_SERVER = (6, 2)
 class Link(Protocol):
     """What a broker needs of a connection."""
 
-    def run(self, script: Script, key: str, *args: bytes | str | int) -> Any: ...
+    def run(
+        self, script: Script, key: str, *args: bytes | str | int, patience: float | None = None
+    ) -> Any: ...
 
     def execute(self, *command: bytes | str | int) -> Any: ...
 
@@ -205,9 +207,9 @@ class Broker:
 
     # Looking up
 
-    def lookup(self, id: str) -> Sighting:
-        """Where a message is, or how it ended."""
-        kind, *rest = self._run("lookup", id)
+    def lookup(self, id: str, patience: float | None = None) -> Sighting:
+        """Where a message is, or how it ended; `patience` (s) instead of the link's own."""
+        kind, *rest = self._link.run(load("lookup"), self._nil, id, patience=patience)
         if kind == b"ended":
             return Sighting(_ended_state(rest[0]), rest[0])
         if kind == b"scheduled":

@@ -64,6 +64,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from docopt import DocoptExit, docopt
 
@@ -115,16 +116,26 @@ def parse(argv: Sequence[str]) -> Options:
 
 def _command(options: Options, early_ssl: Sequence[str]) -> int:
     # Imported here: status needs no worker, and a worker needs no demo.
-    if options.flag("status", command=True):
-        from greenworker.commands import status
-
-        return status.run(options)
     if options.flag("demo", command=True):
         from greenworker.demo import crawl
 
+        options.refuse_others("demo", ())
         return crawl.run()
+    workdir = options.text("workdir")
+    if workdir is not None:
+        if not Path(workdir).is_dir():
+            raise ConfigError(f"--workdir {workdir}: no such folder")
+        os.chdir(workdir)
+    if options.flag("status", command=True):
+        from greenworker.commands import status
+
+        options.refuse_others("status", ("app", "url", "namespace", "json", "workdir"))
+        return status.run(options)
     from greenworker.commands import worker
 
+    for flag in ("json", "namespace"):
+        if options.said_by_flag(flag):
+            raise ConfigError(f"--{flag} is for status; a worker's namespace is its App's")
     return worker.run(options, early_ssl)
 
 

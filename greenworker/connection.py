@@ -17,12 +17,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
@@ -43,6 +45,8 @@ _UNNAMED: dict[str, None] = (
     if "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
     else {"lib_name": None, "lib_version": None}
 )
+
+_URL_OPTIONS = ("connection_class", "host", "port", "path", "db", "username", "password")
 
 # Codes after which the same server will serve us later, or another one does now.
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "BUSY ")
@@ -65,14 +69,9 @@ class Endpoint:
     prepare: Callable[[], None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            parse_url(self.url)
-        except ValueError:
-            raise ConfigError(
-                f"bad server URL {self.redacted!r} (from {self.source}): "
-                "use redis://host:port/db, rediss://… or unix:///path, "
-                "and %2F %3F %23 %40 for / ? # @ in a password"
-            ) from None
+        wrong = _check_url(self.url)
+        if wrong:
+            raise ConfigError(f"bad server URL {self.redacted!r} (from {self.source}): {wrong}")
 
     @property
     def redacted(self) -> str:
@@ -92,13 +91,18 @@ def redact(url: str) -> str:
 class Connection:
     """One connection for one greenlet or thread at a time; reconnects at the next call."""
 
-    def __init__(self, endpoint: Endpoint, name: str = "greenworker") -> None:
+    def __init__(
+        self, endpoint: Endpoint, name: str = "greenworker", timeout: float | None = None
+    ) -> None:
         self._endpoint = endpoint
         self._name = name
+        self._timeout = timeout  # seconds, to connect and to read; None: the usual ones
         self._wire: TcpConnection | None = None
 
-    def run(self, script: Script, key: str, *args: bytes | str | int) -> Any:
-        """A script's reply; the server learns the script when it does not know it."""
+    def run(
+        self, script: Script, key: str, *args: bytes | str | int, patience: float | None = None
+    ) -> Any:
+        """A script's reply, tried once whatever the patience; the server learns the script when it does not know it."""
         try:
             return self.execute("EVALSHA", script.sha, 1, key, *args)
         except BrokerError as error:
@@ -136,7 +140,7 @@ class Connection:
         try:
             if self._endpoint.prepare is not None:
                 self._endpoint.prepare()
-            wire = _wire_to(self._endpoint, self._name)
+            wire = _wire_to(self._endpoint, self._name, self._timeout)
             wire.connect()
         except (redis_errors.RedisError, OSError) as error:
             raise _ours(error, self._endpoint, maybe_done=False) from error
@@ -189,8 +193,11 @@ class ConnectionPool:
         self._size = size
         self._open()
 
-    def run(self, script: Script, key: str, *args: bytes | str | int) -> Any:
-        return self._patiently(lambda connection: connection.run(script, key, *args))
+    def run(
+        self, script: Script, key: str, *args: bytes | str | int, patience: float | None = None
+    ) -> Any:
+        """A script's reply; `patience` is for this call instead of the pool's."""
+        return self._patiently(lambda connection: connection.run(script, key, *args), patience)
 
     def execute(self, *command: bytes | str | int) -> Any:
         return self._patiently(lambda connection: connection.execute(*command))
@@ -200,20 +207,17 @@ class ConnectionPool:
         while self._idle:
             self._idle.pop().close()
 
-    def resize(self, size: int) -> None:
-        """Change the bound; call it before the pool is used."""
-        self._size = size
-        self._open()
-
     def _open(self) -> None:
         self._pid = os.getpid()
+        self._thread = threading.get_native_id()
         self._idle: list[Connection] = []
         self._permits = threading.Semaphore(self._size)
         self._answered = time.monotonic()
 
-    def _patiently(self, step: Callable[[Connection], Any]) -> Any:
-        with self._borrow() as connection:
-            deadline = time.monotonic() + self.patience
+    def _patiently(self, step: Callable[[Connection], Any], patience: float | None = None) -> Any:
+        patience = self.patience if patience is None else patience
+        with self._borrow(patience) as connection:
+            deadline = time.monotonic() + patience
             pause, maybe_done = 0.01, False
             while True:
                 try:
@@ -229,18 +233,25 @@ class ConnectionPool:
                 pause = min(pause * 2, 0.5)
 
     @contextmanager
-    def _borrow(self) -> Iterator[Connection]:
+    def _borrow(self, patience: float) -> Iterator[Connection]:
         if self._pid != os.getpid():
             self._open()
         permits, idle = self._permits, self._idle
         # A crowd may wait for longer than our patience, as long as the server answers others.
         began = time.monotonic()
-        while not permits.acquire(timeout=self.patience):
-            if time.monotonic() - max(began, self._answered) >= self.patience:
+        while not permits.acquire(timeout=patience):
+            if time.monotonic() - max(began, self._answered) >= patience:
                 raise BrokerUnavailable(
                     f"all {self._size} connections to {self.endpoint.redacted} are waiting"
                 )
         try:
+            if self._is_foreign_thread():
+                connection = Connection(self.endpoint, self._name)
+                try:
+                    yield connection
+                finally:
+                    connection.close()
+                return
             connection = idle.pop() if idle else Connection(self.endpoint, self._name)
             try:
                 yield connection
@@ -249,26 +260,48 @@ class ConnectionPool:
         finally:
             permits.release()
 
+    def _is_foreign_thread(self) -> bool:
+        # A green socket belongs to the hub, and so to the native thread, that opened it.
+        return _is_green() and threading.get_native_id() != self._thread
 
-def _wire_to(endpoint: Endpoint, name: str) -> TcpConnection:
+
+def _is_green() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("socket"))
+
+
+def _wire_to(endpoint: Endpoint, name: str, timeout: float | None) -> TcpConnection:
     """A connection as the URL describes it, not connected yet."""
     options = parse_url(endpoint.url)
     cls = options.pop("connection_class", TcpConnection)
-    options = {
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        "socket_timeout": READ_TIMEOUT,
-        **({} if "path" in options else {"socket_keepalive": True}),
-        **options,
+    if "path" not in options:
+        options["socket_keepalive"] = True
+    # Ours last: no URL may unsettle what the rest relies on.
+    options |= {
+        "socket_connect_timeout": timeout or CONNECT_TIMEOUT,
+        "socket_timeout": timeout or READ_TIMEOUT,
         "client_name": name,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
         **_UNNAMED,
     }
-    try:
-        wire: TcpConnection = cls(**options)
-    except TypeError as error:  # an option of the URL that redis-py does not know
-        raise ConfigError(f"bad server URL {endpoint.redacted!r}: {error}") from error
+    wire: TcpConnection = cls(**options)
     return wire
+
+
+def _check_url(url: str) -> str:
+    """What is wrong with a server URL, or nothing."""
+    try:
+        options = parse_url(url)
+    except ValueError:
+        return "use redis://host:port/db, rediss://… or unix:///path, and %2F %3F %23 %40 for / ? # @ in a password"
+    for option in options:
+        if option not in _URL_OPTIONS and not option.startswith("ssl_"):
+            return f"no option {option!r}; there are db, username, password and ssl_…"
+    path = urlsplit(url).path.strip("/")
+    if not url.startswith("unix:") and path and not path.isdigit():
+        return f"its database must be a number, not {path!r}"
+    return ""
 
 
 def _ours(error: Exception, endpoint: Endpoint, maybe_done: bool) -> Exception:

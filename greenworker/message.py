@@ -15,7 +15,7 @@ import enum
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
@@ -149,9 +149,7 @@ def decode(id: str, envelope: bytes) -> Message:
             queue=queue,
             priority=int(priority),
             result_ttl=int(ttl) / 1000,
-            expires=None
-            if expires == "0"
-            else datetime.fromtimestamp(int(expires) / 1000).astimezone(),
+            expires=None if expires == "0" else datetime.fromtimestamp(int(expires) / 1000, UTC),
             options=_decode_options(options) if options else {},
             attempt=int(attempt),
             deliveries=int(deliveries),
@@ -196,7 +194,7 @@ def _culprit(message: Message) -> int | str | None:
     arguments: list[tuple[int | str, Any]] = [*enumerate(message.args), *message.kwargs.items()]
     for name, value in arguments:
         try:
-            codec.encode(value, "")
+            codec.encode([[value]], "")  # as deep as it stands in the body
         except (NotEncodable, PayloadTooLarge):
             return name
     return None

@@ -75,7 +75,8 @@ class Result(Generic[R]):
         """The task's value, as JSON carries it; waits for it, up to `timeout` seconds.
 
         Raises TaskFailed (TaskExpired, TaskCancelled) when it did not end well,
-        ResultTimeout when it has not ended in time, ResultGone when nothing is known of
+        ResultTimeout when it has not ended in time, BrokerUnavailable when the server is away at
+        that moment (one that is frozen can add a read timeout, 5 s), ResultGone when nothing is known of
         the id (any more). Inside a task it raises at once, since workers that are full of
         waiting tasks wait for ever; `allow_in_task=True` if that cannot happen.
         """
@@ -99,8 +100,9 @@ class Result(Generic[R]):
                 payload = waiter.wait(wait) if wait > 0 else waiter.payload
                 if payload is not None:
                     return payload
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 try:
-                    sighting, state = self._see()
+                    sighting, state = self._see(left)
                 except BrokerUnavailable:
                     if deadline is None or time.monotonic() >= deadline:
                         raise
@@ -110,8 +112,8 @@ class Result(Generic[R]):
                 if deadline is not None and time.monotonic() >= deadline:
                     raise ResultTimeout(self.id, timeout or 0.0, state)
 
-    def _see(self) -> tuple[Sighting, State]:
-        sighting = self._broker.lookup(self.id)
+    def _see(self, patience: float | None = None) -> tuple[Sighting, State]:
+        sighting = self._broker.lookup(self.id, patience)
         if sighting.state is None:
             raise ResultGone(self.id)
         return sighting, sighting.state

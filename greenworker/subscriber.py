@@ -62,13 +62,10 @@ class Subscriber:
         with self._lock:
             self._waiters.setdefault(id, []).append(waiter)
             self._last_used = time.monotonic()
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._read_on, name="greenworker-results", daemon=True
-                )
-                self._thread.start()
-            self._tell_server("SUBSCRIBE", id)
         try:
+            with self._lock:
+                self._see_to_a_reader()
+                self._tell_server("SUBSCRIBE", id)
             yield waiter
         finally:
             with self._lock:
@@ -96,6 +93,14 @@ class Subscriber:
         self._online = self._closing = False
         self._last_used = time.monotonic()
 
+    def _see_to_a_reader(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._online = False
+            self._thread = threading.Thread(
+                target=self._read_on, name="greenworker-results", daemon=True
+            )
+            self._thread.start()
+
     def _tell_server(self, command: str, id: str) -> None:
         # While offline nothing is said: the reader subscribes for everybody.
         if not self._online:
@@ -113,8 +118,14 @@ class Subscriber:
                     self._subscribe_all()
                 reply = self._connection.read(_READ)
                 pause = 0.05
-            except (BrokerError, ConfigError) as error:
-                _log.warning("waiting for results: %s", error)
+            except Exception as error:
+                # Not only our errors: a waiter whose send failed has closed the connection under
+                # this read, and the socket says so in its own words. Whatever it was, all wait
+                # for this thread: it connects again.
+                expected = isinstance(error, (BrokerError, ConfigError))
+                _log.log(
+                    logging.WARNING if expected else logging.DEBUG, "waiting for results: %r", error
+                )
                 self._online = False
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)

@@ -24,6 +24,8 @@ from greenworker.keys import PRIORITIES, check_name
 from greenworker.message import Message, Moment
 from greenworker.result import Result, Results
 
+_LATEST = 1e11  # epoch seconds, in the year 5138
+
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
@@ -59,14 +61,13 @@ class TaskOptions:
         for what, value in (
             ("timeout", self.timeout),
             ("expires", self.expires),
-            ("result_ttl", self.result_ttl),
         ):
             if value is not None:
                 _check_seconds(f"{self.name}: {what}", value)
-        if self.result_ttl <= 0:
-            raise DeclarationError(
-                f"{self.name}: result_ttl must be above 0; to keep none: ignore_result=True"
-            )
+        _check_result_ttl(f"{self.name}: result_ttl", self.result_ttl)
+        for what, flag in (("ignore_result", self.ignore_result), ("bind", self.bind)):
+            if not isinstance(flag, bool):
+                raise DeclarationError(f"{self.name}: {what}={flag!r}: give True or False")
 
 
 def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
@@ -154,7 +155,7 @@ class Task(Generic[P, R]):
             ("queue", queue, check_name),
             ("priority", priority, _check_priority),
             ("id", id, check_name),
-            ("result_ttl", result_ttl, _check_seconds),
+            ("result_ttl", result_ttl, _check_result_ttl),
         )
         try:
             given: dict[str, Any] = {
@@ -246,6 +247,8 @@ class Task(Generic[P, R]):
     def _named(self, error: NotEncodable) -> NotEncodable:
         """The same error, with the argument called by its name."""
         name = error.argument
+        if name is None:
+            return error
         if isinstance(name, int):
             parameters = list(self._signature.parameters)
             name = parameters[min(name, len(parameters) - 1)]
@@ -294,10 +297,18 @@ def _check_seconds(what: str, value: object) -> float:
     raise DeclarationError(f"{what}={value!r}: give seconds, 0 or more")
 
 
+def _check_result_ttl(what: str, value: object) -> float:
+    if _check_seconds(what, value) > 0:
+        return float(value)  # type: ignore[arg-type]  # it is a number
+    raise DeclarationError(f"{what} must be above 0; to keep none: ignore_result=True")
+
+
 def _check_moment(what: str, value: object) -> Moment:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise BadArguments(f"{what}={value!r} has no time zone: datetime.now(timezone.utc) + …")
+        if value.timestamp() > _LATEST:
+            raise BadArguments(f"{what}={value!r} is too far away")
         return value
     if what == "eta":
         raise BadArguments(

@@ -65,13 +65,16 @@ def _app_of(name: str) -> App:
 
 
 def _import(name: str) -> ModuleType:
+    if name.endswith(".py") or name.startswith(".") or "/" in name:
+        module = name.removesuffix(".py").replace("/", ".").strip(".")
+        raise AppNotFound(f"no module {name!r}: it takes a module's name: {module}")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name == missing or name.startswith(missing + "."):
             raise AppNotFound(
-                f"no module {name!r}: looked in {Path.cwd()} and on sys.path{_hint(name)}"
+                f"no module {name!r}: looked in {Path.cwd()} and on sys.path{_hint()}"
             ) from None
         raise _mistake(name, error) from error
     except ConfigError as error:
@@ -90,11 +93,7 @@ def _mistake(name: str, error: BaseException) -> ConfigError:
     return ConfigError(f"{name} cannot be imported: {type(error).__name__}: {text} ({where})")
 
 
-def _hint(name: str) -> str:
-    if name.endswith(".py") or "/" in name:
-        return (
-            f"; it takes a module's name: {name.removesuffix('.py').replace('/', '.').strip('.')}"
-        )
+def _hint() -> str:
     here = sorted(
         path.stem if path.suffix == ".py" else path.name
         for path in Path.cwd().iterdir()

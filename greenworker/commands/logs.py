@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
-from typing import Any, TextIO
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
 
 import orjson
 
@@ -30,15 +30,16 @@ def level_of(options: Options) -> int:
     return _LEVELS[name]
 
 
-def set_up(level: int, as_json: bool) -> None:
-    """Log to stderr from `level` on; print() in tasks carries the task's name and id."""
+def set_up(level: int, as_json: bool, bare_output: bool) -> None:
+    """Log to stderr from `level` on; print() in tasks carries the task's name and id, unless
+    stdout is to stay bare, as a debugger's dialogue must."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _JsonLines() if as_json else _Lines("%(asctime)s %(levelname)-7s %(message)s")
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    if not as_json:
-        sys.stdout = _TaskOutput(sys.stdout)
+    if not bare_output:
+        sys.stdout = cast(TextIO, _TaskOutput(sys.stdout))
 
 
 def _prefix() -> str:
@@ -75,7 +76,7 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-class _TaskOutput(io.TextIOBase):
+class _TaskOutput:
     """stdout, with the task's name and id before each line that a task prints."""
 
     def __init__(self, out: TextIO) -> None:
@@ -88,14 +89,9 @@ class _TaskOutput(io.TextIOBase):
             self._at_start = line.endswith("\n")
         return len(text)
 
-    def flush(self) -> None:
-        self._out.flush()
-
-    def isatty(self) -> bool:
-        return self._out.isatty()
-
-    def fileno(self) -> int:
-        return self._out.fileno()
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._out, name)  # encoding, buffer, and what else a stdout has
+        return getattr(self._out, name)  # flush, encoding, buffer: all else as it was

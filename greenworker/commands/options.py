@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from greenworker.errors import ConfigError
@@ -20,6 +21,8 @@ class Options:
     def modules(self) -> list[str]:
         """The modules that were named, by position or by -A."""
         named = list(self._parsed["<module>"])
+        if named and self.said_by_flag("app"):
+            raise ConfigError(f"name the modules once: {' '.join(named)}, or -A {self.text('app')}")
         app = self.text("app")
         return named or ([app] if app else [])
 
@@ -33,6 +36,13 @@ class Options:
         if value not in ("", "0", "1", "no", "yes", "false", "true"):
             raise ConfigError(f"{_variable(name)}={value!r}: give 1 or 0")
         return value in ("1", "yes", "true")
+
+    def refuse_others(self, command: str, usable: Collection[str]) -> None:
+        """Raise ConfigError for a flag that this command has no use for."""
+        for option, value in self._parsed.items():
+            name = option.removeprefix("--")
+            if option.startswith("--") and value not in (None, False) and name not in usable:
+                raise ConfigError(f"{option} is not for {command}; see greenworker --help")
 
     def said_by_flag(self, name: str) -> bool:
         """Whether the flag itself was given, not its variable."""
@@ -55,12 +65,12 @@ class Options:
         return seconds
 
     def count(self, name: str) -> int | None:
-        """A whole number from 1 on; raises ConfigError."""
+        """A whole number, 1 to a million; raises ConfigError."""
         where, value = self._said(name)
         if value is None:
             return None
-        if not value.isascii() or not value.isdigit() or int(value) < 1:
-            raise ConfigError(f"{where} {value}: give a whole number from 1 on")
+        if not re.fullmatch("[0-9]{1,7}", value) or not 1 <= int(value) <= 1_000_000:
+            raise ConfigError(f"{where} {value}: give a whole number, 1 to 1,000,000")
         return int(value)
 
     def _said(self, name: str) -> tuple[str, str | None]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -33,16 +31,12 @@ _THREADS = 100  # for DNS and files: ten, gevent's default, make 100 look-ups wa
 
 def run(options: Options, early_ssl: Sequence[str] = ()) -> int:
     """Run a worker until it is told to stop; returns the exit code."""
-    workdir = options.text("workdir")
-    if workdir is not None:
-        if not Path(workdir).is_dir():
-            raise ConfigError(f"--workdir {workdir}: no such folder")
-        os.chdir(workdir)
     if not options.modules:
         raise ConfigError("which tasks? greenworker MODULE, as in: greenworker -c 1000 app.tasks")
     level = logs.level_of(options)
     settings = _settings(options)
-    logs.set_up(level, options.flag("log-json"))
+    as_json = options.flag("log-json")
+    logs.set_up(level, as_json, bare_output=as_json or options.flag("solo"))
     if early_ssl:
         _log.warning("ssl was imported before gevent could patch it, by %s", ", ".join(early_ssl))
     app = find_app(options.modules)
@@ -53,7 +47,7 @@ def run(options: Options, early_ssl: Sequence[str] = ()) -> int:
     worker = Worker(app, on_max_block=end_process, **settings)
     _raise_limits(worker.config.concurrency)
     _save_time()
-    return _serve(worker, banner=level <= logging.INFO, as_json=options.flag("log-json"))
+    return _serve(worker, banner=level <= logging.INFO, as_json=as_json)
 
 
 def _settings(options: Options) -> dict[str, Any]:
@@ -79,7 +73,7 @@ def _serve(worker: Worker, banner: bool, as_json: bool) -> int:
     # What reads JSON lines can read nothing else.
     say = _log.info if as_json else _print
     _handle_signals(worker)
-    worker.start()
+    worker.check_server()
     if banner:
         say(_banner(worker))
         gevent.spawn(_say_ready, worker, say)

@@ -23,5 +23,10 @@ end
 local function some_of(wid, n)
   local key = processing_key(wid)
   if redis.call('HLEN', key) <= n then return redis.call('HGETALL', key) end
-  return redis.call('HSCAN', key, 0, 'COUNT', n)[2]
+  -- On to the first that holds any: a large hash that was half emptied begins with empty slots.
+  local cursor, found = '0', {}
+  repeat
+    cursor, found = unpack(redis.call('HSCAN', key, cursor, 'COUNT', n))
+  until #found > 0 or cursor == '0'
+  return found
 end

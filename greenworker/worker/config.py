@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from greenworker.errors import ConfigError
 from greenworker.keys import check_name
 
+MOST_AT_ONCE = 1_000_000
+
 
 def default_name() -> str:
     """host.pid: a label for people; what identifies a worker is its incarnation."""
@@ -34,8 +36,11 @@ class WorkerConfig:
     name: str = field(default_factory=default_name)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.concurrency, int) or self.concurrency < 1:
-            raise ConfigError(f"concurrency {self.concurrency!r}: give a whole number from 1 on")
+        most = self.concurrency
+        if not isinstance(most, int) or isinstance(most, bool) or not 1 <= most <= MOST_AT_ONCE:
+            raise ConfigError(f"concurrency {most!r}: give a whole number, 1 to {MOST_AT_ONCE:,}")
+        if not self.name.isprintable() or len(self.name) > 200:
+            raise ConfigError(f"name {self.name!r:.60}: give up to 200 printable characters")
         if not self.queues:
             raise ConfigError("no queues: name at least one")
         for queue in self.queues:

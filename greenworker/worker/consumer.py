@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from gevent import GreenletExit
 from gevent.event import Event
 
 from greenworker.broker import Broker, NotRegistered
+from greenworker.errors import BrokerUnavailable, UnsuitableServer
 from greenworker.message import Delivery
 from greenworker.worker.incarnation import Incarnation, Membership
 from greenworker.worker.pool import SoloPool, TaskPool
@@ -19,6 +21,7 @@ _log = logging.getLogger("greenworker.worker")
 
 _WAIT_MOST = 2.0  # seconds in BRPOP; a wake token that was lost costs no more than this
 _BURST_WAIT = 0.1  # … in a burst, which looks whether it is over
+_BURST_PATIENCE = 5.0  # seconds that a burst bears a server that is away
 _BURST_WAITS_FOR = 60.0  # seconds: a burst stays for what is due within them
 
 
@@ -46,10 +49,12 @@ class Consumer(Service):
         about: Mapping[str, Any],
         expect: Callable[[float], None],
         burst: bool = False,
+        allow_eviction: bool = False,
     ) -> None:
         super().__init__()
         self.ready = Event()  # registered for the first time
-        self.drained = Event()  # set once, in a burst
+        self.over = Event()  # a burst has drained its queues, or `error` ended the work
+        self.error: BrokerUnavailable | UnsuitableServer | None = None
         self.quiet = False
         self._broker = broker
         self._membership = membership
@@ -59,13 +64,16 @@ class Consumer(Service):
         self._about = about
         self._expect = expect  # told in how many seconds more becomes due
         self._burst = burst
+        self._allow_eviction = allow_eviction
+        self._away_since = 0.0
         self._waiting = False
         self._has_token = False
 
     def fresh(self) -> None:
         """Forget what a former start and stop have left."""
         self.ready.clear()
-        self.drained.clear()
+        self.over.clear()
+        self.error = None
         self._stopping = False
 
     def step(self) -> float | None:
@@ -96,10 +104,32 @@ class Consumer(Service):
         self.wake()
 
     def _register(self, me: Incarnation) -> None:
+        try:
+            # Here, not only at the start: the server may have been away, or be another one.
+            self._broker.check_server(self._allow_eviction)
+        except UnsuitableServer as error:
+            self._give_up(error)
+            raise
         if not self._broker.register(me.id, self._lease, self._about, self._queues):
             raise NotRegistered(me.id)
         me.registered = True
         self.ready.set()
+
+    def _failed(self, error: Exception) -> float:
+        if isinstance(error, BrokerUnavailable):
+            self._away_since = self._away_since or time.monotonic()
+            if self._burst and time.monotonic() - self._away_since > _BURST_PATIENCE:
+                self._give_up(error)
+        return super()._failed(error)
+
+    def _recovered(self) -> None:
+        self._away_since = 0.0
+        super()._recovered()
+
+    def _give_up(self, error: BrokerUnavailable | UnsuitableServer) -> None:
+        """Tell `serve_forever`; a worker in a library goes on trying."""
+        self.error = error
+        self.over.set()
 
     def _adopt(self, me: Incarnation) -> None:
         used = me.used
@@ -125,7 +155,7 @@ class Consumer(Service):
         if len(claim.deliveries) >= room or self._stopping:
             return
         if self._burst and self._is_drained(me, claim.more, claim.next_due):
-            self.drained.set()
+            self.over.set()
             self._stopping = True
             return
         if claim.next_due is not None:

@@ -113,14 +113,17 @@ class Executor:
                 if deadline is not None:
                     deadline.cancel()
                 self._stats.durations.append(time.monotonic() - run.started)
-        except HardTimeout:
-            return self._failed(run, TaskTimeout(f"ran longer than {run.timeout:g} s"))
         except Release:
             self._stats.released += 1
             return RELEASE
         except BaseException as error:
-            # SystemExit and KeyboardInterrupt, too, are this task's own.
-            return self._failed(run, error)
+            # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
+            if deadline is None or not deadline.passed:
+                return self._failed(run, error)
+            return self._failed(run, _timed_out(run, error))
+        if deadline is not None and deadline.passed:
+            # It swallowed the timeout and went on: too late is too late.
+            return self._failed(run, _timed_out(run))
         return self._succeeded(run, value)
 
     def _succeeded(self, run: Run, value: Any) -> Outcome:
@@ -182,6 +185,7 @@ class Executor:
             "%s[%s] ignores its timeout of %g s: its slot is lost until it ends",
             run.task.name, run.message.id, run.timeout,
         )  # fmt: skip
+        # No retry: it would take another slot.
         error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
         outcome = Outcome("dead", _failure(error), run.message.result_ttl, reason="stuck")
         self._on_stuck(run.delivery, outcome)
@@ -238,6 +242,10 @@ class _Deadline:
         self._timer = gevent.get_hub().loop.timer(run.timeout)
         self._timer.start(self._expire)
 
+    @property
+    def passed(self) -> bool:
+        return self._thrown > 0
+
     def cancel(self) -> None:
         self._timer.stop()
         self._timer.close()
@@ -256,6 +264,13 @@ class _Deadline:
             again = _THROW_AGAIN[min(self._thrown, len(_THROW_AGAIN)) - 1]
             self._timer = gevent.get_hub().loop.timer(again)
             self._timer.start(self._expire)
+
+
+def _timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeout:
+    error = TaskTimeout(f"ran longer than {run.timeout:g} s")
+    # Where it was: what came of it, if it is more than the timeout itself.
+    error.__cause__ = None if isinstance(cause, HardTimeout) else cause
+    return error.with_traceback(cause.__traceback__ if cause is not None else None)
 
 
 def _shown(message: Message) -> str:

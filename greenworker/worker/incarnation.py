@@ -58,8 +58,8 @@ class Membership:
         """These are no longer held, whoever ended them."""
         held = self.current.held
         for delivery in deliveries:
-            known = held.get(delivery.id)
-            if known is not None and known.seq == delivery.seq:
+            # The very one: a later incarnation counts its sequences from one again.
+            if held.get(delivery.id) is delivery:
                 del held[delivery.id]
         self.room.set()
 

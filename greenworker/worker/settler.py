@@ -15,6 +15,7 @@ from greenworker.message import Delivery, Outcome
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.service import Service
 
+_TRY_AGAIN = 5.0  # seconds after which what was refused is sent again
 IN_A_HURRY = 2.0  # seconds that outcomes get to leave, whatever the deadline
 
 _log = logging.getLogger("greenworker.worker")
@@ -30,11 +31,13 @@ class Settler(Service):
     name = "settler"
 
     def __init__(self, broker: Broker, membership: Membership) -> None:
-        super().__init__()
+        super().__init__(every=_TRY_AGAIN)
         self._broker = broker
         self._membership = membership
         self._most = MAX_COUNT
         self._pending: deque[tuple[Delivery, Outcome]] = deque()
+        self._refused: deque[tuple[Delivery, Outcome]] = deque()
+        self._try_again_at = 0.0
 
     def add(self, delivery: Delivery, outcome: Outcome) -> None:
         """Take an outcome; one that belongs to a past incarnation, or comes twice, is dropped."""
@@ -47,15 +50,25 @@ class Settler(Service):
         batch = self._next_batch()
         if not batch:
             return None
-        verdicts = self._settle(batch)
+        try:
+            verdicts = self._broker.settle(batch[0][0].worker, batch)
+        except BrokerUnavailable:
+            raise
+        except BrokerError:
+            # Perhaps only one of them is refused: halve until it stands alone, then go on without.
+            self._most = max(1, len(batch) // 2)
+            if len(batch) > 1:
+                return 0.0
+            self._refused.append(self._pending.popleft())
+            self._try_again_at = time.monotonic() + _TRY_AGAIN
+            raise
+        self._most = min(MAX_COUNT, 2 * self._most)
         for _ in batch:
             self._pending.popleft()
         self._membership.settled(delivery for delivery, _ in batch)
         for (delivery, outcome), ours in zip(batch, verdicts, strict=True):
             if not ours:
-                _log.debug(
-                    "%s was no longer ours: its %s does not count", delivery.id, outcome.kind
-                )
+                _log.debug("%s was not ours any more: its %s is void", delivery.id, outcome.kind)
         return 0.0 if self._pending else None
 
     def flush(self, timeout: float, hurry: Event | None = None) -> int:
@@ -64,30 +77,18 @@ class Settler(Service):
         Returns how many are left.
         """
         began = time.monotonic()
-        while self._pending and time.monotonic() - began < timeout:
+        while (self._pending or self._refused) and time.monotonic() - began < timeout:
             if hurry is not None and hurry.is_set():
                 timeout = min(timeout, IN_A_HURRY)
             self.wake()
             gevent.sleep(0.005)
-        return len(self._pending)
-
-    def _settle(self, batch: list[tuple[Delivery, Outcome]]) -> list[bool]:
-        try:
-            verdicts = self._broker.settle(batch[0][0].worker, batch)
-        except BrokerUnavailable:
-            raise
-        except BrokerError:
-            # Perhaps only one of them is refused: one by one, and that one last.
-            self._most = 1
-            if len(batch) == 1:
-                self._pending.rotate(-1)
-            raise
-        self._most = MAX_COUNT
-        return verdicts
+        return len(self._pending) + len(self._refused)
 
     def _next_batch(self) -> list[tuple[Delivery, Outcome]]:
         batch: list[tuple[Delivery, Outcome]] = []
         size = 0
+        if not self._pending and time.monotonic() >= self._try_again_at:
+            self._pending, self._refused = self._refused, self._pending
         while self._pending and not self._membership.is_current(self._pending[0][0].worker):
             self._pending.popleft()
         for delivery, outcome in self._pending:

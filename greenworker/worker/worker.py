@@ -52,7 +52,10 @@ class Worker:
         **options: Any,
     ) -> None:
         app.load()
-        options["queues"] = tuple(options.get("queues") or app.queues())
+        queues = options.get("queues") or app.queues()
+        if isinstance(queues, str):
+            raise ConfigError(f"queues={queues!r}: give a list of names, [{queues!r}]")
+        options["queues"] = tuple(queues)
         try:
             self.config = config = WorkerConfig(**options)
         except TypeError as error:
@@ -60,8 +63,9 @@ class Worker:
         self.app = app
         self.stats = Stats()
         self._lanes = {
-            lane: Broker(Connection(app.endpoint, f"greenworker-{lane}"), app.namespace)
-            for lane in ("consumer", "settler", "watchdog")
+            lane: Broker(Connection(app.endpoint, f"greenworker-{lane}", timeout), app.namespace)
+            # Beats are small, and a stop waits for the one under way.
+            for lane, timeout in (("consumer", None), ("settler", None), ("watchdog", 1.5))
         }
         lanes, shared = self._lanes, app.client.broker
         self._membership = Membership(on_renew=self._drop_all)
@@ -89,6 +93,7 @@ class Worker:
             about={"name": config.name, "queues": config.queues, "concurrency": self.pool.size},
             expect=self.scheduler.expect,
             burst=config.burst,
+            allow_eviction=config.allow_eviction,
         )
         self.reaper = Reaper(
             shared, config.sweep_every, config.lease, config.quiet, config.max_deliveries
@@ -96,6 +101,7 @@ class Worker:
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, on_max_block)
         self.server = ""  # its name and version, once it has answered
         self._started = False
+        self._left = 0  # outcomes that the last stop could not settle
         self._lifecycle = RLock()  # a start and a stop wait for each other
         self._hurry = Event()
         self._asked = Event()
@@ -124,15 +130,19 @@ class Worker:
         our password. One that cannot be reached is tried until it can: see `ready`; only
         a burst raises BrokerUnavailable.
         """
+        if self.config.solo:
+            raise ConfigError(
+                "solo=True runs tasks in the greenlet that calls serve_forever(): call that"
+            )
+        self._start()
+
+    def _start(self) -> None:
         require_patched()
         with self._lifecycle:
             if self._started:
                 return
-            # Before the first wait: whoever asks for a stop from now on is heard.
-            self._asked.clear()
-            self._hurry.clear()
             self.consumer.fresh()
-            self._check_server()
+            self.check_server()
             self._started = True
             self._membership.fresh()
             self.watchdog.start()
@@ -141,6 +151,18 @@ class Worker:
             self.reaper.start()
             if not self.config.solo:
                 self.consumer.start()
+
+    def check_server(self) -> None:
+        """Look at the server and note its version; raises as `start()` does."""
+        try:
+            self.server = self._lanes["consumer"].check_server(self.config.allow_eviction)
+        except BrokerUnavailable as error:
+            if self.config.burst:
+                raise
+            _log.warning("%s; trying until it can", error)
+        except BaseException:
+            self._lanes["consumer"].close()
+            raise
 
     def quiet(self) -> None:
         """Claim nothing more; what runs goes on."""
@@ -159,10 +181,14 @@ class Worker:
         """
         with self._lifecycle:
             if not self._started:
-                return 0
+                return self._left
             self._started = False
             self._asked.set()
-            return self._stop(self.config.grace if timeout is None else timeout)
+            self._left = self._stop(self.config.grace if timeout is None else timeout)
+            # Not at the next start: whoever asks for a stop before or during that is heard.
+            self._asked.clear()
+            self._hurry.clear()
+            return self._left
 
     @property
     def stopping(self) -> bool:
@@ -190,35 +216,29 @@ class Worker:
     def serve_forever(self) -> int:
         """Start if need be, and work until somebody asks for a stop, or a burst is over.
 
-        Returns what `stop()` returns.
+        Returns what `stop()` returns. Raises as `start()` does, also for a server that turns
+        out to be unsuitable later, and BrokerUnavailable when it leaves a burst for 5 s.
         """
-        self.start()
-        if self.config.solo:
+        self._start()
+        if not self.config.solo:
+            gevent.wait([self.consumer.over, self._asked], count=1)
+        elif not self._asked.is_set():
             self.consumer.run()
-        else:
-            gevent.wait([self.consumer.drained, self._asked], count=1)
-        return self.stop()
-
-    def _check_server(self) -> None:
-        try:
-            self.server = self._lanes["consumer"].check_server(self.config.allow_eviction)
-        except BrokerUnavailable as error:
-            if self.config.burst:
-                raise
-            _log.warning("%s; trying until it can", error)
-        except BaseException:
-            self._lanes["consumer"].close()
-            raise
+        left = self.stop()
+        if self.consumer.error is not None:
+            raise self.consumer.error
+        return left
 
     def _stop(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
-        self.consumer.stop(timeout=IN_A_HURRY)
+        self.consumer.stop(timeout=min(timeout, IN_A_HURRY))
         self._join(deadline)
         self.pool.kill(Release, timeout=1.0)
         left = self.settler.flush(max(IN_A_HURRY, deadline - time.monotonic()), self._hurry)
-        self.settler.stop(timeout=IN_A_HURRY)
-        self.scheduler.stop(timeout=1.0)
-        self.reaper.stop(timeout=1.0)
+        # What follows takes no time, or the server is away: nobody waits for it then.
+        self.settler.stop(timeout=0.5)
+        self.scheduler.stop(timeout=0.2)
+        self.reaper.stop(timeout=0.2)
         self._leave()
         # Last: leases must live until the settler has flushed.
         self.watchdog.stop()
@@ -232,11 +252,14 @@ class Worker:
         joiner.kill()
 
     def _leave(self) -> None:
+        me = self._membership.current
+        if not me.registered:
+            return
         try:
-            if self._membership.current.registered:
-                self._lanes["settler"].release(self._membership.current.id)
-        except (BrokerError, ConfigError) as error:
-            _log.warning("could not say goodbye, the lease will run out: %s", error)
+            with gevent.Timeout(1.0):
+                self._lanes["settler"].release(me.id)
+        except (BrokerError, ConfigError, gevent.Timeout) as error:
+            _log.warning("could not take leave, the lease will run out: %s", error)
 
     def _drop_all(self) -> None:
         """The incarnation was reaped: what runs here runs elsewhere, too."""

@@ -179,6 +179,25 @@ def test_a_corpse_is_drained_in_chunks(space: Space) -> None:
     space.check()
 
 
+@pytest.mark.parametrize("settled", [0, 1500, 2950])
+def test_a_corpse_that_held_many_is_emptied(space: Space, settled: int) -> None:
+    """A scan of a hash that was half emptied begins with empty slots."""
+    deliveries = hold_many(space, "w", 3000)
+    for n in range(0, settled, 500):
+        space.done("w", *deliveries[n : min(n + 500, settled)])
+    space.crash("w")
+    space.sweep_was(0.0)
+    left = 3000 - settled
+    for _ in range(left):
+        if not left:
+            break
+        # Few at a time: so the slots in front of the rest are many soon.
+        sweep = space.another_broker()
+        left -= sweep
+    assert "corpses" not in space.state()
+    space.check()
+
+
 def test_five_reapers_move_each_message_of_a_corpse_once(space: Space) -> None:
     ids = [f"m{n}" for n in range(1000)]
     space.push(*ids)

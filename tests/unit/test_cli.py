@@ -168,6 +168,30 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("status -c 0", "--concurrency is not for status"),
+        ("status --burst", "--burst is not for status"),
+        ("demo -c 5", "--concurrency is not for demo"),
+        ("demo --json", "--json is not for demo"),
+        ("--namespace x m", "--namespace is for status"),
+        ("--json m", "--json is for status"),
+        ("-A m m", "name the modules once"),
+        ("-c 99999999999999999999 m", "give a whole number, 1 to 1,000,000"),
+    ],
+)
+def test_what_a_command_has_no_use_for_is_refused(
+    line: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("greenworker: ")
+    assert says in err
+    assert err.count("\n") == 1
+
+
 # --- defaults
 
 

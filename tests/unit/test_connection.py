@@ -130,9 +130,38 @@ def test_no_refusal_of_the_server_holds_the_password() -> None:
             Connection(Endpoint(server.url)).execute("PING")
 
 
-def test_an_option_that_no_connection_knows_is_a_mistake_in_the_url(url: str) -> None:
-    with pytest.raises(ConfigError, match="nonsense"):
-        Connection(Endpoint(f"{url}?nonsense=1")).execute("PING")
+# What a URL may say
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h?foo=1", "no option 'foo'"),
+        # Known to redis-py, but what replies look like and how long we wait is ours to say.
+        ("redis://h?socket_timeout=1", "no option 'socket_timeout'"),
+        ("redis://h?decode_responses=true", "no option 'decode_responses'"),
+        ("unix:///run/redis.sock?protocol=3", "no option 'protocol'"),
+        ("redis://h/x", "must be a number, not 'x'"),
+    ],
+)
+def test_what_a_url_may_not_say_is_refused_before_anything_connects(url: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        Endpoint(url)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://me:secret@h:1/2",
+        "redis://h?db=2&username=me&password=secret",
+        "rediss://h:1/0?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_what_a_url_may_say(url: str) -> None:
+    assert Endpoint(url).url == url
 
 
 # How many

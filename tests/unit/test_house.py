@@ -6,6 +6,7 @@ Everything is read with `ast`: imports inside functions and under TYPE_CHECKING 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -240,3 +241,11 @@ def test_rooms_are_small() -> None:
             if lines > MAX_LINES:
                 long[name] = lines
     assert not long, f"over {MAX_LINES} lines: split it, or give a reason in LONGER"
+
+
+def test_the_promises_name_tests_that_exist() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", design)
+    assert len(named) > 15
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{test}"

@@ -199,6 +199,47 @@ def test_an_announcement_that_went_to_nobody_is_looked_up(
             assert future.result(20) == "m"
 
 
+def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
+    space: Space, client: Client, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A waiter whose SUBSCRIBE fails closes the connection under the reader's read."""
+    # Given connections that are killed while many subscribe
+    killed = threading.Event()
+
+    def kill_on() -> None:
+        while not killed.is_set():
+            space.redis.client_kill_filter(_type="pubsub")
+
+    killer = threads.submit(kill_on)
+    for n in range(10):
+        ids = [f"m{n}-{i}" for i in range(40)]
+        space.push(*ids)
+        futures = [threads.submit(client.result(id).get, 60.0) for id in ids]
+        finish(space)
+        assert [future.result(60) for future in futures] == ids
+    killed.set()
+    killer.result(20)
+    # When one more waits
+    lookups: list[str] = []
+    lookup = client.broker.lookup
+
+    def counted(id: str, *rest: Any) -> Any:
+        lookups.append(id)
+        return lookup(id, *rest)
+
+    monkeypatch.setattr(client.broker, "lookup", counted)
+    space.push("last")
+    future = waits(space, threads, client.result("last"))
+    reader = client.subscriber._thread
+    assert reader is not None
+    assert reader.is_alive()
+    eventually(lambda: lookups)  # the confirmed subscription said so
+    # Then the announcement tells it, and it need not look again
+    finish(space)
+    assert future.result(20) == "last"
+    assert lookups == ["last"]
+
+
 def test_a_silent_subscription_hangs_nobody(
     space: Space, client: Client, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,6 @@ from greenworker.errors import (
     GreenworkerError,
     NotEncodable,
     PayloadTooLarge,
-    UnknownTask,
 )
 from greenworker.message import Message, encode_body
 from tests.support.process import environment
@@ -169,6 +168,13 @@ def test_an_argument_that_cannot_travel_is_named(app: App, client: FakeClient) -
         task.delay(1, {2})
     with pytest.raises(PayloadTooLarge, match="store the data elsewhere"):
         task.delay("x" * 1_000_001)
+    deep: list[Any] = []
+    for _ in range(198):
+        deep = [deep]
+    # 199 levels, and two more in the body: on its own it could travel.
+    with pytest.raises(NotEncodable, match=r"^argument 'b' of t cannot be encoded: .*deeper"):
+        task.delay(1, deep)
+    assert client.messages == []
 
 
 @pytest.mark.parametrize(
@@ -188,7 +194,10 @@ def test_an_argument_that_cannot_travel_is_named(app: App, client: FakeClient) -
         ({"queue": "a b"}, "letters, digits"),
         ({"id": "a b"}, "letters, digits"),
         ({"id": ""}, "letters, digits"),
+        ({"expires": datetime.max.replace(tzinfo=UTC)}, "too far away"),
+        ({"eta": datetime.max.replace(tzinfo=UTC)}, "too far away"),
         ({"result_ttl": -1}, "give seconds"),
+        ({"result_ttl": 0}, "ignore_result=True"),
     ],
 )
 def test_options_of_a_call_are_refused_with_the_mend(
@@ -257,6 +266,10 @@ def test_delay_many_refuses_an_item_that_is_no_call(
         ({"timeout": float("nan")}, "give seconds"),
         ({"expires": -1}, "give seconds"),
         ({"result_ttl": 0}, "ignore_result=True"),
+        ({"ignore_result": "no"}, "give True or False"),
+        ({"bind": 1}, "give True or False"),
+        ({"name": 5}, "give printable text"),
+        ({"name": "two\nlines"}, "give printable text"),
         ({"priority": 10}, "0 to 9"),
         ({"priority": "high"}, "0 to 9"),
         ({"queue": "a b"}, "letters, digits"),
@@ -322,7 +335,7 @@ def test_two_tasks_of_one_name_are_refused(app: App) -> None:
         def two() -> int:
             return 1
 
-    assert app.get_task("t") is one
+    assert app.tasks["t"] is one
 
 
 def test_a_module_that_is_imported_twice_declares_its_tasks_again(app: App) -> None:
@@ -333,17 +346,15 @@ def test_a_module_that_is_imported_twice_declares_its_tasks_again(app: App) -> N
         return task
 
     declare()
-    assert app.get_task("t") is not None
+    assert app.tasks["t"] is not None
     again = declare()
-    assert app.get_task("t") is again
+    assert app.tasks["t"] is again
 
 
-def test_an_unknown_task_names_the_known_ones(app: App) -> None:
-    @app.task(name="a")
-    def task() -> None: ...
-
-    with pytest.raises(UnknownTask, match="no task 'b' here; known: a"):
-        app.get_task("b")
+@pytest.mark.parametrize("connections", [0, -1, 2.5, "4"])
+def test_an_app_needs_a_connection(connections: Any) -> None:
+    with pytest.raises(ConfigError, match="give a whole number from 1 on"):
+        App("redis://nowhere:1", connections=connections)
 
 
 def test_queues_are_those_of_the_tasks_and_the_default(app: App) -> None:

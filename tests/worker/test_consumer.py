@@ -265,9 +265,9 @@ def test_a_burst_is_over_when_nothing_waits_or_runs(space: Space) -> None:
     bench.consumer.start()
     for _ in range(2):
         eventually(lambda: bench.slots.running == 1)
-        assert not bench.consumer.drained.is_set()
+        assert not bench.consumer.over.is_set()
         bench.finish(bench.slots.begun[-1])
-    assert bench.consumer.drained.wait(10)
+    assert bench.consumer.over.wait(10)
     bench.leave()
 
 
@@ -276,12 +276,12 @@ def test_a_burst_stays_for_what_is_due_soon_and_not_for_what_is_not(space: Space
     space.push("soon", due=50.0)
     space.push("late", due=3600.0)
     bench.start_waiting()
-    assert not bench.consumer.drained.is_set()
+    assert not bench.consumer.over.is_set()
     space.redis.zadd(space.key("scheduled"), {"soon": 1})
     space.broker.promote()
     eventually(lambda: bench.slots.ids == ["soon"])
     bench.finish(bench.slots.begun[0])
-    assert bench.consumer.drained.wait(10)
+    assert bench.consumer.over.wait(10)
     assert list(space.state()["scheduled"]) == ["late"]
     bench.leave()
 
