@@ -145,7 +145,7 @@ class Executor:
     def _failed(self, run: Run, error: BaseException) -> Outcome:
         options, attempt = run.task.options, run.message.attempt
         if attempt >= options.retries or not isinstance(error, options.retry_for):
-            return self._dead(run.delivery, "failed", error)
+            return self._dead(run.delivery, "failed", error, run.started)
         self._stats.retried += 1
         delay = options.backoff.delay(attempt + 1)
         text = _one_line(error)
@@ -167,10 +167,13 @@ class Executor:
         envelope = with_option(delivery.envelope, "unknown", f"{first_seen:.3f}")
         return Outcome("later", delay=delay, envelope=envelope)
 
-    def _dead(self, delivery: Delivery, reason: str, error: BaseException) -> Outcome:
+    def _dead(
+        self, delivery: Delivery, reason: str, error: BaseException, started: float | None = None
+    ) -> Outcome:
         self._stats.failed += 1
         name = task_name_of(delivery.envelope)
-        _log.error("%s[%s] failed: %s", name, delivery.id, _one_line(error))
+        took = "" if started is None else f" in {time.monotonic() - started:.2f} s"
+        _log.error("%s[%s] failed%s: %s", name, delivery.id, took, _one_line(error))
         ttl = result_ttl_of(delivery.envelope)
         return Outcome("dead", _failure(error), ttl, reason=reason)
 

@@ -22,6 +22,7 @@ from greenworker.errors import (
 from tests.e2e.conftest import Project
 from tests.support.eventually import eventually
 from tests.support.server import Server
+from tests.support.tcp_proxy import TcpProxy
 
 ADD = """
     @app.task
@@ -69,13 +70,19 @@ def test_a_call_that_makes_no_sense(project: Project, args: tuple[str, ...]) -> 
     refused(project.run(*args), 2)
 
 
+def test_a_name_that_no_terminal_shows(project: Project) -> None:
+    project.write(ADD)
+    refused(project.run("--name", "w\udcff", "tasks"), 2, "name 'w\\udcff': give up to 200")
+
+
 # --- the app
 
 
 def test_an_unknown_module(project: Project) -> None:
     project.write(ADD, name="shop")
     refused(project.run("shpo"), 2, "no module 'shpo'", str(project.folder), "modules here: shop")
-    refused(project.run("shop.py"), 2, "it takes a module's name: shop")
+    for path in ("shop.py", "./shop.py"):
+        refused(project.run(path), 2, f"no module {path!r}: it takes a module's name: shop")
     refused(project.run("status", "-A", "shpo"), 2, "no module 'shpo'")
 
 
@@ -196,6 +203,22 @@ def test_a_server_that_evicts(project: Project) -> None:
         sum_ = tasks.add.delay(1, 2)
         assert project.run("-u", server.url, "--allow-eviction", "--burst", "tasks").returncode == 0
         assert sum_.get(timeout=10) == 3
+
+
+def test_a_server_that_evicts_and_was_away_at_the_start(project: Project) -> None:
+    project.write(ADD)
+    with (
+        Server(config={"maxmemory-policy": "allkeys-lru"}) as server,
+        TcpProxy(server.url) as proxy,
+    ):
+        proxy.refuse()
+        worker = project.worker("-u", proxy.url, ready=False)
+        worker.wait_for("trying until it can")
+        proxy.accept()
+        assert worker.wait() == 2
+    assert worker.lines[-1].startswith("greenworker: the server's maxmemory-policy is allkeys-lru")
+    assert "Traceback" not in worker.output
+    assert "ready" not in worker.lines
 
 
 class OldServer(socketserver.StreamRequestHandler):

@@ -174,3 +174,24 @@ def test_an_end_while_the_server_is_away(
     assert worker.wait() == 1
     worker.wait_for("5 outcomes could not be settled: their tasks will run again")
     assert "Traceback" not in worker.output
+
+
+def test_a_second_signal_does_not_wait_for_a_server_that_is_silent(
+    own_server: Server, own_project: Project
+) -> None:
+    # Given five tasks that end while the server is frozen, and a stop with all the time there is
+    tasks = own_project.module(TASKS)
+    worker = own_project.worker("--grace", "600")
+    tasks.hold.delay_many([(n,) for n in range(5)], results=False)
+    worker.wait_for("received", times=5)
+    own_server.stop_process()
+    own_project.allow("go")
+    worker.wait_for("succeeded", times=5)
+    worker.signal(SIGTERM)
+    worker.wait_for("stopping: 0 running, 600 s to finish")
+    # When a second signal comes, it ends while the server is still frozen
+    worker.signal(SIGTERM)
+    worker.wait_for("stopping now")
+    assert worker.wait() == 1
+    worker.wait_for("5 outcomes could not be settled: their tasks will run again")
+    assert "Traceback" not in worker.output

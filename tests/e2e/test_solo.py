@@ -38,6 +38,16 @@ def test_a_breakpoint_in_a_task(project: Project) -> None:
     assert result.get(timeout=10) == 42
 
 
+def test_stdout_is_bare(project: Project) -> None:
+    tasks = project.module("""
+        @app.task
+        def talk(): print("hello")
+    """)
+    tasks.talk.delay()
+    done = project.run("--solo", "--burst", "tasks")
+    assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
+
+
 def test_one_at_a_time(project: Project) -> None:
     tasks = project.module("""
         import gevent

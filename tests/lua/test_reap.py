@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from greenworker import broker
 from greenworker.broker import Sweep
 from tests.support.state import Space, envelope
 
@@ -179,22 +180,21 @@ def test_a_corpse_is_drained_in_chunks(space: Space) -> None:
     space.check()
 
 
-@pytest.mark.parametrize("settled", [0, 1500, 2950])
-def test_a_corpse_that_held_many_is_emptied(space: Space, settled: int) -> None:
-    """A scan of a hash that was half emptied begins with empty slots."""
-    deliveries = hold_many(space, "w", 3000)
-    for n in range(0, settled, 500):
-        space.done("w", *deliveries[n : min(n + 500, settled)])
+@pytest.mark.parametrize(("held", "left"), [(3000, 1500), (3000, 50)])
+def test_a_corpse_whose_hash_is_large_and_sparse_is_emptied(
+    space: Space, held: int, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan from the start finds only empty slots there once the first have been taken."""
+    space.hold("w", held, left)
     space.crash("w")
-    space.sweep_was(0.0)
-    left = 3000 - settled
+    monkeypatch.setattr(broker, "MAX_COUNT", 10)
+    returned = 0
     for _ in range(left):
-        if not left:
+        returned += (sweep := space.reap()).returned
+        if not sweep.left:
             break
-        # Few at a time: so the slots in front of the rest are many soon.
-        sweep = space.another_broker()
-        left -= sweep
-    assert "corpses" not in space.state()
+    assert returned == left
+    assert not {"corpses", "processing:w"} & set(space.state())
     space.check()
 
 

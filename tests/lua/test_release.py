@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from greenworker import broker
 from tests.support.state import Space, envelope
 
 
@@ -66,6 +69,19 @@ def test_any_number_is_released(space: Space) -> None:
     state = space.state()
     assert sorted(state["ready:default:5"]) == sorted(ids)
     assert not {"processing:w", "workers", "seq"} & set(state)
+    space.check()
+
+
+@pytest.mark.parametrize(("held", "left"), [(3000, 1500), (3000, 50)])
+def test_all_is_released_of_a_hash_that_is_large_and_sparse(
+    space: Space, held: int, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan from the start finds only empty slots there once the first have been taken."""
+    space.hold("w", held, left)
+    monkeypatch.setattr(broker, "MAX_COUNT", 10)
+    space.broker.release("w")
+    assert len(space.waiting()) == left
+    assert not {"processing:w", "workers"} & set(space.state())
     space.check()
 
 

@@ -198,6 +198,17 @@ class Space:
         assert [delivery.id for delivery in deliveries] == list(ids)
         return deliveries
 
+    def hold(self, worker: str, count: int, left: int) -> None:
+        """Let the worker have claimed `count` messages, and have settled all but `left`."""
+        self.register(worker)
+        for start in range(0, count, 1000):
+            self.push(*(f"m{n}" for n in range(start, min(start + 1000, count))))
+        held = [one for _ in range(0, count, 1000) for one in self.claim(worker, 1000).deliveries]
+        assert len(held) == count
+        ended = held[left:]
+        for start in range(0, len(ended), 1000):
+            self.done(worker, *ended[start : start + 1000])
+
     def settle(self, worker: str, *outcomes: tuple[Delivery, Outcome]) -> list[bool]:
         return self.broker.settle(worker, outcomes)
 

@@ -199,27 +199,10 @@ def test_an_announcement_that_went_to_nobody_is_looked_up(
             assert future.result(20) == "m"
 
 
-def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
+def check_that_it_listens(
     space: Space, client: Client, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A waiter whose SUBSCRIBE fails closes the connection under the reader's read."""
-    # Given connections that are killed while many subscribe
-    killed = threading.Event()
-
-    def kill_on() -> None:
-        while not killed.is_set():
-            space.redis.client_kill_filter(_type="pubsub")
-
-    killer = threads.submit(kill_on)
-    for n in range(10):
-        ids = [f"m{n}-{i}" for i in range(40)]
-        space.push(*ids)
-        futures = [threads.submit(client.result(id).get, 60.0) for id in ids]
-        finish(space)
-        assert [future.result(60) for future in futures] == ids
-    killed.set()
-    killer.result(20)
-    # When one more waits
+    """Who waits from now on is told by the announcement, and need not look it up."""
     lookups: list[str] = []
     lookup = client.broker.lookup
 
@@ -230,14 +213,58 @@ def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
     monkeypatch.setattr(client.broker, "lookup", counted)
     space.push("last")
     future = waits(space, threads, client.result("last"))
+    eventually(lambda: lookups)  # the confirmed subscription said so
     reader = client.subscriber._thread
     assert reader is not None
     assert reader.is_alive()
-    eventually(lambda: lookups)  # the confirmed subscription said so
-    # Then the announcement tells it, and it need not look again
     finish(space)
     assert future.result(20) == "last"
     assert lookups == ["last"]
+
+
+@pytest.mark.parametrize("error", [ValueError, AttributeError, OSError])
+def test_a_connection_that_is_closed_under_the_readers_read_is_opened_again(
+    space: Space,
+    client: Client,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+) -> None:
+    """As a waiter does whose SUBSCRIBE fails; the socket then says so in its own words."""
+    connection = client.subscriber._connection
+    read, closed = connection.read, threading.Event()
+
+    def read_once_closed(timeout: float) -> Any:
+        if not closed.is_set():
+            closed.set()
+            connection.close()
+            raise error("I/O operation on closed file")
+        return read(timeout)
+
+    monkeypatch.setattr(connection, "read", read_once_closed)
+    check_that_it_listens(space, client, threads, monkeypatch)
+    assert closed.is_set()
+
+
+def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
+    space: Space, client: Client, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enough = threading.Event()
+
+    def kill_on() -> None:
+        while not enough.is_set():
+            space.redis.client_kill_filter(_type="pubsub")
+
+    killer = threads.submit(kill_on)
+    for n in range(10):
+        ids = [f"m{n}-{i}" for i in range(40)]
+        space.push(*ids)
+        futures = [threads.submit(client.result(id).get, 60.0) for id in ids]
+        finish(space)
+        assert [future.result(60) for future in futures] == ids
+    enough.set()
+    killer.result(20)
+    check_that_it_listens(space, client, threads, monkeypatch)
 
 
 def test_a_silent_subscription_hangs_nobody(

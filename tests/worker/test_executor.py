@@ -270,6 +270,25 @@ def test_a_timeout_that_is_swallowed_is_thrown_again(bench: Bench) -> None:
     assert not bench.written_off
 
 
+@pytest.mark.parametrize("then", ["returns", "raises"])
+def test_a_task_that_swallows_its_timeout_is_too_late_all_the_same(bench: Bench, then: str) -> None:
+    def careless() -> str:
+        try:
+            gevent.sleep(60)
+        except BaseException:
+            if then == "raises":
+                raise KeyError("half done") from None
+        return "too late"
+
+    outcome = bench.call(careless, name="once", timeout=0.02, retry_for=TimeoutError)
+    error = error_of(outcome)
+    assert (error["type"], error["message"]) == ("TaskTimeout", "ran longer than 0.02 s")
+    assert ("KeyError: 'half done'" in error["traceback"]) == (then == "raises")
+    assert (bench.stats.succeeded, bench.stats.failed) == (0, 1)
+    # It is tried again as any timeout, by `retries` alone
+    assert bench.call(careless, name="twice", timeout=0.02, retries=1).kind == "retry"
+
+
 def test_a_task_that_swallows_all_its_timeouts_is_written_off(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

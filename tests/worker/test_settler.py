@@ -11,6 +11,7 @@ from greenworker.broker import Broker
 from greenworker.connection import Connection, Endpoint
 from greenworker.errors import BrokerError
 from greenworker.message import RELEASE, Delivery, Outcome
+from greenworker.worker import settler
 from greenworker.worker.incarnation import Incarnation, Membership
 from greenworker.worker.settler import Settler
 from tests.support.eventually import eventually
@@ -219,16 +220,45 @@ def test_flush_says_how_many_are_left(bench: Bench) -> None:
     assert bench.settler.flush(0.01) == 2
 
 
-def test_an_outcome_that_is_refused_for_good_does_not_hold_up_the_others(bench: Bench) -> None:
-    settle = bench.broker.settle
+class Refusal:
+    """A server that refuses every batch that holds m7, until it is `over`."""
 
-    def refuses_m2(worker: str, outcomes: list[tuple[Delivery, Outcome]]) -> list[bool]:
-        if any(delivery.id == "m2" for delivery, _ in outcomes):
+    def __init__(self, bench: Bench) -> None:
+        self.over = False
+        self._settle = bench.broker.settle
+        bench.broker.settle = self._refuse  # type: ignore[method-assign,assignment]
+        self._batches = bench.batches
+
+    def _refuse(self, worker: str, outcomes: list[tuple[Delivery, Outcome]]) -> list[bool]:
+        if not self.over and any(delivery.id == "m7" for delivery, _ in outcomes):
+            self._batches.append(-len(outcomes))
             raise BrokerError("refused")
-        return settle(worker, outcomes)
+        return self._settle(worker, outcomes)
 
-    bench.broker.settle = refuses_m2  # type: ignore[method-assign,assignment]
-    bench.add(bench.hold("m1", "m2", "m3"))
+
+def test_an_outcome_that_is_refused_does_not_hold_up_the_others(bench: Bench) -> None:
+    refusal = Refusal(bench)
+    bench.add(bench.hold(*(f"m{n}" for n in range(1000))))
     bench.settler.start()
-    assert eventually(lambda: bench.space.stats().get("done") == 2)
-    eventually(lambda: list(bench.me.held) == ["m2"])
+    eventually(lambda: bench.space.stats().get("done") == 999, within=20)
+    eventually(lambda: list(bench.me.held) == ["m7"])
+    # It was found by halving, not one by one
+    assert len(bench.batches) < 50
+    assert bench.settler.flush(0.01) == 1, "it is still ours to settle"
+    assert not refusal.over
+
+
+def test_what_was_refused_is_tried_again_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "_TRY_AGAIN", 0.2)
+    bench.settler.every = 0.2
+    refusal = Refusal(bench)
+    bench.add(bench.hold("m7"))
+    bench.settler.start()
+    eventually(lambda: bench.batches.count(-1) >= 2)
+    refusal.over = True
+    eventually(lambda: bench.space.stats().get("done") == 1)
+    assert bench.settler.flush(10) == 0
+    assert not bench.me.held
+    bench.space.check()

@@ -21,7 +21,7 @@ from greenworker.errors import (
     UnsuitableServer,
 )
 from greenworker.message import State
-from greenworker.worker import Worker
+from greenworker.worker import Worker, consumer
 from greenworker.worker.watchdog import Watchdog
 from tests.support.eventually import eventually
 from tests.support.process import environment
@@ -143,6 +143,17 @@ def test_an_option_that_does_not_exist_is_a_mistake_in_the_set_up(app: App) -> N
         Worker(app, concurency=5)
 
 
+def test_one_queue_is_a_list_of_one(app: App) -> None:
+    with pytest.raises(ConfigError, match=r"give a list of names, \['default'\]"):
+        Worker(app, queues="default")
+
+
+def test_solo_is_started_by_the_one_who_runs_the_tasks(app: App, space: Space) -> None:
+    with pytest.raises(ConfigError, match=r"serve_forever\(\): call that"):
+        Worker(app, solo=True).start()
+    assert connections(space) == []
+
+
 def test_a_server_that_evicts_is_refused_and_nothing_stays_open(namespace: str) -> None:
     with (
         Server(config={"maxmemory-policy": "allkeys-lru"}) as server,
@@ -155,6 +166,30 @@ def test_a_server_that_evicts_is_refused_and_nothing_stays_open(namespace: str) 
         assert connections(space) == []
         with Worker(app, allow_eviction=True) as worker:
             assert worker.ready.wait(10)
+        app.close()
+
+
+def test_a_server_that_turns_out_to_evict_ends_the_service(
+    namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was away at the start: it is looked at when it is there."""
+    with (
+        Server(config={"maxmemory-policy": "allkeys-lru"}) as server,
+        TcpProxy(server.url) as proxy,
+    ):
+        proxy.refuse()
+        app = App(proxy.url, namespace=namespace, patience=0.1)
+        worker = Worker(app, lease=1.0)
+
+        def appear() -> None:
+            eventually(lambda: "trying until it can" in caplog.text)
+            proxy.accept()
+
+        appears = gevent.spawn(appear)
+        with pytest.raises(UnsuitableServer, match="allkeys-lru"):
+            worker.serve_forever()
+        appears.get()
+        assert not worker.ready.is_set()
         app.close()
 
 
@@ -287,3 +322,21 @@ def test_a_burst_ends_when_all_is_done_retries_included(app: App, space: Space, 
         assert len(space.state()["scheduled"]) == n / 3
         check_nobody_is_left(space)
     space.check()
+
+
+def test_a_burst_bears_a_server_that_is_away_only_for_so_long(
+    namespace: str, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_BURST_PATIENCE", 0.3)
+    app = App(proxy.url, namespace=namespace, patience=0.1)
+
+    @app.task
+    def task() -> None:
+        proxy.refuse()
+        proxy.cut()
+
+    task.delay_many([()] * 3)
+    worker = Worker(app, lease=1.0, grace=0.2, burst=True)
+    with pytest.raises(BrokerUnavailable, match="cannot be reached"):
+        worker.serve_forever()
+    app.close()

@@ -1,0 +1,94 @@
+"""Client in a patched process: greenlets, and native threads beside them, send and wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from greenworker import subscriber
+from greenworker.app import App
+from tests.support.eventually import eventually
+from tests.support.state import Space
+from tests.worker.builders import connections, declare_nothing
+from tests.worker.conftest import Start
+
+
+@pytest.fixture
+def small_app(url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """An app with two connections."""
+    # Closing waits for the reader's look at whether it may leave: let it look often.
+    monkeypatch.setattr(subscriber, "_READ", 0.05)
+    app = App(url, namespace=namespace, connections=2)
+    yield app
+    app.close()
+
+
+def test_native_threads_send_beside_greenlets_on_a_bounded_number_of_connections(
+    small_app: App, space: Space
+) -> None:
+    """A connection that was opened in one native thread cannot be used in another."""
+    task = declare_nothing(small_app)
+    task.delay()  # a connection of this thread is idle from now on
+    threadpool = gevent.get_hub().threadpool
+    most = 0
+
+    def send_here() -> None:
+        for _ in range(20):
+            task.delay()
+
+    here = [gevent.spawn(send_here) for _ in range(10)]
+    there = [threadpool.spawn(task.delay) for _ in range(50)]
+    while not all(one.ready() for one in (*here, *there)):
+        most = max(most, connections(space).count("greenworker"))
+        gevent.sleep(0.001)
+    for one in (*here, *there):
+        one.get()
+    assert threadpool.apply(task.delay).state == "PENDING"
+    task.delay()
+    assert space.stats() == {"enqueued": 1 + 200 + 50 + 2}
+    assert 1 <= most <= 4  # those of this thread, and as many of others
+    eventually(lambda: connections(space).count("greenworker") <= 2)
+
+
+def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
+    small_app: App, space: Space, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @small_app.task
+    def echo(n: int) -> int:
+        return n
+
+    # Given connections that are killed while many greenlets send and get
+    worker = start(small_app)
+
+    def kill_on() -> None:
+        while True:
+            space.redis.client_kill_filter(_type="pubsub")
+
+    killer = gevent.spawn(kill_on)
+    for _ in range(10):
+        waiting = [gevent.spawn(lambda n=n: echo.delay(n).get(30)) for n in range(50)]
+        assert [one.get(timeout=40) for one in waiting] == list(range(50))
+    killer.kill()
+    # When one more waits
+    client = small_app.client
+    lookups: list[str] = []
+    lookup = client.broker.lookup
+
+    def counted(id: str, *rest: Any) -> Any:
+        lookups.append(id)
+        return lookup(id, *rest)
+
+    monkeypatch.setattr(client.broker, "lookup", counted)
+    worker.quiet()
+    result = echo.delay(7)
+    waiting = [gevent.spawn(result.get, 30)]
+    eventually(lambda: lookups)  # the confirmed subscription said so
+    assert client.subscriber._thread is not None
+    assert client.subscriber._thread.is_alive()
+    # Then the announcement tells it, and it need not look again
+    worker.resume()
+    assert waiting[0].get(timeout=40) == 7
+    assert lookups == [result.id]

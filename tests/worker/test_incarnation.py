@@ -1,0 +1,25 @@
+"""Membership: what the current incarnation holds, and what a past one has no say in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from greenworker.worker.incarnation import Membership
+from tests.worker.builders import delivery_of
+
+
+def test_a_late_settle_of_a_past_incarnation_drops_nothing_of_the_present_one() -> None:
+    """Sequences begin at one again: the same id may come back under the same sequence."""
+    membership = Membership(on_renew=lambda: None)
+    past = delivery_of("t", worker=membership.current.id, seq=1)
+    membership.current.hold([past])
+    # Given a settle under way when the incarnation is reaped, and the message claimed anew
+    membership.renew(membership.current.id)
+    present = replace(past, worker=membership.current.id)
+    assert membership.current.hold([present]) == [present]
+    # When that settle is answered
+    membership.settled([past])
+    # Then what runs is still held, until its own end is settled
+    assert membership.current.held == {present.id: present}
+    membership.settled([present])
+    assert membership.current.held == {}
