@@ -179,6 +179,9 @@ def _pack(command: Sequence[bytes | str | int]) -> bytes:
 class ConnectionPool:
     """At most `size` connections, lent to any number of threads and greenlets.
 
+    In a patched process they belong to one native thread; a call from another one (of gevent's
+    threadpool, say) opens a connection for itself.
+
     A request that fails is repeated until `patience` seconds have passed: all that goes
     this way may be repeated (a push carries its push id, the rest reads).
     A forked child starts with none of its parent's connections.

@@ -56,6 +56,7 @@ class Consumer(Service):
         self.over = Event()  # a burst has drained its queues, or `error` ended the work
         self.error: BrokerUnavailable | UnsuitableServer | None = None
         self.quiet = False
+        self.ends_on_error = False  # serve_forever passes the error on; a library goes on trying
         self._broker = broker
         self._membership = membership
         self._pool = pool
@@ -74,6 +75,7 @@ class Consumer(Service):
         self.ready.clear()
         self.over.clear()
         self.error = None
+        self.ends_on_error = False
         self._stopping = False
 
     def step(self) -> float | None:
@@ -120,6 +122,8 @@ class Consumer(Service):
             self._away_since = self._away_since or time.monotonic()
             if self._burst and time.monotonic() - self._away_since > _BURST_PATIENCE:
                 self._give_up(error)
+        if self._stopping and self.error is error:
+            return 0.0  # whoever serves tells it, once
         return super()._failed(error)
 
     def _recovered(self) -> None:
@@ -127,8 +131,8 @@ class Consumer(Service):
         super()._recovered()
 
     def _give_up(self, error: BrokerUnavailable | UnsuitableServer) -> None:
-        """Tell `serve_forever`; a worker in a library goes on trying."""
         self.error = error
+        self._stopping = self._stopping or self.ends_on_error
         self.over.set()
 
     def _adopt(self, me: Incarnation) -> None:
@@ -143,8 +147,10 @@ class Consumer(Service):
         room = self._room(me)
         if room <= 0 and not self._has_token:
             self._membership.room.clear()
-            if self._room(me) <= 0:
-                self._membership.room.wait(1.0)
+            woken = self._room(me) > 0 or self._membership.room.wait(1.0)
+            if self._burst and not woken and not self._broker.beat(me.id, self._lease):
+                # In a burst, who is full looks as well whether the server is still there.
+                raise NotRegistered(me.id)
             return
         # Whoever took a token claims, were it nothing: that passes the token on.
         self._has_token = False

@@ -117,14 +117,23 @@ class Executor:
             self._stats.released += 1
             return RELEASE
         except BaseException as error:
+            if deadline is not None and deadline.given_up:
+                return self._ended_after_all()
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
             if deadline is None or not deadline.passed:
                 return self._failed(run, error)
             return self._failed(run, _timed_out(run, error))
+        if deadline is not None and deadline.given_up:
+            return self._ended_after_all()
         if deadline is not None and deadline.passed:
             # It swallowed the timeout and went on: too late is too late.
             return self._failed(run, _timed_out(run))
         return self._succeeded(run, value)
+
+    def _ended_after_all(self) -> Outcome:
+        """What was written off has its outcome already: this one is the settler's to drop."""
+        self._stats.failed += 1
+        return RELEASE
 
     def _succeeded(self, run: Run, value: Any) -> Outcome:
         ttl = run.message.result_ttl
@@ -249,6 +258,10 @@ class _Deadline:
     def passed(self) -> bool:
         return self._thrown > 0
 
+    @property
+    def given_up(self) -> bool:
+        return self._thrown > len(_THROW_AGAIN) + 1
+
     def cancel(self) -> None:
         self._timer.stop()
         self._timer.close()
@@ -256,10 +269,10 @@ class _Deadline:
 
     def _expire(self) -> None:
         # In the hub; throw() comes back here when the task next waits, or ends.
-        if self._thrown > len(_THROW_AGAIN):
+        self._thrown += 1
+        if self.given_up:
             self._write_off(self._run)
             return
-        self._thrown += 1
         self._greenlet.throw(HardTimeout())
         if self._greenlet is not None:
             self._timer.stop()

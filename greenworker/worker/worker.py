@@ -220,13 +220,15 @@ class Worker:
         out to be unsuitable later, and BrokerUnavailable when it leaves a burst for 5 s.
         """
         self._start()
+        self.consumer.ends_on_error = True
         if not self.config.solo:
             gevent.wait([self.consumer.over, self._asked], count=1)
         elif not self._asked.is_set():
             self.consumer.run()
-        left = self.stop()
-        if self.consumer.error is not None:
-            raise self.consumer.error
+        error = self.consumer.error
+        left = self.stop(None if error is None else 0.0)
+        if error is not None:
+            raise error
         return left
 
     def _stop(self, timeout: float) -> int:

@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from types import FrameType
+from typing import Any
 
 import gevent
 import pytest
@@ -169,8 +170,9 @@ def test_a_server_that_evicts_is_refused_and_nothing_stays_open(namespace: str) 
         app.close()
 
 
+@pytest.mark.parametrize("solo", [False, True])
 def test_a_server_that_turns_out_to_evict_ends_the_service(
-    namespace: str, caplog: pytest.LogCaptureFixture
+    namespace: str, caplog: pytest.LogCaptureFixture, solo: bool
 ) -> None:
     """It was away at the start: it is looked at when it is there."""
     with (
@@ -179,7 +181,7 @@ def test_a_server_that_turns_out_to_evict_ends_the_service(
     ):
         proxy.refuse()
         app = App(proxy.url, namespace=namespace, patience=0.1)
-        worker = Worker(app, lease=1.0)
+        worker = Worker(app, lease=1.0, solo=solo)
 
         def appear() -> None:
             eventually(lambda: "trying until it can" in caplog.text)
@@ -190,6 +192,7 @@ def test_a_server_that_turns_out_to_evict_ends_the_service(
             worker.serve_forever()
         appears.get()
         assert not worker.ready.is_set()
+        assert "allkeys-lru" not in caplog.text  # the error tells it, once
         app.close()
 
 
@@ -324,8 +327,12 @@ def test_a_burst_ends_when_all_is_done_retries_included(app: App, space: Space, 
     space.check()
 
 
+@pytest.mark.parametrize("options", [{}, {"concurrency": 1}, {"solo": True}], ids=str)
 def test_a_burst_bears_a_server_that_is_away_only_for_so_long(
-    namespace: str, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+    namespace: str,
+    proxy: TcpProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(consumer, "_BURST_PATIENCE", 0.3)
     app = App(proxy.url, namespace=namespace, patience=0.1)
@@ -336,7 +343,7 @@ def test_a_burst_bears_a_server_that_is_away_only_for_so_long(
         proxy.cut()
 
     task.delay_many([()] * 3)
-    worker = Worker(app, lease=1.0, grace=0.2, burst=True)
+    worker = Worker(app, lease=1.0, burst=True, **options)
     with pytest.raises(BrokerUnavailable, match="cannot be reached"):
         worker.serve_forever()
     app.close()
