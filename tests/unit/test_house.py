@@ -249,3 +249,12 @@ def test_the_promises_name_tests_that_exist() -> None:
     assert len(named) > 15
     for path, test in named:
         assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{test}"
+
+
+def test_the_readme_shows_the_demos_own_code() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"## What the demo runs\n.*?```python\n(.*?)```", readme, re.DOTALL)
+    code = (PACKAGE / "demo" / "tasks.py").read_text(encoding="utf-8").splitlines()
+    assert "def page(url: str) -> int:" in shown
+    assert [line for line in shown.splitlines() if line not in code] == []
+    assert len(code) < 50

@@ -26,6 +26,20 @@ def small_app(url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iter
     app.close()
 
 
+def test_a_thousand_greenlets_that_send_at_once_use_sixteen_connections(
+    app: App, space: Space
+) -> None:
+    task = declare_nothing(app)
+    senders = [gevent.spawn(task.delay) for _ in range(1000)]
+    most = 0
+    while not all(one.ready() for one in senders):
+        most = max(most, connections(space).count("greenworker"))
+        gevent.sleep(0.001)
+    assert [one.exception for one in senders if not one.successful()] == []
+    assert space.stats() == {"enqueued": 1000}
+    assert 1 <= most <= 16
+
+
 def test_native_threads_send_beside_greenlets_on_a_bounded_number_of_connections(
     small_app: App, space: Space
 ) -> None:
