@@ -121,6 +121,9 @@ class App:
 
     @property
     def client(self) -> Client:
+        client = self._client
+        if client is not None:
+            return client
         with self._lock:
             if self._client is None:
                 self._client = Client(

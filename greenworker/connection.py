@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -239,6 +239,10 @@ class ConnectionPool:
     def _borrow(self, patience: float) -> Iterator[Connection]:
         if self._pid != os.getpid():
             self._open()
+        if is_foreign_thread(self._thread):
+            with closing(Connection(self.endpoint, self._name)) as connection:
+                yield connection
+            return
         permits, idle = self._permits, self._idle
         # A crowd may wait for longer than our patience, as long as the server answers others.
         began = time.monotonic()
@@ -248,13 +252,6 @@ class ConnectionPool:
                     f"all {self._size} connections to {self.endpoint.redacted} are waiting"
                 )
         try:
-            if self._is_foreign_thread():
-                connection = Connection(self.endpoint, self._name)
-                try:
-                    yield connection
-                finally:
-                    connection.close()
-                return
             connection = idle.pop() if idle else Connection(self.endpoint, self._name)
             try:
                 yield connection
@@ -263,14 +260,16 @@ class ConnectionPool:
         finally:
             permits.release()
 
-    def _is_foreign_thread(self) -> bool:
-        # A green socket belongs to the hub, and so to the native thread, that opened it.
-        return _is_green() and threading.get_native_id() != self._thread
 
+def is_foreign_thread(owner: int) -> bool:
+    """Whether green objects of the native thread `owner` are out of bounds here.
 
-def _is_green() -> bool:
+    In a patched process a socket belongs to the hub, and so to the native thread, that opened it;
+    a lock that is held across threads may never be noticed to be free (seen: a hang).
+    """
     monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("socket"))
+    green = monkey is not None and monkey.is_module_patched("socket")
+    return bool(green) and threading.get_native_id() != owner
 
 
 def _wire_to(endpoint: Endpoint, name: str, timeout: float | None) -> TcpConnection:

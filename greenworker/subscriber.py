@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from greenworker import keys
-from greenworker.connection import Connection, Endpoint
+from greenworker.connection import Connection, Endpoint, is_foreign_thread
 from greenworker.errors import BrokerError, ConfigError
 
 _log = logging.getLogger("greenworker.results")
 
 _READ = 1.0  # seconds; how soon the reader notices that it may leave
+_LOOK = 0.1  # seconds between the looks of who cannot listen
 _IDLE = 10.0  # seconds without a waiter, after which the reader leaves
 
 
@@ -44,6 +45,19 @@ class Waiter:
         self._news.set()
 
 
+class _Poller(Waiter):
+    """For another native thread of a patched process: it looks instead of listening."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.payload = None
+
+    def wait(self, timeout: float) -> bytes | None:
+        time.sleep(min(timeout, _LOOK))
+        return None
+
+
 class Subscriber:
     """Tells waiters what is announced; reconnects by itself."""
 
@@ -58,6 +72,9 @@ class Subscriber:
         """A Waiter for this id, subscribed for as long as the context lasts."""
         if self._pid != os.getpid():
             self._reset()  # the thread and the connection are the parent's
+        if is_foreign_thread(self._native_thread):
+            yield _Poller()
+            return
         waiter = Waiter()
         with self._lock:
             self._waiters.setdefault(id, []).append(waiter)
@@ -86,6 +103,7 @@ class Subscriber:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        self._native_thread = threading.get_native_id()
         self._lock = threading.RLock()
         self._waiters: dict[str, list[Waiter]] = {}
         self._connection = Connection(self._endpoint, "greenworker-results")

