@@ -9,15 +9,15 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import os  # noqa: E402
-import sys  # noqa: E402
-import uuid  # noqa: E402
+import os
+import sys
+import uuid
 
-import gevent  # noqa: E402
-import orjson  # noqa: E402
-import redis  # noqa: E402
-from gevent.event import Event  # noqa: E402
-from gevent.pool import Pool  # noqa: E402
+import gevent
+import orjson
+import redis
+from gevent.event import Event
+from gevent.pool import Pool
 
 CONCURRENCY = 100
 

@@ -7,7 +7,7 @@ Start it several times, on other ports, and they share the work. Requests and ta
 in one event loop, so this is for tasks that wait; what computes belongs in a worker apart.
 """
 
-# ruff: noqa: E402 - first of all the patch: what is imported after it waits without blocking.
+# First of all: what is imported after the patch waits without blocking the others.
 from gevent import monkey
 
 monkey.patch_all()

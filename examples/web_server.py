@@ -8,7 +8,7 @@ A request that waits costs a greenlet: a thousand of them share one connection, 
 are announced. Sending borrows one of a few more, 16 at most.
 """
 
-# ruff: noqa: E402 - first of all the patch: what is imported after it waits without blocking.
+# First of all: what is imported after the patch waits without blocking the others.
 from gevent import monkey
 
 monkey.patch_all()
