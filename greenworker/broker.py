@@ -195,9 +195,19 @@ class Broker:
 
     # Chores that any worker does for all
 
-    def reap(self, lease: float, quiet: float, max_deliveries: int) -> Sweep:
-        """One sweep: find expired incarnations, return a chunk of one corpse's deliveries."""
-        reply = self._run("reap", _ms(lease), _ms(quiet), MAX_COUNT, max_deliveries)
+    def processes(self) -> dict[str, Any]:
+        """What each registered incarnation has told of the process that it lives in."""
+        told = self._link.execute("HGETALL", keys.about(self.root))
+        return {worker.decode(): _told(about).get("process") for worker, about in _groups(told, 2)}
+
+    def reap(
+        self, lease: float, quiet: float, max_deliveries: int, gone: Sequence[str] = ()
+    ) -> Sweep:
+        """One sweep: find expired incarnations, return a chunk of one corpse's deliveries.
+
+        `gone` are incarnations that are known to be dead, whatever their leases.
+        """
+        reply = self._run("reap", _ms(lease), _ms(quiet), MAX_COUNT, max_deliveries, *gone)
         return Sweep(bool(reply[0]), *reply[1:])
 
     def promote(self) -> tuple[int, float | None]:
@@ -294,7 +304,7 @@ def _ended_state(result: bytes) -> State:
 
 
 def _worker_status(now: int, id: bytes, expires: int, held: int, about: bytes) -> WorkerStatus:
-    known = orjson.loads(about)
+    known = _told(about)
     return WorkerStatus(
         id=id.decode(),
         name=known.get("name", "?"),
@@ -303,6 +313,15 @@ def _worker_status(now: int, id: bytes, expires: int, held: int, about: bytes) -
         running=held,
         lease=(expires - now) / 1000,
     )
+
+
+def _told(about: bytes) -> dict[str, Any]:
+    """What an incarnation has told of itself; nothing of what cannot be read."""
+    try:
+        told = orjson.loads(about)
+    except orjson.JSONDecodeError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _parse_info(text: bytes) -> dict[str, str]:

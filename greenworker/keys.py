@@ -80,8 +80,8 @@ def processing(root: str, worker: str) -> str:
     return f"{root}processing:{worker}"
 
 
-def suspect(root: str, worker: str) -> str:
-    return f"{root}suspect:{worker}"
+def suspected(root: str, worker: str) -> str:
+    return f"{root}suspected:{worker}"
 
 
 def scheduled(root: str) -> str:

@@ -9,11 +9,12 @@
 -- a burst is spread over the workers that listen there.
 
 local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local PROCESSING, SUSPECT = processing_key(wid), suspect_key(wid)
+local PROCESSING, SUSPECTED = processing_key(wid), suspected_key(wid)
 local LOOK_AT_MOST, CHUNK, SPREAD_OVER = 1000, 200, 64
 
 require_type(MSG, 'hash')
 require_type(PROCESSING, 'hash')
+require_type(SUSPECTED, 'set')
 -- What waits, before anything is popped: a list of a wrong type is refused here.
 local lines = {}
 for i = 5, #ARGV do
@@ -86,6 +87,31 @@ local function pop(key, room)
   end
 end
 
+-- Whether a suspect must run without other suspects.
+local function runs_alone(id)
+  local deliveries = head(id and redis.call('HGET', MSG, id) or '')
+  return deliveries and tonumber(deliveries) >= ALONE_AFTER
+end
+
+-- Suspects: a few at once, or one that must run alone.
+local function pop_suspects(key, room)
+  local few = redis.call('SCARD', SUSPECTED)
+  if few == 1 and runs_alone(redis.call('SRANDMEMBER', SUSPECTED)) then return end
+  while few < FEW and room > 0 and not full and looked < LOOK_AT_MOST do
+    local alone = runs_alone(redis.call('LINDEX', key, -1))
+    if alone and few > 0 then return end
+    local before = #held
+    pop(key, 1)
+    if #held > before then
+      redis.call('SADD', SUSPECTED, held[before + 1])
+      few, room = few + 1, room - 1
+      if alone then return end
+    elseif redis.call('LLEN', key) == 0 then
+      return
+    end
+  end
+end
+
 local function share(queue, waiting)
   local consumers = redis.call('SMEMBERS', consumers_key(queue))
   if #consumers < 2 then return waiting end
@@ -101,11 +127,7 @@ end
 
 for i = 5, #ARGV do
   local queue, lengths = ARGV[i], lines[i]
-  if lengths.suspects > 0 and #held < 2 * n and redis.call('EXISTS', SUSPECT) == 0 then
-    local before = #held
-    pop(suspects_key(queue), 1)
-    if #held > before then redis.call('SET', SUSPECT, held[before + 1]) end
-  end
+  if lengths.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2) end
   local waiting = lengths.waiting
   if waiting > 0 then
     local room = math.min(n - #held / 2, share(queue, waiting))

@@ -5,7 +5,7 @@ local function depart(wid)
   redis.call('SREM', CORPSES, wid)
   redis.call('HDEL', ABOUT, wid)
   redis.call('HDEL', SEQ, wid)
-  redis.call('DEL', suspect_key(wid))
+  redis.call('DEL', suspected_key(wid))
   for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
     if redis.call('SREM', consumers_key(queue), wid) == 1 then
       -- It may have taken a wake token along.

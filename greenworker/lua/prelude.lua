@@ -17,12 +17,13 @@ local function suspects_key(queue) return ROOT .. 'suspects:' .. queue end
 local function wake_key(queue) return ROOT .. 'wake:' .. queue end
 local function consumers_key(queue) return ROOT .. 'consumers:' .. queue end
 local function processing_key(wid) return ROOT .. 'processing:' .. wid end
-local function suspect_key(wid) return ROOT .. 'suspect:' .. wid end
+local function suspected_key(wid) return ROOT .. 'suspected:' .. wid end
 local function result_key(id) return ROOT .. 'result:' .. id end
 local function done_channel(id) return ROOT .. 'done:' .. id end
 
--- Messages that were present at this many crashes are run one at a time per worker.
-local SUSPECT_AFTER = 2
+-- Messages that were present at so many crashes are suspects: a worker runs a few of them at
+-- once, and one that was among those few at yet another crash alone, without other suspects.
+local SUSPECT_AFTER, ALONE_AFTER, FEW = 2, 3, 32
 
 local function now_ms()
   local time = redis.call('TIME')

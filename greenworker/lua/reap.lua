@@ -1,15 +1,15 @@
 -- reap: the deliveries of incarnations whose lease has run out come back.
 --
--- ARGV  lease ms, longest quiet ms, n, max deliveries
+-- ARGV  lease ms, longest quiet ms, n, max deliveries, incarnations whose process is proven gone...
 -- Returns {extended, corpses found, messages returned, messages buried, corpses left}.
 --
 -- If nobody swept for longer than the quiet time, the server or all workers were away,
--- and old leases say nothing: all are lengthened by one lease and nothing is reaped.
+-- and old leases say nothing: all are lengthened by one lease and no lease is taken for over.
 --
--- Blame: which of the messages killed the worker cannot be known. All are charged one
--- delivery; from the second on they are suspects, run one at a time per worker; and if the
--- corpse held a suspect, only that one is charged. A suspect that was charged
--- max deliveries times alone is buried.
+-- Blame: which of the messages killed the worker cannot be known. All are charged one delivery;
+-- from the second on they are suspects, of which a worker runs a few at once; from the third on
+-- they run without other suspects. If the corpse held suspects, only they are charged. Whoever is
+-- charged max deliveries times as a suspect is buried.
 
 local lease, quiet, n, max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 require_type(MSG, 'hash')
@@ -17,6 +17,15 @@ require_type(SCHEDULED, 'zset')
 redis.call('DEL', NIL)
 
 local now = now_ms()
+local found = 0
+local function declare_dead(wid)
+  if redis.call('ZREM', WORKERS, wid) == 1 then
+    redis.call('SADD', CORPSES, wid)
+    found = found + 1
+  end
+end
+
+for i = 5, #ARGV do declare_dead(ARGV[i]) end
 local last = tonumber(redis.call('GET', SWEEP) or 0)
 redis.call('SET', SWEEP, now)
 if now - last > quiet then
@@ -24,31 +33,31 @@ if now - last > quiet then
   for i = 1, #all, 2 do
     redis.call('ZADD', WORKERS, 'XX', math.max(tonumber(all[i + 1]), now + lease), all[i])
   end
-  return {1, 0, 0, 0, redis.call('SCARD', CORPSES)}
+  return {1, found, 0, 0, redis.call('SCARD', CORPSES)}
 end
 
 local expired = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now, 'LIMIT', 0, 100)
-for _, wid in ipairs(expired) do
-  redis.call('ZREM', WORKERS, wid)
-  redis.call('SADD', CORPSES, wid)
-end
+for _, wid in ipairs(expired) do declare_dead(wid) end
 
 local returned, buried = 0, 0
 local wid = redis.call('SRANDMEMBER', CORPSES)
 if wid then
   local PROCESSING = processing_key(wid)
-  local suspect = redis.call('GET', suspect_key(wid))
+  local suspected, any_suspected = {}, false
+  for _, id in ipairs(redis.call('SMEMBERS', suspected_key(wid))) do
+    suspected[id], any_suspected = true, true
+  end
   local held = some_of(wid, n)
   for i = 1, #held, 2 do
     local id = held[i]
     local envelope = redis.call('HGET', MSG, id)
     local deliveries, _, _, _, _, ttl = head(envelope or '')
     if deliveries then
-      if not suspect or suspect == id then
+      if suspected[id] or not any_suspected then
         deliveries = tonumber(deliveries) + 1
         envelope = string.gsub(envelope, '^1 %d+', '1 ' .. deliveries, 1)
       end
-      if suspect == id and deliveries >= SUSPECT_AFTER + max then
+      if suspected[id] and deliveries >= SUSPECT_AFTER + max then
         bury(id, tonumber(ttl), failure('WorkerCrashed', 'the worker died ' .. deliveries .. ' times while it ran'),
           now, 'poison', wid, envelope)
         buried = buried + 1
@@ -66,4 +75,4 @@ if wid then
   if returned > 0 then count('reaped', returned) end
 end
 close()
-return {0, #expired, returned, buried, redis.call('SCARD', CORPSES)}
+return {0, found, returned, buried, redis.call('SCARD', CORPSES)}

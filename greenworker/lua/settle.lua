@@ -9,11 +9,12 @@
 -- Returns 1 for each, or 0 when the delivery was no longer this incarnation's.
 
 local wid = ARGV[1]
-local PROCESSING, SUSPECT = processing_key(wid), suspect_key(wid)
+local PROCESSING, SUSPECTED = processing_key(wid), suspected_key(wid)
 local FIELDS, FIRST = 6, 2
 
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
+require_type(SUSPECTED, 'set')
 redis.call('DEL', NIL)
 -- Whoever was reaped settles nothing, even what nobody has taken from it yet.
 local alive = redis.call('ZSCORE', WORKERS, wid)
@@ -22,7 +23,8 @@ local ids = {}
 for i = FIRST, #ARGV, FIELDS do ids[#ids + 1] = ARGV[i] end
 local held = {}
 for k, seq in ipairs(redis.call('HMGET', PROCESSING, unpack(ids))) do held[ids[k]] = seq end
-local suspect = redis.call('GET', SUSPECT)
+local suspected, cleared = {}, {}
+for _, id in ipairs(redis.call('SMEMBERS', SUSPECTED)) do suspected[id] = true end
 local now = now_ms()
 local reply, settled = {}, {}
 
@@ -45,17 +47,18 @@ for k, id in ipairs(ids) do
       local queue = make_ready(id, redis.call('HGET', MSG, id), true)
       if queue then wake(queue) end
     end
-    if id == suspect then
-      redis.call('DEL', SUSPECT)
-      for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
-        if redis.call('LLEN', suspects_key(queue)) > 0 then wake(queue) end
-      end
-    end
+    if suspected[id] then cleared[#cleared + 1] = id end
   else
     reply[k] = 0
   end
 end
 
 if #settled > 0 then redis.call('HDEL', PROCESSING, unpack(settled)) end
+if #cleared > 0 then
+  redis.call('SREM', SUSPECTED, unpack(cleared))
+  for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
+    if redis.call('LLEN', suspects_key(queue)) > 0 then wake(queue) end
+  end
+end
 close()
 return reply

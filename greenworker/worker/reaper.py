@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 
 from greenworker.broker import Broker
+from greenworker.worker import proof
 from greenworker.worker.service import Service
 
 _log = logging.getLogger("greenworker.worker")
 
 
 class Reaper(Service):
-    """Sweeps for incarnations whose lease has run out; every worker does, for all."""
+    """Sweeps for incarnations whose lease has run out; every worker does, for all.
+
+    Does not wait for the lease of a worker of this host whose process is provably gone: so the
+    first sweep of a worker that is started again returns what its predecessor held.
+    """
 
     name = "reaper"
 
@@ -25,7 +30,9 @@ class Reaper(Service):
         self._max_deliveries = max_deliveries
 
     def step(self) -> float | None:
-        swept = self._broker.reap(self._lease, self._quiet, self._max_deliveries)
+        told = self._broker.processes()
+        gone = [worker for worker, mark in told.items() if proof.is_gone(mark)]
+        swept = self._broker.reap(self._lease, self._quiet, self._max_deliveries, gone)
         if swept.extended:
             _log.debug(
                 "nobody had swept for more than %g s: all leases are lengthened", self._quiet

@@ -16,6 +16,7 @@ from gevent.lock import RLock
 from greenworker.broker import Broker
 from greenworker.connection import Connection
 from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, NotPatched
+from greenworker.worker import proof
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.executor import Executor, Release
@@ -90,7 +91,12 @@ class Worker:
             self.pool,
             config.queues,
             config.lease,
-            about={"name": config.name, "queues": config.queues, "concurrency": self.pool.size},
+            about={
+                "name": config.name,
+                "queues": config.queues,
+                "concurrency": self.pool.size,
+                "process": proof.mark(),
+            },
             expect=self.scheduler.expect,
             burst=config.burst,
             allow_eviction=config.allow_eviction,

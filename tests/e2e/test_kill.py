@@ -10,6 +10,7 @@ from greenworker import State, keys
 from greenworker.errors import TaskFailed
 from tests.e2e.conftest import Project
 from tests.support.eventually import eventually
+from tests.support.state import Space
 
 
 def test_a_worker_is_killed_in_the_middle_of_2000_tasks(project: Project) -> None:
@@ -38,6 +39,33 @@ def test_a_worker_is_killed_in_the_middle_of_2000_tasks(project: Project) -> Non
     assert 0 < len(held) <= 100
     assert twice <= held
     assert project.dead() == {}
+
+
+def test_a_worker_that_is_started_again_returns_what_its_predecessor_held(
+    project: Project,
+) -> None:
+    """At once, whatever the lease: on this host it can prove that the other one is gone."""
+    tasks = project.module("""
+        @app.task
+        def work(n):
+            note(n)
+            wait_for("go")
+            return n
+    """)
+    results = tasks.work.delay_many((n,) for n in range(20))
+    first = project.worker("--lease", "3600")
+    eventually(lambda: len(project.notes) == 20)
+    other_host = dict.fromkeys(["host", "boot", "namespace"], "another")
+    first.kill()
+    # And one of the same name on another host, whose pid happens to be free here
+    elsewhere = Space(project.url, project.namespace)
+    about = {"name": "same", "process": {**other_host, "pid": first.pid, "began": 1}}
+    assert elsewhere.broker.register("elsewhere", 3600.0, about, ["other"])
+    project.allow("go")
+    project.worker("--lease", "3600")
+    assert [result.get(timeout=60) for result in results] == list(range(20))
+    assert project.redis.zscore(keys.workers(project.root), "elsewhere") is not None
+    elsewhere.broker.close()
 
 
 def test_a_thousand_tasks_time_out_at_once(project: Project) -> None:

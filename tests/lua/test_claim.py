@@ -242,7 +242,7 @@ def test_an_entry_that_no_push_made_becomes_a_dead_letter(space: Space) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["ready:second:5", "suspects:second", "wake:first", "processing:w", "msg"]
+    "key", ["ready:second:5", "suspects:second", "wake:first", "processing:w", "suspected:w", "msg"]
 )
 def test_a_key_of_a_wrong_type_is_refused_before_anything_is_popped(space: Space, key: str) -> None:
     space.push("m", queue="first")
@@ -258,20 +258,56 @@ def test_a_key_of_a_wrong_type_is_refused_before_anything_is_popped(space: Space
 # Suspects
 
 
-def test_a_worker_runs_suspects_one_at_a_time_and_before_the_others(space: Space) -> None:
-    space.push_suspect("s1", "s2")
+def test_a_worker_runs_a_few_suspects_at_once_and_before_the_others(space: Space) -> None:
+    suspects = [f"s{n}" for n in range(40)]
+    space.push_suspect(*suspects)
     space.push("m")
     space.register("w")
-    assert space.claim_ids("w") == ["s1", "m"]
-    assert space.claim_ids("w") == []
+    assert space.claim_ids("w", 100) == [*suspects[:32], "m"]
+    assert space.claim_ids("w", 100) == []
     state = space.state()
-    assert state["suspect:w"] == "s1"
-    assert state["suspects:default"] == ["s2"]
+    assert state["suspected:w"] == set(suspects[:32])
+    assert state["suspects:default"] == suspects[32:]
+    space.check()
+
+
+def test_suspects_take_no_more_than_the_free_slots(space: Space) -> None:
+    space.push_suspect("s1", "s2", "s3")
+    space.push("m")
+    space.register("w")
+    assert space.claim_ids("w", 2) == ["s1", "s2"]
+    assert space.state()["suspected:w"] == {"s1", "s2"}
+
+
+def test_whoever_was_among_the_few_at_another_crash_runs_without_other_suspects(
+    space: Space,
+) -> None:
+    space.push_suspect("s1", "s2", deliveries=3)
+    space.push_suspect("s3")
+    space.push("m")
+    space.register("w1", "w2")
+    assert space.claim_ids("w1") == ["s1", "m"]
+    assert space.claim_ids("w1") == []
+    assert space.claim_ids("w2") == ["s2"]
+    assert space.claim_ids("w2") == []
+    space.check()
+
+
+def test_it_waits_until_the_few_have_ended(space: Space) -> None:
+    space.push_suspect("s1", "s2")
+    space.push_suspect("alone", deliveries=3)
+    space.register("w")
+    few = space.claim("w").deliveries
+    assert [one.id for one in few] == ["s1", "s2"]
+    space.done("w", few[0])
+    assert space.claim_ids("w") == []
+    space.done("w", few[1])
+    assert space.claim_ids("w") == ["alone"]
     space.check()
 
 
 def test_each_worker_may_run_a_suspect(space: Space) -> None:
-    space.push_suspect("s1", "s2", "s3")
+    space.push_suspect("s1", "s2", "s3", deliveries=3)
     space.register("w1", "w2")
     assert space.claim_ids("w1") == ["s1"]
     assert space.claim_ids("w2") == ["s2"]
@@ -279,7 +315,7 @@ def test_each_worker_may_run_a_suspect(space: Space) -> None:
 
 
 def test_a_settled_suspect_makes_room_for_the_next_one(space: Space) -> None:
-    space.push_suspect("s1", "s2")
+    space.push_suspect("s1", "s2", deliveries=3)
     space.register("w")
     space.done("w", *space.claim("w").deliveries)
     assert space.claim_ids("w") == ["s2"]
@@ -287,11 +323,11 @@ def test_a_settled_suspect_makes_room_for_the_next_one(space: Space) -> None:
 
 
 def test_an_expired_suspect_makes_nobody_busy(space: Space) -> None:
-    space.push_suspect("s1", "s2")
+    space.push_suspect("s1", "s2", "s3", deliveries=3)
     space.edit("s1", " 0 3600000", " 1 3600000")
     space.register("w")
     assert space.claim_ids("w") == ["s2"]
-    assert space.redis.get(space.key("suspect:w")) == "s2"
+    assert space.state()["suspected:w"] == {"s2"}
     space.check()
 
 
@@ -317,7 +353,7 @@ def test_the_token_goes_back_while_work_remains(space: Space) -> None:
 
 
 def test_no_token_for_suspects_that_nobody_can_run(space: Space) -> None:
-    space.push_suspect("s1", "s2")
+    space.push_suspect("s1", "s2", deliveries=3)
     space.register("w")
     space.take_token()
     assert space.claim_ids("w") == ["s1"]

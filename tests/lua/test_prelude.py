@@ -22,7 +22,7 @@ NAMES = {
     ("about",): "ABOUT",
     ("sequences",): "SEQ",
     ("processing", "w"): "processing_key('w')",
-    ("suspect", "w"): "suspect_key('w')",
+    ("suspected", "w"): "suspected_key('w')",
     ("scheduled",): "SCHEDULED",
     ("dead",): "DEAD",
     ("dead_records",): "RECORDS",

@@ -101,10 +101,41 @@ def test_all_are_charged_and_from_the_second_crash_on_they_are_suspects(space: S
 
 
 def test_only_the_suspect_that_ran_is_charged(space: Space) -> None:
-    space.push_suspect("s1", "s2")
+    space.push_suspect("s1", "s2", deliveries=3)
     space.push("m")
     crash_with(space, "w")
-    assert deliveries(space) == {"s1": 3, "s2": 2, "m": 0}
+    assert deliveries(space) == {"s1": 4, "s2": 3, "m": 0}
+    space.check()
+
+
+def test_the_few_suspects_that_ran_are_charged_together(space: Space) -> None:
+    few = [f"s{n}" for n in range(32)]
+    space.push_suspect(*few, "other")
+    space.push("m")
+    space.register("w")
+    space.claim("w", 100)
+    space.crash("w")
+    space.reap()
+    assert deliveries(space) == {**dict.fromkeys(few, 3), "other": 2, "m": 0}
+    space.check()
+
+
+def test_a_process_that_is_known_to_be_gone_is_reaped_whatever_its_lease(space: Space) -> None:
+    space.run("w", "m")
+    space.register("other")
+    space.sweep_was(0.0)
+    sweep = space.broker.reap(30.0, 60.0, 3, gone=["w", "nobody"])
+    assert sweep == Sweep(extended=False, corpses=1, returned=1, buried=0, left=0)
+    assert deliveries(space) == {"m": 1}
+    assert set(space.state()["workers"]) == {"other"}
+    space.check()
+
+
+def test_a_quiet_time_says_nothing_of_who_is_known_to_be_gone(space: Space) -> None:
+    space.run("w", "m")
+    sweep = space.broker.reap(30.0, 60.0, 3, gone=["w"])
+    assert sweep == Sweep(extended=True, corpses=1, returned=0, buried=0, left=1)
+    assert space.reap() == Sweep(extended=False, corpses=0, returned=1, buried=0, left=0)
     space.check()
 
 
@@ -126,11 +157,11 @@ def test_a_message_that_kills_three_times_alone_is_buried(space: Space) -> None:
 
 def test_the_poison_is_buried_alone_among_healthy_messages(space: Space) -> None:
     """Whoever holds `poison` dies; all others end when it is their turn."""
-    space.push("poison", *(f"m{n}" for n in range(30)))
+    space.push("poison", *(f"m{n}" for n in range(300)))
     for n in range(60):
         worker = f"w{n}"
         space.register(worker)
-        held = space.claim(worker, 100).deliveries
+        held = space.claim(worker, 1000).deliveries
         if any(one.id == "poison" for one in held):
             space.crash(worker)
             space.reap()
@@ -143,7 +174,7 @@ def test_the_poison_is_buried_alone_among_healthy_messages(space: Space) -> None
     state = space.state()
     assert list(state["dead"]) == ["poison"]
     assert "msg" not in state
-    assert space.stats()["done"] == 30
+    assert space.stats()["done"] == 300
     space.check()
 
 

@@ -46,7 +46,7 @@ def test_each_goes_back_to_its_own_queue_and_priority(space: Space) -> None:
     assert state["ready:slow:9"] == ["a"]
     assert state["ready:default:5"] == ["b"]
     assert state["suspects:default"] == ["s"]
-    assert "suspect:w" not in state
+    assert "suspected:w" not in state
     space.check()
 
 

@@ -95,7 +95,7 @@ def test_release_puts_it_next_in_line_as_if_never_claimed(space: Space) -> None:
 
 
 def test_a_released_suspect_is_a_suspect_still(space: Space) -> None:
-    space.push_suspect("s1", "s2")
+    space.push_suspect("s1", "s2", deliveries=3)
     space.register("w")
     (one,) = space.claim("w").deliveries
     assert space.settle("w", (one, RELEASE)) == [True]
@@ -173,12 +173,12 @@ def test_what_was_reaped_is_no_longer_ours(space: Space) -> None:
 
 
 def test_a_settled_suspect_is_cleared_and_wakes_somebody_for_the_next(space: Space) -> None:
-    space.push_suspect("s1", "s2")
+    space.push_suspect("s1", "s2", deliveries=3)
     space.register("w")
     (one,) = space.claim("w").deliveries
     space.take_token()
     space.done("w", one)
-    assert not space.redis.exists(space.key("suspect:w"))
+    assert not space.redis.exists(space.key("suspected:w"))
     assert space.take_token()
     space.check()
 
@@ -189,7 +189,7 @@ def test_settling_another_message_leaves_the_suspect(space: Space) -> None:
     space.register("w")
     _, healthy = space.claim("w").deliveries
     space.done("w", healthy)
-    assert space.redis.get(space.key("suspect:w")) == "s"
+    assert space.state()["suspected:w"] == {"s"}
 
 
 # What stands in the way

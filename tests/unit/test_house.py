@@ -29,7 +29,7 @@ STOREYS = (
     ("client",),
     ("task",),
     ("app",),
-    ("worker.config", "worker.service", "worker.stats", "worker.incarnation"),
+    ("worker.config", "worker.service", "worker.stats", "worker.incarnation", "worker.proof"),
     ("worker.pool", "worker.executor"),
     ("worker.settler", "worker.dump"),
     ("worker.consumer",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from greenworker.worker import proof
 from greenworker.worker.reaper import Reaper
 from tests.support.eventually import eventually
 from tests.support.state import Space
@@ -33,6 +34,22 @@ def test_the_living_are_left_alone(space: Space) -> None:
     reaper = reaper_of(space)
     assert reaper.step() is None
     assert space.state()["processing:w"] == {"m1": "1"}
+
+
+def test_a_process_of_this_host_that_is_gone_is_not_waited_for(space: Space) -> None:
+    mark = proof.mark()
+    assert mark is not None
+    for worker, told in (("gone", {**mark, "began": 1}), ("here", mark), ("silent", None)):
+        space.push(f"of-{worker}")
+        assert space.broker.register(worker, 60.0, {"process": told}, ["default"])
+        space.claim(worker)
+    space.redis.hset(space.key("about"), "odd", "no JSON")
+    space.sweep_was(0.0)
+    reaper_of(space).step()
+    state = space.state()
+    assert set(state["scheduled"]) == {"of-gone"}
+    assert set(state["workers"]) == {"here", "silent"}
+    space.check()
 
 
 def test_several_corpses_are_drained_without_a_pause(space: Space) -> None:

@@ -47,7 +47,7 @@ def greenlets() -> list[gevent.Greenlet]:
 
 def check_nobody_is_left(space: Space) -> None:
     """No worker is known to the server, and none holds a connection, a thread or a greenlet."""
-    traces = ("workers", "corpses", "about", "seq", "processing:", "consumers:", "suspect:")
+    traces = ("workers", "corpses", "about", "seq", "processing:", "consumers:", "suspected:")
     assert [key for key in space.state() if key.startswith(traces)] == []
     lanes = ["greenworker-consumer", "greenworker-settler", "greenworker-watchdog"]
     eventually(lambda: not set(lanes) & set(connections(space)))
