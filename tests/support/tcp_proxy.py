@@ -31,7 +31,7 @@ class Trap:
     """Bites once: on the first request that holds `match`, after `at` bytes of its reply."""
 
     match: bytes
-    at: int = 0
+    at: int = 0  # -1: not even the request arrives
     sprung: bool = False
 
 
@@ -41,6 +41,7 @@ class Flow:
 
     chunks: deque[tuple[float, bytes]] = field(default_factory=deque)  # (due, bytes)
     ended: bool = False  # the reading side has seen the end
+    next_at: float = 0.0  # while it trickles: when the next bytes may go
 
 
 @dataclass(eq=False)
@@ -54,6 +55,7 @@ class Link:
     seen: bytes = b""  # the tail of the requests: a match may lie across two reads
     trap: Trap | None = None
     reply_left: int = 0  # bytes of the reply that the trap lets through
+    swallowed: bool = False  # half-open: what either side says is read and dropped
 
 
 class TcpProxy:
@@ -68,6 +70,7 @@ class TcpProxy:
         self._links: set[Link] = set()
         self._traps: list[Trap] = []
         self._delay = 0.0
+        self._trickle = 0
         self._frozen = False
         self._closed = False
         self._commands: deque[Callable[[], None]] = deque()
@@ -108,6 +111,23 @@ class TcpProxy:
     def delay(self, seconds: float) -> None:
         """Let every reply from now on arrive that much later; 0 ends it."""
         self._do(lambda: setattr(self, "_delay", seconds))
+
+    def trickle(self, size: int) -> None:
+        """Pass on at most `size` bytes a tick (20 ms), each way of each connection; 0 ends it."""
+        self._do(lambda: setattr(self, "_trickle", size))
+
+    def swallow(self) -> None:
+        """Half-open: connections that are there stay open, and no byte gets through any more;
+        new ones are fine."""
+        self._do(self._swallow)
+
+    def drop_next_request(self, match: bytes) -> Trap:
+        """Reset the connection of the next request that holds `match`, before it is passed on.
+
+        The server knows nothing of it. (If it came in pieces, the first may have been passed on:
+        half a command, which a server drops with the connection.)
+        """
+        return self.truncate_next_reply(match, -1)
 
     def drop_next_reply(self, match: bytes) -> Trap:
         """Pass on the next request that holds `match`, drop its reply and reset that connection.
@@ -165,7 +185,7 @@ class TcpProxy:
                 (link.server, link.replies, link.requests),
             ):
                 interest = 0 if inward.ended else READ
-                if outward.chunks and outward.chunks[0][0] <= now:
+                if outward.chunks and max(outward.chunks[0][0], outward.next_at) <= now:
                     interest |= select.POLLOUT
                 if interest:
                     poll.register(end, interest)
@@ -186,6 +206,9 @@ class TcpProxy:
         trap = link.trap
         if trap is not None and trap.sprung and not link.replies.chunks:
             self._reset(link)
+        elif link.swallowed:
+            if link.requests.ended:  # the client has given up; that the server has, it never hears
+                self._drop(link)
         elif any(flow.ended and not flow.chunks for flow in (link.requests, link.replies)):
             self._drop(link)
 
@@ -194,13 +217,18 @@ class TcpProxy:
         if not data:
             link.requests.ended = True
             return
-        link.requests.chunks.append((0.0, data))
+        if link.swallowed:
+            return
         text = link.seen + data
         for trap in self._traps:
             if link.trap is None and trap.match in text:
                 link.trap, link.reply_left = trap, trap.at
         if link.trap in self._traps:
             self._traps.remove(link.trap)
+        if link.trap is not None and link.trap.at < 0:
+            link.trap.sprung = True
+            raise ConnectionResetError
+        link.requests.chunks.append((0.0, data))
         longest = max((len(trap.match) for trap in self._traps), default=1)
         link.seen = text[-(longest - 1) :] if longest > 1 else b""
 
@@ -208,6 +236,8 @@ class TcpProxy:
         data = link.server.recv(65536)
         if not data:
             link.replies.ended = True
+            return
+        if link.swallowed:
             return
         if link.trap is not None:
             whole = len(data)
@@ -219,12 +249,14 @@ class TcpProxy:
 
     def _write(self, end: Any, flow: Flow) -> None:
         now = time.monotonic()
-        while flow.chunks and flow.chunks[0][0] <= now:
+        while flow.chunks and max(flow.chunks[0][0], flow.next_at) <= now:
             due, data = flow.chunks[0]
             try:
-                sent = end.send(data)
+                sent = end.send(data[: self._trickle] if self._trickle else data)
             except BlockingIOError:
                 return
+            if self._trickle:
+                flow.next_at = now + TICK
             if sent < len(data):
                 flow.chunks[0] = (due, data[sent:])
                 return
@@ -281,6 +313,12 @@ class TcpProxy:
     def _cut(self) -> None:
         for link in list(self._links):
             self._reset(link)
+
+    def _swallow(self) -> None:
+        for link in self._links:
+            link.swallowed = True
+            link.requests.chunks.clear()
+            link.replies.chunks.clear()
 
     def _end(self) -> None:
         self._unlisten()
