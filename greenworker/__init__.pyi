@@ -3,6 +3,7 @@ from greenworker.app import App as App
 from greenworker.backoff import Backoff as Backoff
 from greenworker.context import CurrentTask as CurrentTask
 from greenworker.context import current_task as current_task
+from greenworker.dead import DeadLetter as DeadLetter
 from greenworker.message import State as State
 from greenworker.result import Result as Result
 from greenworker.result import Results as Results

@@ -16,6 +16,7 @@ from greenworker.broker import Status
 from greenworker.client import Client
 from greenworker.connection import Endpoint
 from greenworker.context import CurrentTask
+from greenworker.dead import DeadLetters
 from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable
 from greenworker.result import Result
@@ -91,6 +92,11 @@ class App:
     def status(self) -> Status:
         """What is where: queues, workers, scheduled, dead, counters."""
         return self.client.status()
+
+    @property
+    def dead(self) -> DeadLetters:
+        """What failed for good: list it, retry it, delete it."""
+        return DeadLetters(self.client.broker)
 
     def load(self) -> None:
         """Import the modules named by `include`."""

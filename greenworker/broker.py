@@ -7,7 +7,8 @@ a worker, or a ConnectionPool for everybody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -243,6 +244,45 @@ class Broker:
             next_due=None if due < 0 else max(0.0, (due - now) / 1000),
             counters={name.decode(): int(value) for name, value in _groups(counters, 2)},
         )
+
+    def time(self) -> float:
+        """The server's clock, in epoch seconds, as exact as the scripts see it."""
+        seconds, micros = self._link.execute("TIME")
+        return int(seconds) + int(micros) // 1000 / 1000
+
+    # Dead letters
+
+    def dead_ids(self, since: float | None, until: float) -> Iterator[list[bytes]]:
+        """The ids of those that died between these moments (epoch seconds of the server's clock),
+        oldest first, a page at a time."""
+        first = "-inf" if since is None else _ms(since)
+        reached: list[bytes | str] = ["", ""]
+        while page := self._run("dead_ids", MAX_COUNT, first, _ms(until), *reached):
+            reached = page[-2:]
+            yield page[1::2]
+
+    def dead_records(self, ids: Sequence[bytes], whole: bool) -> Iterator[bytes | None]:
+        """What is kept of each; None where there is no such dead letter. Not `whole`: without
+        the body of its message."""
+        how = "whole" if whole else "front"
+        while ids:
+            records = self._run("dead_records", how, MAX_BYTES, *ids[:MAX_COUNT])
+            yield from records
+            ids = ids[len(records) :]
+
+    def dead_delete(self, ids: Sequence[bytes]) -> int:
+        """Forget at most MAX_COUNT dead letters; returns how many there were."""
+        return int(self._run("dead_delete", *ids))
+
+    def revive(self, ids: Sequence[bytes], dry_run: bool = False) -> str:
+        """Make messages of dead letters again; a letter for the fate of each: see revive.lua."""
+        fates = ""
+        while rest := ids[len(fates) : len(fates) + MAX_COUNT]:
+            revival = os.urandom(12).hex()
+            how = "dry" if dry_run else ""
+            reply = self._run("revive", revival, _ms(PUSH_TTL), MAX_BYTES, how, *rest)
+            fates += reply.decode()
+        return fates
 
     def check_server(self, allow_eviction: bool = False) -> str:
         """The server's name and version; raises UnsuitableServer if tasks are not safe there."""

@@ -45,8 +45,9 @@ local function take(id)
   if not envelope then
     -- Ids are pushed by our scripts only: anything else in a list is not ours.
     count('foreign')
-    bury(string.sub(id, 1, 64), 0, failure('MalformedMessage', 'an entry that no push made'),
-      now, 'malformed', wid, id)
+    -- Under its own name only if it can be one: else the name may be what people keep private.
+    local name = #id <= 64 and string.match(id, '^[%w_.:/@-]+$') or 'foreign:' .. redis.sha1hex(id)
+    bury(name, 0, failure('MalformedMessage', 'an entry that no push made'), now, 'malformed', wid, id)
     return true
   end
   local _, _, _, _, expires, ttl = head(envelope)

@@ -23,12 +23,33 @@ local function finish(id, counter, ttl, result)
   end
 end
 
+-- The name that an incarnation's worker goes by: it outlives the incarnation in its dead letters.
+local names = {}
+local function name_of(wid)
+  if not names[wid] then
+    -- pcall: too late to refuse a key of a wrong type, and text for people is not worth a refusal.
+    local _, about = pcall(cjson.decode, redis.pcall('HGET', ABOUT, wid))
+    local name = type(about) == 'table' and about.name
+    names[wid] = type(name) == 'string' and string.gsub(name, '%c', '?') or '?'
+  end
+  return names[wid]
+end
+
+-- A send makes no envelope larger than this; of somebody's raw one, so much is kept.
+local LARGEST, KEPT = 1024 * 1024 + 65536, 4096
+
 -- finish as a dead letter, with what is needed to understand and to revive it.
--- Record: '<at ms> <reason> <wid or ->' \n error as JSON \n envelope.
+-- Record: '<at ms> <reason> <wid> <bytes, when the envelope was cut, else 0>'
+--         \n worker's name \n error as JSON \n envelope.
 local function bury(id, ttl, result, now, reason, wid, envelope)
   finish(id, 'dead', ttl, result)
+  local cut = 0
+  if #envelope > LARGEST then
+    cut, envelope = #envelope, string.sub(envelope, 1, KEPT)
+  end
   redis.call('ZADD', DEAD, now, id)
-  redis.call('HSET', RECORDS, id, now .. ' ' .. reason .. ' ' .. wid .. '\n' .. result .. '\n' .. envelope)
+  redis.call('HSET', RECORDS, id, table.concat({now .. ' ' .. reason .. ' ' .. wid .. ' ' .. cut,
+    name_of(wid), result, envelope}, '\n'))
   local old = redis.call('ZRANGEBYSCORE', DEAD, '-inf', now - DEAD_FOR, 'LIMIT', 0, 10)
   if #old == 0 and redis.call('ZCARD', DEAD) > DEAD_MOST then
     old = redis.call('ZRANGE', DEAD, 0, 0)

@@ -11,7 +11,7 @@ if not envelope then
   if result then return {'ended', result} end
   -- A dead letter outlives its result.
   local record = redis.call('HGET', RECORDS, id)
-  if record then return {'ended', string.match(record, '^[^\n]*\n([^\n]*)') or ''} end
+  if record then return {'ended', string.match(record, '^[^\n]*\n[^\n]*\n([^\n]*)') or ''} end
   return {'unknown'}
 end
 local due = redis.call('ZSCORE', SCHEDULED, id)

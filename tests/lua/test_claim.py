@@ -223,7 +223,7 @@ def test_a_malformed_envelope_becomes_a_dead_letter(space: Space, bytes_: str, w
     error = MALFORMED % what
     assert space.state("workers", "about", "consumers", "queues", "seq") == {
         "dead": {"bad": "now"},
-        "dead:record": {"bad": f"now malformed w\n{error}\n{bytes_}"},
+        "dead:record": {"bad": f"now malformed w 0\nw\n{error}\n{bytes_}"},
         "result:bad": error,
         "stats": {"foreign": "1", "dead": "1"},
     }
@@ -236,7 +236,7 @@ def test_an_entry_that_no_push_made_becomes_a_dead_letter(space: Space) -> None:
     space.register("w")
     assert space.claim_ids("w") == ["m"]
     error = MALFORMED % "an entry that no push made"
-    assert space.state()["dead:record"] == {"nobody": f"now malformed w\n{error}\nnobody"}
+    assert space.state()["dead:record"] == {"nobody": f"now malformed w 0\nw\n{error}\nnobody"}
     assert space.stats() == {"enqueued": 1, "foreign": 1, "dead": 1}
     space.check()
 

@@ -148,7 +148,7 @@ def test_a_message_that_kills_three_times_alone_is_buried(space: Space) -> None:
     )
     assert space.state("push:", "wake", "queues", "sweep") == {
         "dead": {"poison": "now"},
-        "dead:record": {"poison": f"now poison w2\n{error}\n{envelope(deliveries=5)}"},
+        "dead:record": {"poison": f"now poison w2 0\nw2\n{error}\n{envelope(deliveries=5)}"},
         "result:poison": error,
         "stats": {"enqueued": "1", "reaped": "2", "dead": "1"},
     }

@@ -76,7 +76,7 @@ def test_dead_keeps_what_is_needed_to_understand_and_to_revive(space: Space) -> 
     assert space.settle("w", (one, outcome)) == [True]
     assert space.state(*WORKER, "wake") == {
         "dead": {"m": "now"},
-        "dead:record": {"m": f"now failed w\n{FAILURE.decode()}\n{envelope()}"},
+        "dead:record": {"m": f"now failed w 0\nw\n{FAILURE.decode()}\n{envelope()}"},
         "result:m": FAILURE.decode(),
         "stats": {"enqueued": "1", "dead": "1"},
     }

@@ -67,7 +67,7 @@ def check_whole(state: State) -> None:
     assert not set(present) & set(state.get("dead", {})), "a dead letter is present as well"
     assert set(state.get("dead", {})) == set(state.get("dead:record", {}))
     count = Counter({name: int(n) for name, n in state.get("stats", {}).items()})
-    came = count["enqueued"] + count["foreign"]
+    came = count["enqueued"] + count["foreign"] + count["revived"]
     went = count["done"] + count["dead"] + count["expired"]
     assert came == went + len(present), f"{dict(count)} and {len(present)} present"
 

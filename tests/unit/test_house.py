@@ -25,7 +25,7 @@ STOREYS = (
     ("connection",),
     ("broker", "middleware", "embedded", "embedded_guard"),
     ("subscriber",),
-    ("result",),
+    ("result", "dead"),
     ("client",),
     ("task",),
     ("app",),

@@ -1,0 +1,200 @@
+"""Dead letters: what failed for good, for people to read, retry and delete."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import orjson
+
+from greenworker.broker import MAX_COUNT, Broker
+from greenworker.errors import MalformedMessage
+from greenworker.message import decode
+
+# As the prelude of the scripts reads it, and the task.
+_HEAD = re.compile(rb"1 (\d{1,15}) (\d{1,15}) \d (\d{1,15}) \d+ \d+ (\S+) ([^ \n]*)").match
+_FRONT = re.compile(rb"(\d{1,15}) (\S+) (\S+) (\d+)").fullmatch
+
+T = TypeVar("T")
+
+_FATES = {"r": "retried", "g": "gone", "p": "present", "u": "unreadable"}
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that failed for good.
+
+    `reason` is one word: failed, stuck, poison, malformed, arguments, unknown, result, internal.
+    `error`, `message` and `traceback` are the remote error's, as text. `sent` and `died` are epoch
+    seconds of the server's clock. `attempt` counts the retries, `deliveries` the crashes it was
+    present at; `worker` is the name of the worker that gave it up, `incarnation` the id of that
+    worker's life. `args` and `kwargs` are None when they were not asked for or cannot be read;
+    what the head of the message does not tell is "?" or 0.
+    """
+
+    id: str
+    task: str
+    queue: str
+    reason: str
+    error: str
+    message: str
+    traceback: str = field(repr=False)
+    sent: float
+    died: float
+    deliveries: int
+    attempt: int
+    worker: str
+    incarnation: str
+    # Not in the repr: arguments are in no log line that did not ask for them.
+    args: Sequence[Any] | None = field(default=None, repr=False)
+    kwargs: dict[str, Any] | None = field(default=None, repr=False)
+
+
+class DeadLetters:
+    """The dead letters of a namespace: `app.dead`. The server keeps 100,000 of them, for 30 days."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def list(
+        self,
+        *,
+        ids: Iterable[str] | None = None,
+        task: str | None = None,
+        error: str | None = None,
+        reason: str | None = None,
+        text: str | None = None,
+        older: float | None = None,
+        newer: float | None = None,
+        limit: int | None = None,
+        values: bool = True,
+    ) -> Iterator[DeadLetter]:
+        """The dead letters that fit all that is given; oldest first, or as `ids` names them.
+
+        `text` is a part of the error's text or traceback; `older` and `newer` are seconds since
+        the death; `values=False` leaves the arguments where they are. They are read in bounded calls
+        while you iterate; what dies meanwhile is not among them.
+        """
+        found = self._read(ids, older, newer, values)
+        fitting = (
+            letter
+            for letter in found
+            if (task is None or letter.task == task)
+            and (error is None or letter.error == error)
+            and (reason is None or letter.reason == reason)
+            and (text is None or text in letter.message or text in letter.traceback)
+        )
+        return islice(fitting, limit)
+
+    def get(self, id: str) -> DeadLetter | None:
+        """The dead letter of this id, or None."""
+        return next(self.list(ids=[id]), None)
+
+    def retry(self, *letters: DeadLetter | str, dry_run: bool = False) -> dict[str, str]:
+        """Send dead letters again, with all their attempts before them; says what became of each id:
+
+        retried; gone: there is no such dead letter; present: a message of this id is waiting or
+        running; unreadable: it is no message that can run. `dry_run` tells and changes nothing.
+
+        A message whose `expires` has passed may wait once more for as long as it might at first.
+        """
+        ids = _ids_of(letters)
+        fates = self._broker.revive([_encode(id) for id in ids], dry_run)
+        return {id: _FATES[fate] for id, fate in zip(ids, fates, strict=True)}
+
+    def delete(self, *letters: DeadLetter | str) -> int:
+        """Forget dead letters; returns how many there were."""
+        return sum(
+            self._broker.dead_delete([_encode(id) for id in some])
+            for some in in_batches(_ids_of(letters), MAX_COUNT)
+        )
+
+    def _read(
+        self, ids: Iterable[str] | None, older: float | None, newer: float | None, values: bool
+    ) -> Iterator[DeadLetter]:
+        now = self._broker.time()
+        since = None if newer is None else now - newer
+        until = now if older is None else now - older
+        if ids is None:
+            pages = self._broker.dead_ids(since, until)
+        else:
+            pages = ([*map(_encode, some)] for some in in_batches(dict.fromkeys(ids), MAX_COUNT))
+        for page in pages:
+            records = self._broker.dead_records(page, values)
+            for id, record in zip(page, records, strict=True):
+                if record is None:
+                    continue  # it left after its id was read
+                letter = _read_letter(id.decode("utf-8", "surrogateescape"), record, values)
+                if ids is None or (since or 0.0) <= letter.died <= until:
+                    yield letter
+
+
+def _read_letter(id: str, record: bytes, values: bool) -> DeadLetter:
+    """A record as the scripts write it (lua/finish.lua), whatever bytes were sent."""
+    front, worker, report, envelope, *_ = [*record.split(b"\n", 3), b"", b"", b""]
+    told = _FRONT(front)
+    died, reason, incarnation, cut = told.groups() if told else (b"0", b"?", b"?", b"0")
+    head = _HEAD(envelope)
+    deliveries, attempt, sent, queue, task = (
+        head.groups() if head else (b"0", b"0", b"0", b"?", b"?")
+    )
+    error = _error_of(report)
+    args: Sequence[Any] | None = None
+    kwargs: dict[str, Any] | None = None
+    if values and cut == b"0":
+        try:
+            message = decode(id, envelope)
+            args, kwargs = message.args, dict(message.kwargs)
+        except MalformedMessage:
+            pass
+    return DeadLetter(
+        id=id,
+        task=unquote(_text(task)),
+        queue=_text(queue),
+        reason=_text(reason),
+        error=str(error.get("type", "?")),
+        message=str(error.get("message", "")),
+        traceback=str(error.get("traceback", "")),
+        sent=int(sent) / 1000,
+        died=int(died) / 1000,
+        deliveries=int(deliveries),
+        attempt=int(attempt),
+        worker=_text(worker) or "?",
+        incarnation=_text(incarnation),
+        args=args,
+        kwargs=kwargs,
+    )
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """The items in order, so many at a time."""
+    rest = iter(items)
+    while batch := tuple(islice(rest, size)):
+        yield batch
+
+
+def _error_of(report: bytes) -> dict[str, Any]:
+    try:
+        outcome = orjson.loads(report)
+    except orjson.JSONDecodeError:
+        return {}
+    error = outcome.get("error") if isinstance(outcome, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _ids_of(letters: Iterable[DeadLetter | str]) -> dict[str, None]:
+    """Each id once, in order."""
+    return dict.fromkeys(one.id if isinstance(one, DeadLetter) else one for one in letters)
+
+
+def _encode(id: str) -> bytes:
+    # What was no text when it was read goes back as it came.
+    return id.encode("utf-8", "surrogateescape")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,80 @@
+-- revive: dead letters become messages again, at the back of their queues.
+--
+-- ARGV  revival id, its ttl ms, most bytes, 'dry' (look, change nothing) or '', ids...
+-- Returns a letter for each of the first of them, as many as the bytes allow:
+--         r revived, g gone (no such dead letter), p present again, u unreadable;
+--         the same revival id again answers the same and does nothing.
+--
+-- What a revived message keeps is the whole envelope but for deliveries and attempt, which are
+-- 0 again, and for what a worker noted of an unknown task. Where its expires has passed, it may
+-- wait once more for as long as it might at first.
+-- The first write is one that Redis refuses at maxmemory: then nothing is revived.
+
+local PUSH, ttl, most, dry = ROOT .. 'push:' .. ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == 'dry'
+local FIRST = 5
+
+require_type(MSG, 'hash')
+require_type(QUEUES, 'set')
+require_type(STATS, 'hash')
+require_type(DEAD, 'zset')
+require_type(RECORDS, 'hash')
+
+local before = redis.call('GET', PUSH)
+if before then return before end
+
+local now = now_ms()
+local function fresh(envelope)
+  local line, body = string.match(envelope, '^([^\n]*)(.*)$')
+  local priority, sent, expires, rest = string.match(line, '^1 %d+ %d+ (%d) (%d+) (%d+) (.*)$')
+  if expires ~= '0' and tonumber(expires) <= now then
+    local span = tonumber(expires) - tonumber(sent)
+    expires = span > 0 and string.format('%.0f', now + span) or '0'
+  end
+  rest = string.gsub(rest, ' unknown=[^ ]*', '', 1)
+  return '1 0 0 ' .. priority .. ' ' .. sent .. ' ' .. expires .. ' ' .. rest .. body
+end
+
+-- All are looked at before the first write.
+local reply, ids, envelopes, seen, bytes = {}, {}, {}, {}, 0
+for i = FIRST, #ARGV do
+  local id = ARGV[i]
+  bytes = bytes + redis.call('HSTRLEN', RECORDS, id)
+  if bytes > most and i > FIRST then break end
+  local record = redis.call('HGET', RECORDS, id)
+  local cut, envelope = string.match(record or '', '^%d+ %S+ %S+ (%d+)\n[^\n]*\n[^\n]*\n(.*)$')
+  local _, _, priority, _, _, _, queue = head(cut == '0' and envelope or '')
+  if not record or seen[id] then
+    reply[#reply + 1] = 'g'
+  elseif redis.call('HEXISTS', MSG, id) == 1 then
+    reply[#reply + 1] = 'p'
+  elseif not queue then
+    reply[#reply + 1] = 'u'
+  else
+    seen[id] = true
+    require_type(ready_key(queue, priority), 'list')
+    require_type(wake_key(queue), 'list')
+    reply[#reply + 1] = 'r'
+    ids[#ids + 1] = id
+    envelopes[#envelopes + 1] = envelope
+  end
+end
+reply = table.concat(reply)
+if dry then return reply end
+
+redis.call('SET', PUSH, reply, 'PX', ttl)
+if #ids == 0 then return reply end
+local woken = {}
+for k, id in ipairs(ids) do
+  local envelope = fresh(envelopes[k])
+  redis.call('HSET', MSG, id, envelope)
+  redis.call('DEL', result_key(id))
+  woken[make_ready(id, envelope)] = true
+end
+redis.call('ZREM', DEAD, unpack(ids))
+redis.call('HDEL', RECORDS, unpack(ids))
+redis.call('HINCRBY', STATS, 'revived', #ids)
+for queue in pairs(woken) do
+  redis.call('SADD', QUEUES, queue)
+  wake(queue)
+end
+return reply
