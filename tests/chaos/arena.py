@@ -12,20 +12,22 @@ from textwrap import dedent
 from typing import Any, Self
 from uuid import uuid4
 
+import orjson
 import redis
 
 from greenworker import App, keys
-from greenworker.errors import BrokerError, SendUnknown
-from greenworker.message import Message
 from tests.chaos.history import Event, Final, Journal, Reader, Verdict, check
+from tests.chaos.producer import Producer
 from tests.chaos.watchers import Announcements, Progress
 from tests.chaos.workers import Worker
+from tests.support import failpoints
 from tests.support.eventually import eventually
-from tests.support.failpoints import load_scripts
-from tests.support.process import run
+from tests.support.process import Command, run
 from tests.support.server import Server
 from tests.support.state import check_whole
 from tests.support.tcp_proxy import TcpProxy
+
+SENDER = Path(__file__).parent / "producer.py"
 
 MODULE = """\
 import os, signal, sys, threading, time
@@ -79,7 +81,7 @@ class Arena:
             self.producers = self._enter(TcpProxy(self.server.url))
             self.redis: Any = redis.Redis.from_url(self.server.url, decode_responses=True)
             self._stack.callback(self.redis.close)
-            load_scripts(self.redis)
+            failpoints.load_scripts(self.redis)
             self._reader = Reader(self.journal.path)
             self.announcements = Announcements(self.server.url, self.root, self.journal)
             self._stack.callback(self.announcements.close)
@@ -88,6 +90,7 @@ class Arena:
             self._stack.callback(self.progress.close)
             self._stack.callback(self._end_workers)
             self.app = self._load(patience, extra)
+            self.producer = Producer(self.app, self.journal)
             self._stack.callback(self.app.close)
         except BaseException:
             self._stack.close()
@@ -151,54 +154,22 @@ class Arena:
     # Sending
 
     def send(self, task: str, *args: Any, **options: Any) -> str:
-        """Send a task as apply_async does; returns its id, whatever came of it: see `verdict_of`."""
-        id = uuid4().hex
-        self.journal.write("send", ids=[id], task=task, expires="expires" in options)
-        try:
-            self.app.tasks[task].apply_async(args, id=id, **options)
-        except SendUnknown:
-            verdict = "unknown"
-        except BrokerError:
-            verdict = "refused"
-        else:
-            verdict = "ok"
-        self.journal.write("sent", ids=[id], verdict=verdict)
-        return id
+        """Send a task as apply_async does; returns its id, whatever came of it (see the journal)."""
+        return self.producer.send(task, *args, **options)
 
     def send_many(self, task: str, calls: Iterable[Sequence[Any]]) -> list[str]:
         """Send many calls, a thousand in a request; returns the ids of all, in order."""
-        calls = list(calls)
-        ids = [uuid4().hex for _ in calls]
-        for start in range(0, len(ids), 1000):
-            self._send_some(
-                task,
-                ids[start : start + 1000],
-                [list(call) for call in calls[start : start + 1000]],
-            )
-        return ids
+        return self.producer.send_many(task, calls)
 
-    def _send_some(self, task: str, ids: list[str], calls: list[list[Any]]) -> None:
-        self.journal.write("send", ids=ids, task=task)
-        messages = [
-            Message(id, task, call, {}, {}, self.app.tasks[task].options.queue)
-            for id, call in zip(ids, calls, strict=True)
-        ]
-        sent: list[str] = []
-        try:
-            self.app.client.send_many(messages, sent.append)
-            unknown: list[str] = []
-        except SendUnknown as error:
-            unknown = error.ids
-        except BrokerError:
-            unknown = []
-        known = {*sent, *unknown}
-        for verdict, which in (
-            ("ok", sent),
-            ("unknown", unknown),
-            ("refused", [id for id in ids if id not in known]),
-        ):
-            if which:
-                self.journal.write("sent", ids=which, verdict=verdict)
+    def sender(self, task: str, count: int, *args: Any, failpoint: str = "") -> Command:
+        """Start a program that sends so many tasks one by one, with a failpoint perhaps."""
+        words = [str(SENDER), task, str(count), *(orjson.dumps(arg).decode() for arg in args)]
+        command = Command(
+            program=("-m", "tests.support.failpoints", "--script", *words),
+            cwd=self.folder,
+            env={failpoints.VARIABLE: failpoint},
+        )
+        return self._enter(command)
 
     # Faults
 

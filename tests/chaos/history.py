@@ -280,10 +280,13 @@ def _check_runs(
         open_runs += not cause
     if open_runs and _end_of(id, history, final) == "expired":
         verdict.uncaused.append(f"{id} ran, and expired")
-    if open_runs + len(accepted) > max(1, history.sends[id]):
+    if open_runs and open_runs + len(accepted) > max(1, history.sends[id]):
         verdict.uncaused.append(f"{id} by {[run.token for run in runs]}")
-    verdict.retries += causes.pop("retry", 0)
-    further = len(runs) - 1 - (verdict.retries and 0)
+    if len({run.token for run in runs}) < len(runs):
+        verdict.uncaused.append(f"{id}: one delivery was begun twice")
+    retries = causes.pop("retry", 0)
+    verdict.retries += retries
+    further = len(runs) - 1 - retries
     # The last run of a message that never completed is no further one.
     for cause in sorted(filter(None, causes)):
         took = min(causes[cause], further)

@@ -1,0 +1,316 @@
+"""The checker itself, on forged histories: it must find each kind of violation, and no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.chaos.history import Event, Final, Journal, Reader, Verdict, check
+
+ONE, TWO = "0" * 15 + "1", "0" * 15 + "2"  # incarnations
+
+
+class Story:
+    """A history that is told line by line; a line a second."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.present: set[str] = set()
+        self.results: dict[str, bytes] = {}
+        self.dead: dict[str, bytes] = {}
+
+    def tell(self, what: str, **fields: Any) -> Self:
+        self.events.append({"what": what, "t": float(len(self.events)), "pid": 1, **fields})
+        return self
+
+    def sent(self, *ids: str, verdict: str = "ok", expires: bool = False) -> Self:
+        self.tell("send", ids=list(ids), expires=expires)
+        return self.tell("sent", ids=list(ids), verdict=verdict)
+
+    def start(self, id: str, worker: str = ONE, seq: int = 1, pid: int = 1, **more: Any) -> Self:
+        more = {"attempt": 0, "delivery": 1, **more}
+        return self.tell("start", id=id, worker=worker, seq=seq, pid=pid, **more)
+
+    def end(self, id: str, worker: str = ONE, seq: int = 1, how: str = "returned") -> Self:
+        return self.tell("end", id=id, worker=worker, seq=seq, how=how)
+
+    def settled(
+        self, id: str, worker: str = ONE, seq: int = 1, kind: str = "done", ours: bool = True
+    ) -> Self:
+        return self.tell("settled", worker=worker, outcomes=[[id, seq, kind, ours]])
+
+    def announced(self, id: str, worker: str = ONE, seq: int = 1) -> Self:
+        payload = result(worker, seq).decode()
+        return self.tell("announced", id=id, payload=payload)
+
+    def whole(self, id: str, worker: str = ONE, seq: int = 1, pid: int = 1) -> Self:
+        """A run that is begun, ended, announced and settled."""
+        self.start(id, worker, seq, pid).end(id, worker, seq)
+        self.results[id] = result(worker, seq)
+        return self.announced(id, worker, seq).settled(id, worker, seq)
+
+    def check(self) -> Verdict:
+        return check(self.events, Final(frozenset(self.present), self.results, self.dead))
+
+
+def result(worker: str, seq: int) -> bytes:
+    return b'{"state":"SUCCESS","value":{"token":"%b:%d","value":null}}' % (worker.encode(), seq)
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+def only_problem(story: Story) -> str:
+    (problem,) = story.check().problems
+    return problem
+
+
+def test_a_plain_life_is_no_problem(story: Story) -> None:
+    verdict = story.sent("a", "b").whole("a").whole("b").check()
+    assert verdict.problems == []
+    assert (verdict.sent, verdict.executions, verdict.ended["done"]) == (2, 2, 2)
+    assert not verdict.twice
+
+
+# Lost
+
+
+def test_what_was_acknowledged_and_never_ends_is_lost(story: Story) -> None:
+    story.sent("a", "b").whole("a")
+    assert only_problem(story) == "1 lost: b"
+
+
+def test_what_ran_and_did_not_end_is_lost(story: Story) -> None:
+    """A run whose process was killed is no completion."""
+    story.sent("a").start("a").end("a").tell("down", of=1, code=-9)
+    assert only_problem(story) == "1 lost: a"
+
+
+def test_what_was_released_and_never_ran_again_is_lost(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Release").settled("a", kind="release")
+    assert only_problem(story) == "1 lost: a"
+
+
+def test_an_unknown_send_may_be_gone_or_there(story: Story) -> None:
+    verdict = story.sent("a", "b", verdict="unknown").whole("b").check()
+    assert verdict.problems == []
+    assert (verdict.unknown, verdict.unknown_ran) == (2, 1)
+
+
+def test_a_sender_that_dies_before_it_can_tell_has_sent_unknown(story: Story) -> None:
+    verdict = story.tell("send", ids=["a"]).check()
+    assert verdict.problems == []
+    assert verdict.unknown == 1
+
+
+def test_a_dead_letter_is_not_lost(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Failure")
+    story.dead["a"] = b"1 failed w\n{}\n1 0"
+    assert story.check().problems == []
+
+
+def test_what_a_server_without_persistence_loses_is_counted_apart(story: Story) -> None:
+    story.sent("a").tell("fault", name="empty", loses_data=True).sent("b")
+    verdict = story.check()
+    assert verdict.lost_by_server == ["a"]
+    assert verdict.lost == ["b"]
+
+
+def test_what_is_left_after_the_drain_is_a_problem(story: Story) -> None:
+    story.sent("a")
+    story.present.add("a")
+    assert only_problem(story) == "a is still present after the drain"
+
+
+# Unexpected
+
+
+def test_what_nobody_sent_must_not_run(story: Story) -> None:
+    assert only_problem(story.whole("a")) == "1 unexpected: run, but never sent: a"
+
+
+def test_what_was_refused_must_not_run(story: Story) -> None:
+    story.sent("a", verdict="refused").whole("a")
+    assert only_problem(story) == "a was refused, and yet it is there"
+
+
+def test_what_was_refused_must_not_be_there_either(story: Story) -> None:
+    story.sent("a", verdict="refused")
+    story.results["a"] = b'{"state":"EXPIRED"}'
+    assert "a was refused, and yet it is there" in story.check().problems
+
+
+# Twice
+
+
+def test_a_run_twice_needs_a_cause(story: Story) -> None:
+    story.sent("a").start("a").end("a").whole("a", TWO, pid=2)
+    assert only_problem(story).startswith("1 run twice without a cause: a")
+
+
+def test_two_open_runs_need_a_cause_though_neither_result_is_known(story: Story) -> None:
+    story.sent("a").start("a").end("a").start("a", TWO, pid=2).end("a", TWO)
+    story.dead["a"] = b""
+    assert only_problem(story).startswith("1 run twice without a cause: a")
+
+
+def test_one_delivery_must_not_be_begun_twice(story: Story) -> None:
+    """A claim that was adopted though its reply had arrived, say."""
+    story.sent("a").start("a").whole("a")
+    assert only_problem(story).endswith("a: one delivery was begun twice")
+
+
+@pytest.mark.parametrize(
+    ("cause", "lines"),
+    [
+        ("worker killed", [("down", {"of": 1, "code": -9})]),
+        ("worker ended before it was settled", [("down", {"of": 1, "code": 1})]),
+        (
+            "incarnation given up",
+            [
+                ("fault", {"name": "stop", "costs_lease": [1]}),
+                ("renewed", {"worker": ONE, "pid": 1}),
+            ],
+        ),
+        ("server lost data", [("fault", {"name": "empty", "loses_data": True})]),
+        (
+            "released at a stop",
+            [("settled", {"worker": ONE, "outcomes": [["a", 1, "release", 1]]})],
+        ),
+    ],
+)
+def test_causes(story: Story, cause: str, lines: list[tuple[str, dict[str, Any]]]) -> None:
+    story.sent("a").start("a", pid=1)
+    for what, fields in lines:
+        story.tell(what, **fields)
+    verdict = story.whole("a", TWO, pid=2).check()
+    assert verdict.problems == []
+    assert verdict.twice == {cause: 1}
+
+
+def test_a_death_before_the_run_is_no_cause(story: Story) -> None:
+    """Process ids come again."""
+    story.tell("down", of=1, code=-9).sent("a").start("a").end("a").whole("a", TWO, pid=2)
+    assert only_problem(story).startswith("1 run twice without a cause")
+
+
+def test_a_release_by_a_worker_that_left_is_a_stop(story: Story) -> None:
+    """What it still held at the end went back with its incarnation, not by an outcome of its own."""
+    story.sent("a").start("a").end("a", how="Release").tell("down", of=1, code=0)
+    assert story.whole("a", TWO, pid=2).check().twice == {"released at a stop": 1}
+
+
+def test_retries_are_no_duplicates(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Failure").settled("a", kind="retry")
+    story.start("a", seq=2, attempt=1).end("a", seq=2).settled("a", seq=2)
+    verdict = story.check()
+    assert verdict.problems == []
+    assert (verdict.retries, verdict.twice) == (1, {})
+
+
+def test_a_retry_whose_settling_nobody_heard_shows_in_the_next_attempt(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Failure")
+    verdict = story.start("a", seq=2, attempt=1).end("a", seq=2).settled("a", seq=2).check()
+    assert verdict.problems == []
+    assert (verdict.retries, verdict.twice) == (1, {})
+
+
+def test_a_last_run_without_an_outcome_is_no_further_one(story: Story) -> None:
+    """A poison message: each of its runs ends its worker, and the last one is not one too many."""
+    story.sent("a")
+    for n in (1, 2, 3):
+        story.start("a", f"{n:016}", pid=n).tell("down", of=n, code=9)
+    story.dead["a"] = b"1 poison w\n{}\n1 3"
+    verdict = story.check()
+    assert verdict.problems == []
+    assert verdict.twice == {"worker ended before it was settled": 2}
+
+
+def test_what_ran_must_not_expire(story: Story) -> None:
+    story.sent("a", expires=True).start("a").end("a")
+    story.results["a"] = b'{"state":"EXPIRED"}'
+    assert only_problem(story).startswith("1 run twice without a cause: a ran, and expired")
+
+
+def test_what_may_not_expire_must_not(story: Story) -> None:
+    story.sent("a")
+    story.results["a"] = b'{"state":"EXPIRED"}'
+    assert only_problem(story) == "a expired, though it may not"
+
+
+# Completed twice
+
+
+def test_two_answers_to_two_deliveries_are_a_double_completion(story: Story) -> None:
+    story.sent("a").start("a").settled("a").start("a", TWO, pid=2).settled("a", TWO)
+    story.tell("down", of=1, code=-9)  # a cause to run twice is none to complete twice
+    assert only_problem(story).startswith("1 completed twice: a by")
+
+
+def test_two_announcements_are_a_double_completion(story: Story) -> None:
+    story.sent("a").start("a").announced("a").announced("a")
+    assert only_problem(story) == "1 completed twice: a was announced 2 times"
+
+
+def test_a_result_of_another_run_than_the_settled_one_is_a_double_completion(story: Story) -> None:
+    story.sent("a").start("a").settled("a").tell("down", of=1, code=-9)
+    story.start("a", TWO, pid=2)
+    story.results["a"] = result(TWO, 1)
+    assert only_problem(story).startswith("1 completed twice: a by")
+
+
+def test_a_refused_outcome_is_no_completion(story: Story) -> None:
+    story.sent("a").start("a").end("a").settled("a", ours=False).tell("down", of=1, code=-9)
+    assert story.whole("a", TWO, pid=2).check().problems == []
+
+
+def test_an_id_that_was_sent_twice_may_complete_twice(story: Story) -> None:
+    story.sent("a").whole("a").sent("a").whole("a", seq=2)
+    assert story.check().problems == []
+
+
+# Incarnations
+
+
+def test_a_living_worker_gives_nothing_up_for_nothing(story: Story) -> None:
+    story.tell("renewed", worker=ONE, pid=1)
+    assert "no fault explains it" in only_problem(story)
+
+
+@pytest.mark.parametrize("of", [[7], "all"])
+def test_a_fault_explains_what_it_may_cost(story: Story, of: Any) -> None:
+    story.tell("fault", name="stop", costs_lease=of).tell("renewed", worker=ONE, pid=7)
+    verdict = story.check()
+    assert verdict.problems == []
+    assert verdict.given_up == 1
+
+
+def test_a_fault_of_another_worker_or_of_another_time_explains_nothing(story: Story) -> None:
+    story.tell("fault", name="stop", costs_lease=[8]).tell("mended", name="stop")
+    story.tell("fault", name="old", costs_lease=[7]).tell("mended", name="old")
+    story.tell("renewed", worker=ONE, pid=7, t=1000.0)
+    story.tell("fault", name="late", costs_lease=[7], t=1001.0)
+    assert "no fault explains it" in only_problem(story)
+
+
+# The journal
+
+
+def test_a_journal_is_read_while_it_grows(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    reader = Reader(journal.path)
+    journal.write("send", ids=["a"])
+    assert [event["what"] for event in reader.events()] == ["send"]
+    # Another process' line, of which only a half is there yet
+    with journal.path.open("ab") as other:
+        other.write(b'{"what":"sent",')
+        other.flush()
+        assert len(reader.events()) == 1
+        other.write(b'"t":1}\n')
+    journal.write("mark", name="end")
+    assert [event["what"] for event in reader.events()] == ["send", "sent", "mark"]
+    journal.close()
