@@ -68,6 +68,7 @@ setup(
             *EMBEDDED,
             *TOP,
             "gunicorn>=23.0",  # for one of the examples
+            "hypothesis>=6.100",
             "mypy>=1.14",
             "pytest>=8.0",
             "pytest-timeout>=2.3",

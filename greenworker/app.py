@@ -156,8 +156,8 @@ class App:
             )
         given = dict(options)
         name = given.pop("name", None) or _importable_name(function)
-        if not isinstance(name, str) or not name.isprintable():
-            raise DeclarationError(f"name={name!r:.60}: give printable text")
+        if not isinstance(name, str) or not name.isprintable() or len(name) > 1000:
+            raise DeclarationError(f"name={name!r:.60}: give up to 1,000 printable characters")
         try:
             task: Task[..., Any] = Task(function, make_options(name, given), lambda: self.client)
         except DeclarationError:

@@ -103,7 +103,7 @@ class UnknownTask(GreenworkerError):
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.name = name
         self.known = sorted(known)
-        super().__init__(f"no task {name!r} here; known: {', '.join(self.known) or 'none'}")
+        super().__init__(f"no task {name[:200]!r} here; known: {', '.join(self.known) or 'none'}")
 
 
 class BrokerError(GreenworkerError):

@@ -158,7 +158,8 @@ def decode(id: str, envelope: bytes) -> Message:
     except MalformedMessage:
         raise
     except (ValueError, TypeError, OverflowError, OSError) as error:
-        raise MalformedMessage(f"{id}: not an envelope: {error}") from None
+        # Shortened: the text may quote a number of a megabyte.
+        raise MalformedMessage(f"{id}: not an envelope: {error!s:.200}") from None
 
 
 def next_attempt(envelope: bytes) -> bytes:
@@ -180,14 +181,19 @@ def result_ttl_of(envelope: bytes) -> float:
     """The result's time to live (s) as far as the head can be read, else an hour."""
     try:
         return int(envelope.split(b" ", 7)[6]) / 1000
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, OverflowError):
         return 3600.0
 
 
 def task_name_of(envelope: bytes) -> str:
-    """The task's name as far as the head can be read, else '?'."""
-    fields = envelope.partition(b"\n")[0].split(b" ")
-    return unquote(fields[8].decode("ascii", "replace")) if len(fields) > 8 else "?"
+    """The task's name, fit to be shown, as far as the head can be read, else '?'."""
+    fields = envelope.partition(b"\n")[0].split(b" ", 9)
+    return shown(unquote(fields[8].decode("ascii", "replace"))) if len(fields) > 8 else "?"
+
+
+def shown(name: str) -> str:
+    """A name that came from outside, on one line: it may hold line ends and a terminal's commands."""
+    return name if len(name) <= 200 and name.isprintable() else f"{name[:200]!a}"
 
 
 def _culprit(message: Message) -> int | str | None:

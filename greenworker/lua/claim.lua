@@ -42,19 +42,26 @@ local EXPIRED = '{"state":"EXPIRED"}'
 local function take(id)
   looked = looked + 1
   local envelope = redis.call('HGET', MSG, id)
-  if not envelope then
+  local name = #id <= 64 and string.match(id, '^[%w_.:/@-]+$')
+  if not envelope or not name then
     -- Ids are pushed by our scripts only: anything else in a list is not ours.
     count('foreign')
+    if envelope then redis.call('HDEL', MSG, id) end
     -- Under its own name only if it can be one: else the name may be what people keep private.
-    local name = #id <= 64 and string.match(id, '^[%w_.:/@-]+$') or 'foreign:' .. redis.sha1hex(id)
-    bury(name, 0, failure('MalformedMessage', 'an entry that no push made'), now, 'malformed', wid, id)
+    name = name or 'foreign:' .. redis.sha1hex(id)
+    bury(name, 0, failure('MalformedMessage', 'an entry that no push made'), now, 'malformed', wid, envelope or id)
     return true
   end
   local _, _, _, _, expires, ttl = head(envelope)
-  if not expires then
+  if not expires or #envelope > LARGEST then
     count('foreign')
     local version = string.match(envelope, '^(%d+) ')
-    local what = version and version ~= '1' and 'an envelope of an unknown version' or 'not an envelope'
+    local what = 'not an envelope'
+    if expires then
+      what = 'an envelope of ' .. #envelope .. ' bytes, the limit is ' .. LARGEST
+    elseif version and version ~= '1' then
+      what = 'an envelope of an unknown version'
+    end
     bury(id, 3600000, failure('MalformedMessage', what), now, 'malformed', wid, envelope)
     return true
   end

@@ -31,6 +31,7 @@ from greenworker.message import (
     decode,
     next_attempt,
     result_ttl_of,
+    shown,
     task_name_of,
     with_option,
 )
@@ -171,8 +172,9 @@ class Executor:
         self._stats.released += 1
         delay = min(max(1.0, waited), 30.0)
         _log.warning(
-            "%s[%s] is no task of this worker; put off for %.0f s", message.task, message.id, delay
-        )
+            "%s[%s] is no task of this worker; put off for %.0f s",
+            shown(message.task), message.id, delay,
+        )  # fmt: skip
         envelope = with_option(delivery.envelope, "unknown", f"{first_seen:.3f}")
         return Outcome("later", delay=delay, envelope=envelope)
 
@@ -304,13 +306,20 @@ def _repr(value: object) -> str:
 
 
 def _failure(error: BaseException) -> bytes:
-    text = "".join(traceback.format_exception(type(error), error, _user_frames(error)))
     report = {
         "type": type(error).__name__,
         "message": _plain(error),
-        "traceback": _encodable(text)[-_TRACEBACK_MOST:],
+        "traceback": _traceback(error)[-_TRACEBACK_MOST:],
     }
     return codec.encode({"state": "FAILURE", "error": report}, "a failure")
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        frames = _user_frames(error)
+        return _encodable("".join(traceback.format_exception(type(error), error, frames)))
+    except Exception:  # somebody's attributes, or a chain of causes that is too long
+        return "(its traceback cannot be had)"
 
 
 def _user_frames(error: BaseException) -> Any:
@@ -326,7 +335,11 @@ def _plain(error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(_plain(error).split())[:300]}".rstrip(": ")
+    text = " ".join(_plain(error).split())[:300]
+    if not text.isprintable():
+        # A page that was fetched, say, may have put a terminal's commands into it.
+        text = "".join(char if char.isprintable() else f"{char!a}"[1:-1] for char in text)
+    return f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _encodable(text: str) -> str:

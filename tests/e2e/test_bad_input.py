@@ -7,6 +7,7 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -263,7 +264,19 @@ def test_what_is_refused_at_the_call(project: Project) -> None:
         tasks.add.delay(1)
     with pytest.raises(BadArguments, match="delay_many takes an iterable"):
         tasks.add.delay_many("ab")
+    for deep_or_large in (deep(100_000), 2**64, -(2**63) - 1):
+        with pytest.raises(NotEncodable, match=r"^argument 'a' of tasks\.add cannot be encoded: "):
+            tasks.add.delay(deep_or_large, 1)
+    with pytest.raises(PayloadTooLarge, match="64,000,011 bytes, the limit is 1,000,000"):
+        tasks.add.delay("x" * 64_000_000, 1)
     assert tasks.app.status().waiting == 0
+
+
+def deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 def test_what_is_found_in_a_queue_and_is_no_message(project: Project) -> None:
@@ -279,6 +292,11 @@ def test_what_is_found_in_a_queue_and_is_no_message(project: Project) -> None:
         "not-a-call": b"1 0 0 5 1 0 3600000 default tasks.add\n7",
         "deep": b"1 0 0 5 1 0 3600000 default tasks.add\n" + b"[" * 100_000,
         "huge": b"1 0 0 5 1 0 3600000 default tasks.add\n[[1,2],{}," + b" " * 1_000_000 + b"]",
+        "vast": b"1 0 0 5 1 0 3600000 default tasks.add\n[[1,2],{}," + b" " * 64_000_000 + b"]",
+        "too-many-bits": b"1 0 0 5 1 0 3600000 default tasks.add\n[[1,18446744073709551616],{}]",
+        # a time to live that is no float to Python, before a body that is no JSON
+        "endless": b"1 0 0 5 1 0 %b default tasks.add\n[[1,2" % (b"9" * 400),
+        "\u00e4 id": b"1 0 0 5 1 0 3600000 default tasks.add\n[[1,2],{}]",
     }
     project.redis.hset(keys.messages(project.root), mapping=envelopes)
     project.redis.lpush(ready, *envelopes, "no-such-message", b"\xff\xfe{}\x00\n")
@@ -287,9 +305,11 @@ def test_what_is_found_in_a_queue_and_is_no_message(project: Project) -> None:
     worker = project.worker()
     # Then all of it becomes dead letters with their reason, and the worker goes on
     assert (before.get(timeout=20), after.get(timeout=20)) == (3, 7)
-    dead = eventually(lambda: len(found := records(project)) == 9 and found)
+    dead = eventually(lambda: len(found := records(project)) == 13 and found)
     assert {record.split(b" ")[1] for record in dead.values()} == {b"malformed"}
+    del envelopes["\u00e4 id"]  # which is a dead letter under another name
     assert set(map(str.encode, envelopes)) < set(dead)
+    assert sum(map(len, dead.values())) < 1_200_000
     with pytest.raises(TaskFailed, match="version") as caught:
         tasks.app.result("version-2").get(timeout=5)
     assert caught.value.type == "MalformedMessage"
@@ -319,6 +339,23 @@ def test_a_call_that_the_workers_code_does_not_fit(project: Project) -> None:
     assert caught.value.type == "BadArguments"
     assert project.dead() == {old.id: "arguments"}
     assert tasks.add.delay(1, 2).get(timeout=20) == 3
+
+
+def test_the_name_of_a_task_is_looked_up_and_nothing_else(project: Project) -> None:
+    # Given calls of what is in every Python, and a name that would write a log line of its own
+    tasks = project.module(ADD)
+    names = ("os.system", "builtins.eval", "subprocess.run", "tasks.os", "a%0AERROR%1B[2J")
+    for n, name in enumerate(names):
+        envelope = f'1 0 0 5 1 0 3600000 default {name} unknown=1\n[["touch broken-in"],{{}}]'
+        project.redis.hset(keys.messages(project.root), f"m{n}", envelope)
+        project.redis.lpush(keys.ready(project.root, "default", 5), f"m{n}")
+    # When a worker meets them, they are put off, and (a deploy has had its time) dead letters
+    worker = project.worker()
+    dead = eventually(lambda: len(found := project.dead()) == len(names) and found)
+    assert set(dead.values()) == {"unknown"}
+    assert tasks.add.delay(1, 2).get(timeout=20) == 3
+    assert not (project.folder / "broken-in").exists()
+    assert not [line for line in worker.lines if line.startswith("ERROR") or "\x1b" in line]
 
 
 def test_an_unknown_task_is_put_off_until_a_deploy_brings_it(project: Project) -> None:

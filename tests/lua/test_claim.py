@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from greenworker.errors import BrokerError
 from tests.support.state import Space, envelope
 
 MALFORMED = '{"state":"FAILURE","error":{"type":"MalformedMessage","message":"%s","traceback":""}}'
+ENVELOPE = "1 0 0 5 0 0 3600000 default t\n[[],{}]"
 
 
 def test_a_claim_moves_messages_into_the_processing_list(space: Space) -> None:
@@ -158,9 +160,11 @@ def test_a_claim_takes_four_mebibytes_and_puts_the_rest_back_in_order(space: Spa
     space.check()
 
 
-def test_the_first_message_is_taken_whatever_its_size(space: Space) -> None:
-    tail = b"3600000 default t\n" + b"x" * 5_000_000
-    space.broker.push("p", ["big", "default", 5, "", "", tail])
+def test_the_first_message_is_taken_whatever_its_size(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greenworker.broker.MAX_BYTES", 100_000)
+    space.push("big", args=["x" * 500_000])
     space.push("small")
     space.register("w")
     assert space.claim_ids("w") == ["big"]
@@ -227,6 +231,44 @@ def test_a_malformed_envelope_becomes_a_dead_letter(space: Space, bytes_: str, w
         "result:bad": error,
         "stats": {"foreign": "1", "dead": "1"},
     }
+    space.check()
+
+
+def test_an_envelope_that_no_send_can_make_so_large_is_sent_to_nobody(space: Space) -> None:
+    # Given an envelope of 64 MB, pushed by hand, before a message
+    space.redis.hset(space.key("msg"), "huge", ENVELOPE + "x" * 64_000_000)
+    space.redis.lpush(space.key("ready:default:5"), "huge")
+    space.push("m")
+    space.register("w")
+    # When a worker claims, it gets the message alone, and the dead letter keeps some of the other
+    assert space.claim_ids("w") == ["m"]
+    record = space.redis.hget(space.key("dead:record"), "huge")
+    assert "an envelope of 64000037 bytes, the limit is 1114112" in record
+    assert ENVELOPE in record
+    assert len(record) < 10_000
+    space.check()
+
+
+def test_the_largest_message_that_can_be_sent_is_claimed(space: Space) -> None:
+    space.push("m", args=["x" * 999_991])
+    space.register("w")
+    (delivery,) = space.claim("w").deliveries
+    assert len(delivery.envelope) > 1_000_000
+
+
+@pytest.mark.parametrize("id", [b"\xff\xfe", b"a b", b"a\nb", b"x" * 65, b"{}", b""])
+def test_a_message_under_an_id_that_no_send_takes_is_sent_to_nobody(
+    space: Space, id: bytes
+) -> None:
+    # A worker could not even name it: what it says of such an id would be of another.
+    space.redis.hset(space.key("msg"), id, ENVELOPE)
+    space.redis.lpush(space.key("ready:default:5"), id)
+    space.push("m")
+    space.register("w")
+    assert space.claim_ids("w") == ["m"]
+    name = f"foreign:{hashlib.sha1(id).hexdigest()}"
+    assert ENVELOPE in space.redis.hget(space.key("dead:record"), name)
+    assert space.stats() == {"enqueued": 1, "foreign": 1, "dead": 1}
     space.check()
 
 

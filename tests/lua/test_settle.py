@@ -236,3 +236,11 @@ def test_a_time_to_live_that_the_server_refuses_is_cut(space: Space) -> None:
     assert space.settle("w", (one, Outcome("done", SUCCESS, 1e20))) == [True]
     assert space.redis.pttl(space.key("result:m")) > 10**12
     space.check()
+
+
+def test_a_message_that_became_huge_meanwhile_leaves_a_small_dead_letter(space: Space) -> None:
+    (delivery,) = space.run("w", "m")
+    space.edit("m", "[[]", "[[" + '"x",' * 3_000_000)
+    assert space.settle("w", (delivery, Outcome("dead", FAILURE, 60.0, reason="failed"))) == [True]
+    assert len(space.redis.hget(space.key("dead:record"), "m")) < 10_000
+    space.check()
