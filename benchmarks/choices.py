@@ -64,7 +64,8 @@ def wake(port: int) -> None:
     import redis
 
     from greenworker.broker import Broker, push_fields
-    from greenworker.connection import Connection, Endpoint
+    from greenworker.connection import Connection
+    from greenworker.endpoint import Endpoint
     from greenworker.message import Message
 
     endpoint = Endpoint(f"redis://127.0.0.1:{port}")

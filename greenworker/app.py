@@ -14,10 +14,10 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from greenworker import keys
 from greenworker.broker import Status
 from greenworker.client import Client
-from greenworker.connection import Endpoint
 from greenworker.context import CurrentTask
 from greenworker.dead import DeadLetters
 from greenworker.embedded import EmbeddedServer, find_server
+from greenworker.endpoint import Endpoint
 from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable
 from greenworker.result import Result
 from greenworker.task import Task, make_options

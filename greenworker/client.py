@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, Status, push_fields
-from greenworker.connection import ConnectionPool, Endpoint
+from greenworker.connection_pool import ConnectionPool
+from greenworker.endpoint import Endpoint
 from greenworker.errors import BrokerUnavailable, GreenworkerError, SendUnknown
 from greenworker.message import Message
 from greenworker.result import Result, Results

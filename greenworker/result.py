@@ -28,6 +28,7 @@ _ENDED = (State.SUCCESS, State.FAILURE, State.CANCELLED, State.EXPIRED)
 
 # Announcements are pushed; this is how long a lost one can stay unnoticed.
 _RECHECK = 5.0
+_LOOK = 0.5  # seconds that the last look may take
 
 
 class Result(Generic[R]):
@@ -76,7 +77,7 @@ class Result(Generic[R]):
 
         Raises TaskFailed (TaskExpired, TaskCancelled) when it did not end well,
         ResultTimeout when it has not ended in time, BrokerUnavailable when the server is away at
-        that moment (one that is frozen can add a read timeout, 5 s), ResultGone when nothing is known of
+        that moment (half a second later at the most), ResultGone when nothing is known of
         the id (any more). Inside a task it raises at once, since workers that are full of
         waiting tasks wait for ever; `allow_in_task=True` if that cannot happen.
         """
@@ -100,7 +101,8 @@ class Result(Generic[R]):
                 payload = waiter.wait(wait) if wait > 0 else waiter.payload
                 if payload is not None:
                     return payload
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                # Whatever the timeout, there is time for one look.
+                left = None if deadline is None else max(_LOOK, deadline - time.monotonic())
                 try:
                     sighting, state = self._see(left)
                 except BrokerUnavailable:

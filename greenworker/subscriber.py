@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from greenworker import keys
-from greenworker.connection import Connection, Endpoint, is_foreign_thread
+from greenworker.connection import Connection, is_foreign_thread
+from greenworker.endpoint import Endpoint
 from greenworker.errors import BrokerError, ConfigError
 
 _log = logging.getLogger("greenworker.results")
@@ -22,6 +24,7 @@ _log = logging.getLogger("greenworker.results")
 _READ = 1.0  # seconds; how soon the reader notices that it may leave
 _LOOK = 0.1  # seconds between the looks of who cannot listen
 _IDLE = 10.0  # seconds without a waiter, after which the reader leaves
+_LAST_PAUSE = 1.5  # seconds between tries to connect, less a random part
 
 
 class Waiter:
@@ -145,15 +148,17 @@ class Subscriber:
                     logging.WARNING if expected else logging.DEBUG, "waiting for results: %r", error
                 )
                 self._online = False
-                time.sleep(pause)
-                pause = min(2 * pause, 2.0)
+                time.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, _LAST_PAUSE)
                 continue
             if reply is not None:
                 self._deliver(*reply)
 
     def _subscribe_all(self) -> None:
+        # Not under the lock: who begins to wait meanwhile has a timeout of its own.
+        self._connection.close()
+        self._connection.connect()
         with self._lock:
-            self._connection.close()
             channels = [self._channel + id for id in self._waiters]
             if channels:
                 self._connection.send("SUBSCRIBE", *channels)

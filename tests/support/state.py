@@ -11,7 +11,8 @@ from uuid import uuid4
 import redis
 
 from greenworker.broker import Broker, Claim, Sweep, push_fields
-from greenworker.connection import Connection, Endpoint
+from greenworker.connection import Connection
+from greenworker.endpoint import Endpoint
 from greenworker.message import Delivery, Message, Moment, Outcome
 
 State = dict[str, Any]

@@ -15,7 +15,9 @@ import redis
 
 from greenworker.broker import push_fields
 from greenworker.client import Client
-from greenworker.connection import Connection, ConnectionPool, Endpoint, redact
+from greenworker.connection import Connection
+from greenworker.connection_pool import ConnectionPool
+from greenworker.endpoint import Endpoint, redact
 from greenworker.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -193,7 +195,9 @@ def test_any_number_of_threads_shares_a_few_connections(
 
 def test_who_gets_no_connection_in_time_is_told(url: str) -> None:
     with closing(ConnectionPool(Endpoint(url), size=1, patience=0.1)) as pool:
-        long = threading.Thread(target=lambda: pool.execute("BLPOP", "gw:{nobody}:never", "1"))
+        long = threading.Thread(
+            target=lambda: pool.execute("BLPOP", "gw:{nobody}:never", "1", patience=60)
+        )
         long.start()
         eventually(lambda: pool._permits._value == 0)
         with pytest.raises(
@@ -208,7 +212,8 @@ def test_who_gets_no_connection_in_time_is_told(url: str) -> None:
 def test_a_fork_uses_connections_of_its_own(url: str) -> None:
     script = """
 import os, sys
-from greenworker.connection import ConnectionPool, Endpoint
+from greenworker.connection_pool import ConnectionPool
+from greenworker.endpoint import Endpoint
 pool = ConnectionPool(Endpoint(sys.argv[1]), size=4)
 mine = pool.execute("CLIENT", "ID")
 child = os.fork()

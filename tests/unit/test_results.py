@@ -13,8 +13,8 @@ import pytest
 from greenworker import result, subscriber
 from greenworker.app import App
 from greenworker.client import Client
-from greenworker.connection import Endpoint
 from greenworker.context import CURRENT, CurrentTask
+from greenworker.endpoint import Endpoint
 from greenworker.errors import (
     BrokerUnavailable,
     GreenworkerError,

@@ -8,7 +8,8 @@ import gevent
 import pytest
 
 from greenworker.broker import Broker
-from greenworker.connection import Connection, Endpoint
+from greenworker.connection import Connection
+from greenworker.endpoint import Endpoint
 from greenworker.errors import BrokerError
 from greenworker.message import RELEASE, Delivery, Outcome
 from greenworker.worker import settler

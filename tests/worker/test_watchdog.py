@@ -19,7 +19,8 @@ from gevent.monkey import get_original
 
 from greenworker.app import App
 from greenworker.broker import Broker
-from greenworker.connection import Connection, Endpoint
+from greenworker.connection import Connection
+from greenworker.endpoint import Endpoint
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.executor import Executor
 from greenworker.worker.incarnation import Membership

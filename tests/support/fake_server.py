@@ -1,0 +1,99 @@
+"""A server that answers as a test says: for replies that a real one gives only in rare states."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+
+OK = b"+OK\r\n"
+Command = list[bytes]
+
+
+class FakeServer:
+    """Greets every connection as a real one does, and gives the rest to `answer`.
+
+    `answer` returns the reply's bytes, or None to say nothing; `commands` are all that it got,
+    `ends` its connections.
+    """
+
+    def __init__(self, answer: Callable[[Command], bytes | None]) -> None:
+        self.commands: list[Command] = []
+        self._answer = answer
+        self.ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def close(self) -> None:
+        # Closing alone does not wake who waits in accept() or recv().
+        for end in (self._listener, *self.ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        for thread in self._threads:
+            thread.join(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                end, _ = self._listener.accept()
+                self.ends.append(end)
+                self._threads.append(threading.Thread(target=self._serve, args=(end,), daemon=True))
+                self._threads[-1].start()
+
+    def _serve(self, end: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), end.makefile("rb") as requests:
+            while command := _read_command(requests):
+                self.commands.append(command)
+                reply = OK if command[0] in (b"CLIENT", b"SELECT") else self._answer(command)
+                if reply is not None:
+                    end.sendall(reply)
+
+
+def _read_command(requests: Any) -> Command:
+    head = requests.readline()
+    command = []
+    for _ in range(int(head[1:]) if head else 0):
+        size = int(requests.readline()[1:])
+        command.append(requests.read(size + 2)[:-2])
+    return command
+
+
+class DeafServer:
+    """A port whose queue of new connections is full: nobody answers the first packet of another."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.port = self._listener.getsockname()[1]
+        self._fillers = [socket.socket() for _ in range(4)]
+        for filler in self._fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def close(self) -> None:
+        for end in (*self._fillers, self._listener):
+            end.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
