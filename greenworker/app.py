@@ -20,6 +20,7 @@ from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.endpoint import Endpoint
 from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable
 from greenworker.result import Result
+from greenworker.signing import Signer, signer_from_environment
 from greenworker.task import Task, make_options
 
 P = ParamSpec("P")
@@ -34,6 +35,8 @@ class App:
     The server: `url` (redis://, rediss://, unix://), else $GREENWORKER_URL, else a
     private embedded server shared by the processes of this folder; `embedded=False` or
     GREENWORKER_URL=required forbids that. `include` names modules whose tasks belong to the app.
+    `signing_keys`, else $GREENWORKER_SIGNING_KEYS (commas between), sign what is sent and refuse to
+    run what none of them has signed; the first one signs, see docs/security.md.
     `connections` bounds what sending and looking up use at once; a send that cannot be made
     fails after `patience` seconds. Creating an App connects to nothing.
     """
@@ -47,6 +50,7 @@ class App:
         embedded: bool | str | os.PathLike[str] = True,
         connections: int = 16,
         patience: float = 5.0,
+        signing_keys: Iterable[str | bytes] | None = None,
     ) -> None:
         keys.root(namespace)  # refuses a bad name here and now
         if not isinstance(connections, int) or connections < 1:
@@ -59,6 +63,7 @@ class App:
         self._embedded = embedded
         self._connections = connections
         self._patience = patience
+        self._signer = None if signing_keys is None else Signer(signing_keys, namespace)
         self._client: Client | None = None
         self._endpoint: Endpoint | None = None
         self._server: EmbeddedServer | None = None
@@ -133,9 +138,14 @@ class App:
         with self._lock:
             if self._client is None:
                 self._client = Client(
-                    self.endpoint, self.namespace, self._connections, self._patience
+                    self.endpoint, self.namespace, self._connections, self._patience, self.signer
                 )
             return self._client
+
+    @property
+    def signer(self) -> Signer | None:
+        """What signs and verifies messages; None without keys. Reads the environment, as `endpoint`."""
+        return self._signer or signer_from_environment(self.namespace)
 
     def close(self) -> None:
         """Close the connections; the app can be used again."""

@@ -25,6 +25,9 @@ MAX_BYTES = 4 * 1024 * 1024  # a call: 300 messages of 1 MB in one blocked a ser
 PUSH_TTL = 300.0  # seconds for which repeating a push is a no-op
 OLDEST_SERVER = (6, 2)
 
+# id, queue, priority, due, expires, and the tail of the envelope
+PushFields = tuple[str, str, int, str, str, bytes]
+
 
 class Link(Protocol):
     """What a broker needs of a connection."""
@@ -310,7 +313,7 @@ class Broker:
         return self._link.run(load(name), self._nil, *args)
 
 
-def push_fields(message: Message) -> tuple[str, str, int, str, str, bytes]:
+def push_fields(message: Message) -> PushFields:
     """A message as the push script takes it."""
     return (
         message.id,

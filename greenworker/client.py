@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, Status, push_fields
+from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, PushFields, Status, push_fields
 from greenworker.connection_pool import ConnectionPool
 from greenworker.endpoint import Endpoint
 from greenworker.errors import BrokerUnavailable, GreenworkerError, SendUnknown
 from greenworker.message import Message
 from greenworker.result import Result, Results
+from greenworker.signing import Signer
 from greenworker.subscriber import Subscriber
 
 R = TypeVar("R")
@@ -21,9 +22,15 @@ class Client:
     """Sends messages through at most `connections` connections; opens none before it is used."""
 
     def __init__(
-        self, endpoint: Endpoint, namespace: str, connections: int, patience: float
+        self,
+        endpoint: Endpoint,
+        namespace: str,
+        connections: int,
+        patience: float,
+        signer: Signer | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self._fields = push_fields if signer is None else _signed_fields(signer)
         self.pool = ConnectionPool(endpoint, connections, patience)
         self.broker = Broker(self.pool, namespace)
         self.subscriber = Subscriber(endpoint, self.broker.root)
@@ -34,7 +41,7 @@ class Client:
         Raises BrokerUnavailable (not sent), SendUnknown (perhaps sent) or BrokerError
         (refused), after at most the client's patience.
         """
-        self._push([message.id], list(push_fields(message)))
+        self._push([message.id], list(self._fields(message)))
 
     def send_many(self, messages: Iterable[Message], note: Callable[[str], object]) -> int:
         """Send in calls bounded by count and bytes; `note` gets the id of each that is sent.
@@ -43,7 +50,7 @@ class Client:
         """
         sent = 0
         try:
-            for ids, fields in _calls(messages):
+            for ids, fields in _calls(map(self._fields, messages)):
                 self._push(ids, fields)
                 sent += len(ids)
                 for id in ids:
@@ -79,17 +86,26 @@ class Client:
             raise SendUnknown(ids, str(error)) from error
 
 
-def _calls(messages: Iterable[Message]) -> Iterator[tuple[list[str], list[bytes | str | int]]]:
+def _signed_fields(signer: Signer) -> Callable[[Message], PushFields]:
+    """push_fields, and a signature: whatever is sent goes through here."""
+
+    def fields(message: Message) -> PushFields:
+        id, queue, priority, due, expires, tail = push_fields(message)
+        return id, queue, priority, due, expires, signer.sign(id, tail)
+
+    return fields
+
+
+def _calls(messages: Iterable[PushFields]) -> Iterator[tuple[list[str], list[bytes | str | int]]]:
     ids: list[str] = []
     fields: list[bytes | str | int] = []
     size = 0
-    for message in messages:
-        one = push_fields(message)
+    for one in messages:
         weight = len(one[-1])
         if ids and (len(ids) >= MAX_COUNT or size + weight > MAX_BYTES):
             yield ids, fields
             ids, fields, size = [], [], 0
-        ids.append(message.id)
+        ids.append(one[0])
         fields += one
         size += weight
     if ids:

@@ -28,7 +28,8 @@ _FATES = {"r": "retried", "g": "gone", "p": "present", "u": "unreadable"}
 class DeadLetter:
     """A message that failed for good.
 
-    `reason` is one word: failed, stuck, poison, malformed, arguments, unknown, result, internal.
+    `reason` is one word: failed, stuck, poison, malformed, signature, arguments,
+    unknown, result, internal.
     `error`, `message` and `traceback` are the remote error's, as text. `sent` and `died` are epoch
     seconds of the server's clock. `attempt` counts the retries, `deliveries` the crashes it was
     present at; `worker` is the name of the worker that gave it up, `incarnation` the id of that

@@ -11,6 +11,7 @@
     ├── NotEncodable           a value that JSON cannot carry             (also TypeError)
     ├── PayloadTooLarge        arguments or a result above the cap        (also ValueError)
     ├── MalformedMessage       bytes that are no message of ours          (also ValueError)
+    ├── BadSignature           a message that no holder of our keys has signed
     ├── UnknownTask            a name that is not registered
     ├── BrokerError            the server answered with an error
     │   └── BrokerUnavailable  the server could not be reached
@@ -95,6 +96,10 @@ class PayloadTooLarge(GreenworkerError, ValueError):
 
 class MalformedMessage(GreenworkerError, ValueError):
     """Bytes that are no message of ours."""
+
+
+class BadSignature(GreenworkerError):
+    """A message that no holder of our signing keys has sent, or that was changed since."""
 
 
 class UnknownTask(GreenworkerError):

@@ -17,6 +17,7 @@ from greenworker import codec
 from greenworker.context import CURRENT, CurrentTask
 from greenworker.errors import (
     BadArguments,
+    BadSignature,
     MalformedMessage,
     NotEncodable,
     PayloadTooLarge,
@@ -35,6 +36,7 @@ from greenworker.message import (
     task_name_of,
     with_option,
 )
+from greenworker.signing import Signer
 from greenworker.task import Task
 from greenworker.worker.stats import Stats
 
@@ -64,13 +66,16 @@ class Executor:
         timeout: float | None,
         log_values: bool,
         on_stuck: Callable[[Delivery, Outcome], None],
+        verifier: Signer | None = None,
     ) -> None:
-        """`timeout` is for tasks that declare none; None: no task has one."""
+        """`timeout` is for tasks that declare none; None: no task has one. `verifier`: run only what
+        one of its keys has signed."""
         self._tasks = tasks
         self._stats = stats
         self._timeout = timeout
         self._log_values = log_values
         self._on_stuck = on_stuck
+        self._decode = decode if verifier is None else _verified_decode(verifier)
 
     def run(self, delivery: Delivery) -> Outcome:
         """Run a delivery in the current greenlet; every end of it is an Outcome."""
@@ -85,9 +90,11 @@ class Executor:
 
     def _run(self, delivery: Delivery) -> Outcome:
         try:
-            message = decode(delivery.id, delivery.envelope)
+            message = self._decode(delivery.id, delivery.envelope)
         except MalformedMessage as error:
             return self._dead(delivery, "malformed", error)
+        except BadSignature as error:
+            return self._dead(delivery, "signature", error)
         task = self._tasks.get(message.task)
         if task is None:
             return self._unknown(delivery, message)
@@ -238,6 +245,14 @@ def run_of(frame: FrameType | None) -> Run | None:
             return run if isinstance(run, Run) else None
         frame = frame.f_back
     return None
+
+
+def _verified_decode(verifier: Signer) -> Callable[[str, bytes], Message]:
+    def verified(id: str, envelope: bytes) -> Message:
+        verifier.verify(id, envelope)  # first: nothing is parsed that a stranger wrote
+        return decode(id, envelope)
+
+    return verified
 
 
 class _Deadline:

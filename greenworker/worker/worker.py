@@ -78,6 +78,7 @@ class Worker:
             timeout=None if config.solo else config.timeout,
             log_values=config.log_values,
             on_stuck=self.settler.add,
+            verifier=app.signer,
         ).run
         self.pool: TaskPool | SoloPool
         if config.solo:

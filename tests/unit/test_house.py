@@ -26,7 +26,7 @@ STOREYS = (
     ("message",),
     ("connection",),
     ("connection_pool",),
-    ("broker", "middleware", "embedded", "embedded_guard"),
+    ("broker", "middleware", "embedded", "embedded_guard", "signing"),
     ("subscriber",),
     ("result", "dead"),
     ("client",),

@@ -18,6 +18,7 @@ from greenworker.app import App
 from greenworker.backoff import Backoff
 from greenworker.context import CurrentTask, current_task
 from greenworker.message import RELEASE, Delivery, Outcome, decode
+from greenworker.signing import Signer
 from greenworker.worker.executor import Executor, Release
 from greenworker.worker.stats import Stats
 from tests.support.eventually import eventually
@@ -29,13 +30,23 @@ GOOD = b"1 0 0 5 1000 0 3600000 default t"
 class Bench:
     """An executor for the tasks that a test declares, with what it wrote off."""
 
-    def __init__(self, timeout: float | None = 30.0, log_values: bool = False) -> None:
+    def __init__(
+        self,
+        timeout: float | None = 30.0,
+        log_values: bool = False,
+        verifier: Signer | None = None,
+    ) -> None:
         self.app = App("redis://127.0.0.1:1")  # nothing here connects
         self.task: Callable[..., Any] = self.app.task
         self.stats = Stats()
         self.written_off: list[tuple[Delivery, Outcome]] = []
         self.executor = Executor(
-            self.app.tasks, self.stats, timeout, log_values, lambda *it: self.written_off.append(it)
+            self.app.tasks,
+            self.stats,
+            timeout,
+            log_values,
+            lambda *it: self.written_off.append(it),
+            verifier,
         )
 
     def start(self, delivery: Delivery) -> gevent.Greenlet:
@@ -542,3 +553,71 @@ def test_arguments_and_results_are_logged_only_on_request(
     bench.run(delivery_of(name, "canary", to="robin"))
     assert "say[" in caplog.text
     assert [word in caplog.text for word in ("canary", "robin", "CANARY")] == [log_values] * 3
+
+
+# Signatures
+
+
+def test_what_nobody_has_signed_is_not_even_parsed() -> None:
+    signer = Signer(["a key of the senders"], "default")
+    bench = Bench(verifier=signer)
+    ran: list[int] = []
+
+    @bench.task
+    def note(n: int) -> None:
+        ran.append(n)
+
+    def signed(delivery: Delivery) -> Delivery:
+        *front, tail = delivery.envelope.split(b" ", 6)
+        tail = signer.sign(delivery.id, tail)
+        return replace(delivery, envelope=b" ".join((*front, tail)))
+
+    assert bench.run(signed(delivery_of(note.name, 1))).kind == "done"
+    for bad in (delivery_of(note.name, 2), raw(GOOD + b"\n" + b"[" * 1000), raw(b"garbage")):
+        assert error_of(bench.run(bad), "signature")["type"] == "BadSignature"
+    body = raw(GOOD + b"\n[[3]")
+    assert error_of(bench.run(signed(body)), "malformed")["type"] == "MalformedMessage"
+    assert ran == [1]
+
+
+def test_without_keys_nothing_is_between_a_message_and_its_decoding(bench: Bench) -> None:
+    assert bench.executor._decode is decode
+
+
+# Hostile heads: whatever lies in Redis ends as an Outcome
+
+
+@pytest.mark.parametrize("ttl", [b"9" * 400, b"9" * 5000, b"-1", b"x", b""])
+def test_a_time_to_live_that_is_none_ends_as_a_dead_letter(bench: Bench, ttl: bytes) -> None:
+    outcome = bench.run(raw(b"1 0 0 5 1000 0 %b default t\n[[" % ttl))
+    assert error_of(outcome, "malformed")["type"] == "MalformedMessage"
+
+
+def test_names_and_errors_from_outside_write_no_lines_of_their_own(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks() -> None:
+        raise ValueError("a page said \x1b[2J\r\nERROR all is lost \u202e")
+
+    with caplog.at_level(logging.INFO, "greenworker"):
+        bench.call(breaks)
+        bench.run(raw(b"1 0 0 5 1000 0 0 default a%0AERROR%1B[2J\n[[],{}]"))
+        bench.run(raw(b"1 0 0 5 1000 0 0 default a%0AERROR%1B[2J\n[[]"))
+        bench.run(raw(b"1 0 0 5 1000 0 0 default " + b"a" * 500_000 + b"\n[[],{}]"))
+    for record in caplog.records:
+        assert record.getMessage().isprintable()
+        assert len(record.getMessage()) < 1000
+    assert "a page said \\x1b[2J ERROR all is lost \\u202e" in caplog.text
+
+
+def test_an_error_whose_traceback_cannot_be_had(bench: Bench) -> None:
+    class Rude(Exception):
+        @property
+        def __cause__(self) -> None:  # type: ignore[override]
+            raise RuntimeError
+
+    def breaks() -> None:
+        raise Rude("no")
+
+    error = error_of(bench.call(breaks))
+    assert (error["message"], error["traceback"]) == ("no", "(its traceback cannot be had)")
