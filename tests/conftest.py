@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 
 from tests.support.server import Server
+
+# Random tests are the same ones each time; `--hypothesis-profile=long` looks further, and anew.
+with contextlib.suppress(ModuleNotFoundError):  # the command line's tests run without it
+    from hypothesis import HealthCheck, settings
+
+    always = settings(
+        deadline=None,  # a slow machine is no failure
+        database=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.register_profile(
+        "same", always, derandomize=True, max_examples=100, stateful_step_count=40
+    )
+    settings.register_profile("long", always, max_examples=5000, stateful_step_count=100)
+    settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,527 @@
+"""The scripts against a model in Python, by random steps (hypothesis).
+
+After every step the namespace is, key by key, what the model says, and the promises hold that
+need no model. A longer search: `pytest tests/lua/test_model.py --hypothesis-profile=long`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import orjson
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from greenworker import broker as broker_module
+from greenworker.broker import Claim, NotRegistered, push_fields
+from greenworker.errors import BrokerError
+from greenworker.message import Delivery, Message, Outcome, next_attempt
+from greenworker.scripts import load
+from tests.support.clockwork import CHANGES, Clockwork, constants
+from tests.support.model import Bounds, Model, Refused, State
+from tests.support.server import Server
+from tests.support.state import check_whole
+
+BEGINNING = 1_900_000_000_000  # ms
+LEASE = 30_000  # ms
+NEVER_QUIET = 10**13  # ms
+QUEUES = ("default", "other")
+MANY = 12  # ids
+SUCCESS = b'{"state":"SUCCESS","value":1}'
+FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"m","traceback":""}}'
+
+ids = st.sampled_from([f"m{n}" for n in range(MANY)])
+queues = st.sampled_from([("default",), ("other",), QUEUES, QUEUES[::-1]])
+slots = st.integers(0, 3)
+# Mostly the slot's present incarnation, sometimes the one before it.
+olds = st.sampled_from([0, 0, 0, 0, 1])
+delays = st.sampled_from([0.0, 0.0, 0.2, 60.0])
+moments = st.sampled_from(
+    [
+        *[None] * 20,
+        *[0.0, 0.001, 1.0, 60.0, 3600.0],
+        *(
+            datetime.fromtimestamp((BEGINNING + ms) / 1000, UTC)
+            for ms in (-BEGINNING, -1, 0, 1, 500, 10_000)
+        ),
+    ]
+)
+messages = st.builds(
+    Message,
+    id=ids,
+    task=st.just("t"),
+    args=st.sampled_from([(), ("x" * 60,)]),
+    queue=st.sampled_from(QUEUES),
+    priority=st.sampled_from([0, 5, 5, 5, 9]),
+    result_ttl=st.sampled_from([0.0, 600.0, 3600.0]),
+    due=moments,
+    expires=moments,
+)
+kinds = st.sampled_from(["done", "retry", "later", "dead", "release"])
+bounds = st.builds(
+    Bounds,
+    few=st.sampled_from([2, 3, 32]),
+    look=st.sampled_from([5, 1000]),
+    chunk=st.sampled_from([2, 200]),
+    spread_over=st.sampled_from([2, 64]),
+    dead_most=st.sampled_from([2, 100_000]),
+    dead_for=st.sampled_from([60_000, 30 * 24 * 3_600_000]),
+    count=st.sampled_from([2, 4, 1000, 1000, 1000]),
+    size=st.sampled_from([200, 4 * 1024 * 1024]),
+)
+
+
+class Scripts(RuleBasedStateMachine):
+    """Workers in four slots, of which each has one incarnation after the other."""
+
+    server: ClassVar[Server]
+
+    @initialize(bounds=bounds, ordered=st.booleans())
+    def begin(self, bounds: Bounds, ordered: bool) -> None:
+        self.place = Clockwork(self.server.url, f"t{uuid4().hex[:8]}", bounds)
+        # A hash of few fields keeps their order, and HSCAN returns all of it.
+        self.place.redis.config_set("hash-max-listpack-entries", 128 if ordered else 1)
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(broker_module, "MAX_COUNT", bounds.count)
+        self.patch.setattr(broker_module, "MAX_BYTES", bounds.size)
+        self.broker = self.place.broker
+        self.model = Model(bounds, BEGINNING, ordered)
+        self.place.clock(BEGINNING)
+        self.lives = [0, 0, 0, 0]
+        self.born: set[str] = set()  # incarnations that were ever registered
+        self.used: Counter[str] = Counter()  # claim sequences
+        # Every delivery that an incarnation ever heard of, the latest last.
+        self.known: dict[str, list[Delivery]] = defaultdict(list)
+        self.tokens: dict[str, set[str]] = defaultdict(set)  # queue → who took one and has not claimed
+        self.crashes: Counter[str] = Counter()  # of its holder, by id
+        self.seen: State = {}
+        self.others = 0  # names that are used once
+
+    def teardown(self) -> None:
+        if hasattr(self, "place"):
+            self.patch.undo()
+            self.place.close()
+
+    # Sending
+
+    @rule(batch=st.lists(messages, min_size=1, max_size=6), again=st.integers(0, 9))
+    def push(self, batch: list[Message], again: int) -> None:
+        self.others += 1
+        push_id = f"again{again}" if again < 3 else f"p{self.others}"
+        for message in batch:
+            if push_id not in self.model.pushes and message.id not in self.model.msg:
+                self.crashes[message.id] = 0
+        fields = [field for message in batch for field in push_fields(message)]
+        reply = self.broker.push(push_id, fields)
+        assert reply == self.model.push(push_id, batch)
+        self.look()
+
+    @rule(
+        first=st.integers(0, MANY),
+        count=st.integers(1, MANY),
+        queue=st.sampled_from(QUEUES),
+        priority=st.sampled_from([0, 5, 5, 5, 9]),
+    )
+    def push_many(self, first: int, count: int, queue: str, priority: int) -> None:
+        names = [f"m{(first + n) % MANY}" for n in range(count)]
+        self.push([Message(id, "t", queue=queue, priority=priority) for id in names], 9)
+
+    @rule(
+        id=ids,
+        queue=st.sampled_from(QUEUES),
+        deliveries=st.integers(1, 4),
+        expires=moments,
+    )
+    def push_what_has_crashed(self, id: str, queue: str, deliveries: int, expires: Any) -> None:
+        """A shortcut to what takes many steps: a message that was present at crashes."""
+        if id in self.model.msg:
+            return
+        message = Message(id, "t", queue=queue, expires=expires)
+        self.push([message], 9)
+        letter = self.model.msg[id]
+        letter = type(letter).read(f"1 {deliveries} " + str(letter).split(" ", 2)[2])
+        self.model.msg[id] = letter
+        self.crashes[id] = deliveries
+        redis, root = self.place.redis, self.place.root
+        redis.hset(f"{root}msg", id, str(letter))
+        if deliveries >= self.model.bounds.suspect_after:
+            self.model.ready[queue, 5].remove(id)
+            self.model.suspects[queue].append(id)
+            redis.lrem(f"{root}ready:{queue}:5", 0, id)
+            redis.lpush(f"{root}suspects:{queue}", id)
+        self.look()
+
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        envelope=st.sampled_from([None, "", "rubbish", "2 0 0 5 1 0 0 default t\n[[],{}]"]),
+        scheduled=st.booleans(),
+    )
+    def plant(self, queue: str, envelope: str | None, scheduled: bool) -> None:
+        """An entry that no script of ours made."""
+        self.others += 1
+        id = f"x{self.others}"
+        self.model.planted[id] = envelope
+        if envelope is not None:
+            self.place.redis.hset(self.place.root + "msg", id, envelope)
+        if scheduled:
+            self.model.scheduled[id] = self.model.now
+            self.place.redis.zadd(self.place.root + "scheduled", {id: self.model.now})
+        else:
+            self.model.ready[queue, 5].append(id)
+            self.place.redis.lpush(f"{self.place.root}ready:{queue}:5", id)
+            self.model.wake.add(queue)
+            self.place.redis.delete(f"{self.place.root}wake:{queue}")
+            self.place.redis.lpush(f"{self.place.root}wake:{queue}", "1")
+        self.look()
+
+    # Workers
+
+    @rule(slot=slots, listens=queues, lease=st.sampled_from([1_000, LEASE, LEASE]))
+    def register(self, slot: int, listens: tuple[str, ...], lease: int) -> None:
+        if self.worker(slot) in self.born - {*self.model.workers, *self.model.corpses}:
+            self.lives[slot] += 1  # an incarnation that has left never comes back
+        worker = self.worker(slot)
+        about = {"name": f"slot {slot}"}
+        reply = self.broker.register(worker, lease / 1000, about, listens)
+        assert reply == self.model.register(worker, lease, orjson.dumps(about).decode(), listens)
+        self.look()
+
+    @rule(slot=slots, most=st.integers(1, 8), queues=queues)
+    def work(self, slot: int, most: int, queues: tuple[str, ...]) -> None:
+        """As workers do: register, and claim."""
+        if self.worker(slot) not in self.model.workers:
+            self.register(slot, queues, LEASE)
+        self.claim(slot, 0, 1, most, queues, False)
+
+    @rule(slot=slots, how=st.lists(st.tuples(kinds, delays), min_size=1, max_size=8))
+    def finish(self, slot: int, how: list[tuple[str, float]]) -> None:
+        """As workers do: settle what is held."""
+        worker = self.someone(slot, 0, self.model.processing)
+        held = self.model.processing[worker]
+        mine = [one for one in self.known[worker] if held.get(one.id) == one.seq]
+        ends = [(one, outcome(*end, one, 600.0)) for end, one in zip(how, mine, strict=False)]
+        if ends:
+            self.settled(worker, ends)
+
+    @rule(slot=slots, old=olds)
+    def beat(self, slot: int, old: int) -> None:
+        worker = self.someone(slot, old)
+        assert self.broker.beat(worker, LEASE / 1000) == self.model.beat(worker, LEASE)
+        self.look()
+
+    @rule(
+        slot=slots,
+        old=olds,
+        step=st.sampled_from([1, 1, 1, 1, 1, 3, 0, -1]),
+        most=st.integers(0, 8),
+        queues=queues,
+        lost=st.sampled_from([False, False, False, True]),
+    )
+    def claim(
+        self, slot: int, old: int, step: int, most: int, queues: tuple[str, ...], lost: bool
+    ) -> None:
+        """`lost`: the worker does not hear the reply."""
+        worker = self.someone(slot, old)
+        seq = max(0, self.used[worker] + step)
+        self.used[worker] = max(self.used[worker], seq)
+        before = self.model.seq.get(worker, 0)
+        deliveries = self.claimed(worker, seq, most, queues)
+        if deliveries is not None:
+            assert len(deliveries) <= most, "I14"
+            assert worker in self.seen.get("workers", ()), "I4, I6"
+            assert seq > before, "I5: a sequence is used once"
+            for queue in queues:
+                self.tokens[queue].discard(worker)
+        if deliveries and not lost:
+            self.known[worker] += deliveries
+        self.look()
+
+    def claimed(
+        self, worker: str, seq: int, most: int, queues: tuple[str, ...]
+    ) -> list[Delivery] | None:
+        reply = self.says(lambda: self.broker.claim(worker, seq, most, queues))
+        try:
+            expected = self.model.claim(worker, seq, most, queues)
+        except Refused as refused:
+            assert reply == str(refused)
+            return None
+        assert isinstance(reply, Claim)
+        got = [(one.id, one.seq, one.envelope.decode()) for one in reply.deliveries]
+        due = None if reply.next_due is None else round(reply.next_due * 1000)
+        assert (got, due, reply.more) == expected
+        return reply.deliveries
+
+    @rule(slot=slots, queues=queues)
+    def take_token(self, slot: int, queues: tuple[str, ...]) -> None:
+        """As a worker that wakes up: it will claim."""
+        worker = self.someone(slot, 0)
+        listens = [queue for queue in queues if worker in self.model.consumers[queue]]
+        woken = [queue for queue in listens if queue in self.model.wake]
+        if worker not in self.model.workers or not woken:
+            return
+        assert self.broker.wait(listens, 0.01)
+        self.model.wake.remove(woken[0])
+        self.tokens[woken[0]].add(worker)
+        self.look()
+
+    @rule(slot=slots, old=olds, behind=st.integers(0, 3))
+    def sync(self, slot: int, old: int, behind: int) -> None:
+        worker = self.someone(slot, old)
+        used = self.used[worker]
+        known = max(0, used - behind)
+        reply = self.says(lambda: self.broker.sync(worker, known, used))
+        try:
+            expected = self.model.sync(worker, known, used)
+        except Refused as refused:
+            assert reply == str(refused)
+        else:
+            got = [(one.id, one.seq, one.envelope.decode()) for one in reply]
+            assert (got if self.model.ordered else sorted(got)) == (
+                expected if self.model.ordered else sorted(expected)
+            )
+            self.known[worker] += reply
+        self.look()
+
+    @rule(
+        slot=slots,
+        old=olds,
+        other=st.sampled_from([None, None, None, 0, 1, 2, 3]),
+        batch=st.lists(
+            st.tuples(st.integers(0, 7), kinds, delays, st.sampled_from([0.0, 600.0])),
+            min_size=1,
+            max_size=6,
+        ),
+    )
+    def settle(
+        self, slot: int, old: int, other: int | None, batch: list[tuple[int, Any, float, float]]
+    ) -> None:
+        """Deliveries of a worker, the latest as number 0; `other`: somebody else settles them."""
+        known = self.known[self.someone(slot, old, self.known)][::-1]
+        worker = self.someone(slot, old) if other is None else self.someone(other, 0)
+        outcomes = []
+        for number, kind, delay, ttl in batch:
+            if number < len(known):
+                one = known[number]
+                outcomes.append((one, outcome(kind, delay, one, ttl)))
+        if outcomes:
+            self.settled(worker, outcomes)
+
+    def settled(self, worker: str, outcomes: list[tuple[Delivery, Outcome]]) -> None:
+        rights = [
+            worker in self.model.workers
+            and self.model.processing[worker].get(one.id) == one.seq
+            and one.id not in {earlier.id for earlier, _ in outcomes[:k]}
+            for k, (one, _) in enumerate(outcomes)
+        ]
+        told = [(one.id, one.seq, how) for one, how in outcomes]
+        reply = self.broker.settle(worker, outcomes)
+        assert reply == self.model.settle(worker, told)
+        assert not any(mine and not right for mine, right in zip(reply, rights, strict=True)), "I5"
+        before = self.seen
+        self.look()
+        if not any(reply):
+            assert self.seen == before, "I5: what is refused changes nothing"
+
+    @rule(slot=slots, old=olds, sure=st.sampled_from([False, False, True]))
+    def release(self, slot: int, old: int, sure: bool) -> None:
+        worker = self.someone(slot, old)
+        if not sure:
+            return
+        charged = self.charges()
+        self.broker.release(worker)
+        self.model.release(worker, self.place.state())
+        self.look()
+        assert self.charges() == charged, "I8: a graceful stop charges nothing"
+
+    # Chores
+
+    @rule(slot=slots, ms=st.sampled_from([-1, 0, 1]))
+    def lapse(self, slot: int, ms: int) -> None:
+        """The lease ends about now."""
+        worker = self.someone(slot, 0)
+        if worker in self.model.workers:
+            self.model.workers[worker] = self.model.now + ms
+            key = self.place.root + "workers"
+            self.place.redis.zadd(key, {worker: self.model.now + ms}, xx=True)
+            self.look()
+
+    @rule(
+        gone=st.lists(slots, max_size=2),
+        old=olds,
+        quiet=st.sampled_from([20_000, NEVER_QUIET, NEVER_QUIET]),
+        max_deliveries=st.sampled_from([1, 3]),
+    )
+    def reap(self, gone: list[int], old: int, quiet: int, max_deliveries: int) -> None:
+        names = [self.worker(slot, old) for slot in gone]
+        charged, held = self.charges(), {**self.owners()}
+        sweep = self.broker.reap(LEASE / 1000, quiet / 1000, max_deliveries, names)
+        expected = self.model.reap(LEASE, quiet, max_deliveries, names, self.place.state())
+        assert (sweep.extended, sweep.corpses, sweep.returned, sweep.buried, sweep.left) == expected
+        self.crashes.update(held.keys() - self.owners().keys())
+        self.look()
+        for id, deliveries in self.charges().items():
+            assert deliveries - charged[id] in (0, id in held), "I8: charged is who was held, once"
+
+    @rule()
+    def promote(self) -> None:
+        moved, due = self.broker.promote()
+        assert (moved, None if due is None else round(due * 1000)) == self.model.promote()
+        self.look()
+
+    @rule(slot=slots, most=st.integers(1, 8), queues=queues)
+    def ordeal(self, slot: int, most: int, queues: tuple[str, ...]) -> None:
+        """A worker claims and dies, and what it held is back in line."""
+        self.work(slot, most, queues)
+        self.reap([slot], 0, NEVER_QUIET, 3)
+        self.pass_time(500)
+        self.promote()
+
+    @rule(ms=st.sampled_from([1, 37, 500, 500, 1_000, 1_000, LEASE, 300_000, 3_600_000, 31 * 24 * 3_600_000]))
+    def pass_time(self, ms: int) -> None:
+        for key in self.model.pass_time(ms):
+            self.place.redis.delete(self.place.root + key)
+        self.place.clock(self.model.now)
+        self.look()
+
+    # Looking up
+
+    @rule(id=ids)
+    def lookup(self, id: str) -> None:
+        sighting = self.broker.lookup(id)
+        due = None if sighting.due_in is None else round(sighting.due_in * 1000)
+        result = None if sighting.result is None else sighting.result.decode()
+        assert (sighting.state, result, sighting.attempt, due) == self.model.lookup(id)
+
+    @rule(id=ids)
+    def forget(self, id: str) -> None:
+        assert self.broker.forget(id) == (self.model.results.pop(id, None) is not None)
+        self.look()
+
+    @rule()
+    def status(self) -> None:
+        status, model = self.broker.status(), self.model
+        lines = ((queue, model.waiting(queue), model.suspects[queue]) for queue in model.queues)
+        waiting = {queue: (len(ready), len(suspects)) for queue, ready, suspects in lines}
+        assert {one.name: (one.waiting, one.suspects) for one in status.queues} == waiting
+        assert status.running == len(self.owners())
+        assert (status.scheduled, status.dead) == (len(model.scheduled), len(model.dead))
+        assert {one.id for one in status.workers} == {*model.workers, *model.corpses}
+        self.look()  # it reads only
+
+    # What is used above
+
+    def worker(self, slot: int, old: int = 0) -> str:
+        """The slot's present incarnation, or the one before it."""
+        return f"w{slot}.{max(0, self.lives[slot] - old)}"
+
+    def someone(self, slot: int, old: int, having: Mapping[str, Any] | None = None) -> str:
+        """A living incarnation if there is one, `having` something there; `old`: one that may be over."""
+        alive = sorted(one for one in self.model.workers if having is None or having.get(one))
+        return alive[slot % len(alive)] if alive and not old else self.worker(slot, old)
+
+    def owners(self) -> dict[str, str]:
+        return {id: worker for worker, held in self.model.processing.items() for id in held}
+
+    def charges(self) -> Counter[str]:
+        return Counter({id: letter.deliveries for id, letter in self.model.msg.items()})
+
+    def says(self, call: Callable[[], Any]) -> Any:
+        """Its reply, or `gone` or `stale`."""
+        try:
+            return call()
+        except NotRegistered:
+            return "gone"
+        except BrokerError as error:
+            assert "came too late" in str(error)
+            return "stale"
+
+    def look(self) -> None:
+        """The server holds what the model says, and the promises hold whatever it says."""
+        self.seen = self.place.state()
+        assert self.seen == self.model.state()
+        self.born |= set(self.model.workers)
+        check_whole(without(self.seen, self.model.planted))  # I2, I13
+        alive, corpses = set(self.seen.get("workers", ())), self.seen.get("corpses", set())
+        assert not alive & corpses
+        few, alone_after = self.model.bounds.few, self.model.bounds.alone_after
+        for worker, held in family(self.seen, "processing:").items():
+            assert worker in alive | corpses, "I4: a reaper can see it"
+            suspected = self.seen.get(f"suspected:{worker}", set())
+            assert suspected <= set(held)
+            assert len(suspected) <= few
+            alone = any(self.model.msg[id].deliveries >= alone_after for id in suspected)
+            assert len(suspected) <= 1 or not alone, "I8"
+        for id, letter in self.model.msg.items():
+            assert letter.deliveries <= self.crashes[id], "I8: charged for crashes only"
+        for queue in QUEUES:
+            if any(f"ready:{queue}:{level}" in self.seen for level in range(10)):
+                listening = self.seen.get(f"consumers:{queue}", set())
+                told = self.tokens[queue] & (alive | corpses) & listening
+                assert f"wake:{queue}" in self.seen or told, "work waits and nobody is woken"
+
+
+def outcome(kind: Any, delay: float, one: Delivery, ttl: float) -> Outcome:
+    match kind:
+        case "done":
+            return Outcome("done", SUCCESS, ttl)
+        case "dead":
+            return Outcome("dead", FAILURE, ttl, reason="failed")
+        case "retry":
+            return Outcome("retry", delay=delay, envelope=next_attempt(one.envelope))
+        case "later":
+            return Outcome("later", delay=delay, envelope=one.envelope)
+    return Outcome("release")
+
+
+def family(state: State, prefix: str) -> dict[str, Any]:
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
+
+
+def without(state: State, planted: Collection[str]) -> State:
+    """The state without entries that are not ours and were not met yet."""
+    kept: State = {}
+    for key, value in state.items():
+        match value:
+            case list():
+                kept[key] = [id for id in value if id not in planted]
+            case dict():
+                kept[key] = {id: one for id, one in value.items() if id not in planted}
+            case _:
+                kept[key] = value
+    return kept
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """Small hashes are ordered there or not, as an example wants."""
+    with Server() as server:
+        yield server
+
+
+@pytest.mark.timeout(60 + settings().max_examples)
+def test_the_scripts_do_what_the_model_says(own_server: Server) -> None:
+    Scripts.server = own_server
+    run_state_machine_as_test(Scripts)
+
+
+def test_the_bounds_that_are_made_smaller_are_in_the_scripts() -> None:
+    found = {
+        name: value
+        for script in ("push", "claim", "settle", "reap")
+        for name, value in constants(load(script)).items()
+    }
+    assert set(CHANGES) <= set(found)
+    assert (found["SUSPECT_AFTER"], found["ALONE_AFTER"]) == ("2", "3")

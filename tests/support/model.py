@@ -1,0 +1,507 @@
+"""The scripts' promises in plain Python: what a namespace holds after each step.
+
+Written from docs/design.md, with nothing of Redis in it. Where the scripts are free (which corpse
+a reaper takes, the order of a large hash) the model takes over what was `seen` if it is allowed.
+Moments are ms of a clock that the test moves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from greenworker.message import Message, Moment, Outcome, encode_tail
+
+State = dict[str, Any]
+
+EXPIRED = '{"state":"EXPIRED"}'
+JITTER = 500  # ms over which a reaper spreads what it returns
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers in the scripts and of the broker, small here so that tests reach them."""
+
+    few: int = 3
+    suspect_after: int = 2
+    alone_after: int = 3
+    look: int = 1000
+    chunk: int = 200
+    spread_over: int = 64
+    dead_most: int = 100_000
+    dead_for: int = 30 * 24 * 3600 * 1000
+    count: int = 1000
+    size: int = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Letter:
+    """An envelope: the fields of its head that scripts know, and the rest."""
+
+    deliveries: int
+    attempt: int
+    priority: int
+    sent: int
+    expires: int
+    ttl: int
+    queue: str
+    rest: str
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        found = re.fullmatch(r"1 (\d+) (\d+) (\d) (\d+) (\d+) (\d+) (\S+) (.*)", text, re.DOTALL)
+        assert found, text
+        *numbers, queue, rest = found.groups()
+        return cls(*map(int, numbers), queue, rest)
+
+    def __str__(self) -> str:
+        return (
+            f"1 {self.deliveries} {self.attempt} {self.priority} {self.sent} {self.expires} "
+            f"{self.ttl} {self.queue} {self.rest}"
+        )
+
+
+class Refused(Exception):
+    """`gone` or `stale`."""
+
+
+class Model:
+    """A namespace. A line of ids has the next one in front."""
+
+    def __init__(self, bounds: Bounds, now: int, ordered: bool) -> None:
+        self.bounds = bounds
+        self.now = now
+        self.ordered = ordered  # the server keeps the order of a hash
+        self.msg: dict[str, Letter] = {}
+        self.planted: dict[str, str | None] = {}  # ids that no push made, and their envelopes
+        self.ready: dict[tuple[str, int], list[str]] = defaultdict(list)
+        self.suspects: dict[str, list[str]] = defaultdict(list)
+        self.wake: set[str] = set()
+        self.scheduled: dict[str, int] = {}
+        self.workers: dict[str, int] = {}
+        self.corpses: set[str] = set()
+        self.processing: dict[str, dict[str, int]] = defaultdict(dict)
+        self.suspected: dict[str, set[str]] = defaultdict(set)
+        self.seq: dict[str, int] = {}
+        self.about: dict[str, str] = {}
+        self.queues: set[str] = set()
+        self.consumers: dict[str, set[str]] = defaultdict(set)
+        self.results: dict[str, tuple[str, int]] = {}  # and until when
+        self.dead: dict[str, int] = {}
+        self.records: dict[str, tuple[str, str, str]] = {}  # front, result, envelope
+        self.pushes: dict[str, int] = {}  # until when
+        self.stats: Counter[str] = Counter()
+        self.sweep: int | None = None
+
+    def state(self) -> State:
+        """As the server has it, key by key; see Clockwork.state."""
+        everything: dict[str, Any] = {
+            "msg": {id: str(letter) for id, letter in self.msg.items()}
+            | {id: text for id, text in self.planted.items() if text is not None},
+            "scheduled": self.scheduled,
+            "workers": self.workers,
+            "corpses": self.corpses,
+            "seq": _texts(self.seq),
+            "about": self.about,
+            "queues": self.queues,
+            "dead": self.dead,
+            "dead:record": self.records,
+            "stats": _texts(self.stats),
+            "sweep": self.sweep and str(self.sweep),
+            **{f"ready:{queue}:{level}": line for (queue, level), line in self.ready.items()},
+            **{f"suspects:{queue}": line for queue, line in self.suspects.items()},
+            **{f"wake:{queue}": ["1"] for queue in self.wake},
+            **{f"processing:{worker}": _texts(held) for worker, held in self.processing.items()},
+            **{f"suspected:{worker}": ids for worker, ids in self.suspected.items()},
+            **{f"consumers:{queue}": names for queue, names in self.consumers.items()},
+            **{f"result:{id}": result for id, (result, _) in self.results.items()},
+            **{f"push:{push_id}": "1" for push_id in self.pushes},
+        }
+        return {key: value for key, value in everything.items() if value}
+
+    def pass_time(self, ms: int) -> list[str]:
+        """The keys whose life has ended by then."""
+        self.now += ms
+        results = [id for id, (_, until) in self.results.items() if until <= self.now]
+        pushes = [push_id for push_id, until in self.pushes.items() if until <= self.now]
+        for id in results:
+            del self.results[id]
+        for push_id in pushes:
+            del self.pushes[push_id]
+        return [f"result:{id}" for id in results] + [f"push:{push_id}" for push_id in pushes]
+
+    # Sending
+
+    def push(self, push_id: str, messages: Sequence[Message]) -> int:
+        if push_id in self.pushes:
+            return -1
+        self.pushes[push_id] = self.now + 300_000
+        new = 0
+        for message in messages:
+            if message.id in self.msg:
+                continue
+            new += 1
+            due = self._moment(message.due, self.now)
+            expires = max(1, self._moment(message.expires, 0)) if message.expires is not None else 0
+            ttl, queue, rest = encode_tail(message).decode().split(" ", 2)
+            self.msg[message.id] = Letter(
+                0, 0, message.priority, self.now, expires, int(ttl), queue, rest
+            )
+            self.results.pop(message.id, None)
+            if self.records.pop(message.id, None) is not None:
+                del self.dead[message.id]
+            self.queues.add(queue)
+            if due > self.now:
+                self.scheduled[message.id] = due
+            else:
+                self.ready[queue, message.priority].append(message.id)
+                self.wake.add(queue)
+        self._count("enqueued", new)
+        return new
+
+    # Claims and leases
+
+    def register(self, worker: str, lease: int, about: str, queues: Iterable[str]) -> bool:
+        if worker in self.corpses:
+            return False
+        self.workers[worker] = self.now + lease
+        self.about[worker] = about
+        for queue in queues:
+            self.consumers[queue].add(worker)
+            self.queues.add(queue)
+        return True
+
+    def beat(self, worker: str, lease: int) -> bool:
+        if worker not in self.workers:
+            return False
+        self.workers[worker] = self.now + lease
+        return True
+
+    def claim(
+        self, worker: str, seq: int, most: int, queues: Sequence[str]
+    ) -> tuple[list[tuple[str, int, str]], int | None, bool]:
+        """What was claimed, the ms until the next is due, and whether more waits."""
+        if worker not in self.workers:
+            raise Refused("gone")
+        if seq <= self.seq.get(worker, 0):
+            raise Refused("stale")
+        self.seq[worker] = seq
+        run = _ClaimRun(self, worker, min(most, self.bounds.count))
+        lengths = {queue: len(self.waiting(queue)) for queue in queues}
+        more = False
+        for queue in queues:
+            run.take_suspects(queue)
+            if lengths[queue]:
+                run.take_ready(queue, self._share(worker, queue, lengths[queue]))
+            if self.waiting(queue):
+                more = True
+                self.wake.add(queue)
+        self.processing[worker].update(dict.fromkeys(run.held, seq))
+        due = min(self.scheduled.values(), default=None)
+        return (
+            [(id, seq, str(self.msg[id])) for id in run.held],
+            None if due is None else max(0, due - self.now),
+            more,
+        )
+
+    def sync(self, worker: str, known: int, used: int) -> list[tuple[str, int, str]]:
+        if worker not in self.workers:
+            raise Refused("gone")
+        if self.seq.get(worker, 0) < used:
+            self.seq[worker] = used
+        held = self.processing[worker].items()
+        return [(id, seq, str(self.msg[id])) for id, seq in held if seq > known]
+
+    def settle(self, worker: str, outcomes: Sequence[tuple[str, int, Outcome]]) -> list[bool]:
+        replies, cleared = [], False
+        for id, seq, outcome in outcomes:
+            mine = worker in self.workers and self.processing[worker].get(id) == seq
+            replies.append(mine)
+            if not mine:
+                continue
+            del self.processing[worker][id]
+            ttl, delay = round(outcome.result_ttl * 1000), round(outcome.delay * 1000)
+            match outcome.kind:
+                case "done":
+                    self._finish(id, "done", ttl, outcome.result.decode())
+                case "dead":
+                    letter = str(self.msg[id])
+                    self._bury(id, ttl, outcome.result.decode(), outcome.reason, worker, letter)
+                case "retry" | "later":
+                    self.msg[id] = Letter.read(outcome.envelope.decode())
+                    self.scheduled[id] = self.now + delay
+                    self._count("retried", outcome.kind == "retry")
+                case "release":
+                    self._make_ready(id, in_front=True)
+            cleared = cleared or id in self.suspected[worker]
+            self.suspected[worker].discard(id)
+        if cleared:
+            self.wake |= {queue for queue, line in self.suspects.items() if line}
+        return replies
+
+    def release(self, worker: str, seen: State) -> None:
+        """All goes back to the front, uncharged; the oldest is next in line."""
+        back = list(self.processing.pop(worker, {}))
+        lines: set[tuple[str, int | None]] = set()
+        for id in reversed(back):
+            lines.add(self._make_ready(id, in_front=True))
+        if not self.ordered:
+            for queue, level in lines:
+                line = self.suspects[queue] if level is None else self.ready[queue, level]
+                name = f"suspects:{queue}" if level is None else f"ready:{queue}:{level}"
+                front = len([id for id in line if id in back])
+                found = seen.get(name, [])[:front]
+                if sorted(found) == sorted(line[:front]):
+                    line[:front] = found
+        self._depart(worker)
+
+    # Chores
+
+    def reap(
+        self, lease: int, quiet: int, max_deliveries: int, gone: Sequence[str], seen: State
+    ) -> tuple[bool, int, int, int, int]:
+        found = sum(self._declare_dead(worker) for worker in gone)
+        last, self.sweep = self.sweep or 0, self.now
+        if self.now - last > quiet:
+            for worker, end in self.workers.items():
+                self.workers[worker] = max(end, self.now + lease)
+            return True, found, 0, 0, len(self.corpses)
+        over = [worker for worker, end in self.workers.items() if end <= self.now]
+        found += sum(self._declare_dead(worker) for worker in over)
+        returned = buried = 0
+        if self.corpses:
+            returned, buried = self._drain(*self._drained(seen), max_deliveries, seen)
+        return False, found, returned, buried, len(self.corpses)
+
+    def promote(self) -> tuple[int, int | None]:
+        due = sorted((at, id) for id, at in self.scheduled.items() if at <= self.now)
+        for _, id in due[: self.bounds.count]:
+            del self.scheduled[id]
+            if id in self.msg:
+                self._make_ready(id, in_front=False)
+            else:  # planted: nobody can tell where it belongs
+                self.ready["default", 5].append(id)
+                self.wake.add("default")
+        first = min(self.scheduled.values(), default=None)
+        return (
+            len(due[: self.bounds.count]),
+            None if first is None else max(0, first - self.now),
+        )
+
+    # Looking up
+
+    def lookup(self, id: str) -> tuple[str | None, str | None, int, int | None]:
+        """State, result, attempt, ms until due."""
+        letter = self.msg.get(id)
+        if letter is None:
+            known = self.results.get(id, self.records.get(id, ("", None))[1:])[0]
+            state = re.match(r'\{"state":"(\w+)"', known)[1] if known else None  # type: ignore[index]
+            return state, known, 0, None
+        if id in self.scheduled and not (letter.deliveries and not letter.attempt):
+            due = max(0, self.scheduled[id] - self.now)
+            return "RETRY" if letter.attempt else "SCHEDULED", None, letter.attempt, due
+        started = any(id in held for held in self.processing.values())
+        return "STARTED" if started else "PENDING", None, 0, None
+
+    # Steps that several share
+
+    def _moment(self, moment: Moment | None, none: int) -> int:
+        if moment is None:
+            return none
+        if isinstance(moment, (int, float)):
+            return self.now + round(moment * 1000)
+        return round(moment.timestamp() * 1000)
+
+    def _count(self, counter: str, by: int = 1) -> None:
+        if by:
+            self.stats[counter] += by
+
+    def waiting(self, queue: str) -> list[str]:
+        """All that is ready in a queue, the next one first."""
+        return [id for level in range(9, -1, -1) for id in self.ready[queue, level]]
+
+    def _make_ready(self, id: str, *, in_front: bool) -> tuple[str, int | None]:
+        letter = self.msg[id]
+        suspect = letter.deliveries >= self.bounds.suspect_after
+        line = self.suspects[letter.queue] if suspect else self.ready[letter.queue, letter.priority]
+        line.insert(0 if in_front else len(line), id)
+        self.wake.add(letter.queue)
+        return letter.queue, None if suspect else letter.priority
+
+    def _share(self, worker: str, queue: str, waiting: int) -> int:
+        """What one worker may take of a queue: its part, or what evens out what all hold."""
+        listeners = self.consumers[queue]
+        if len(listeners) < 2:
+            return waiting
+        part = -(-waiting // len(listeners))
+        if len(listeners) > self.bounds.spread_over:
+            return part
+        held = {one: len(self.processing.get(one, ())) for one in {*listeners, worker}}
+        everything = waiting + sum(held[one] for one in listeners)
+        even = -(-everything // len(listeners)) - held[worker]
+        return max(part, even, 1)
+
+    def _finish(self, id: str, counter: str, ttl: int, result: str) -> None:
+        self.msg.pop(id, None)
+        self._count(counter)
+        if ttl > 0:
+            self.results[id] = (result, self.now + ttl)
+
+    def _bury(
+        self, id: str, ttl: int, result: str, reason: str, worker: str, envelope: str
+    ) -> None:
+        self._finish(id, "dead", ttl, result)
+        self.dead[id] = self.now
+        self.records[id] = (f"{self.now} {reason} {worker}", result, envelope)
+        first = sorted(self.dead, key=lambda one: (self.dead[one], one))
+        old = [one for one in first if self.dead[one] <= self.now - self.bounds.dead_for][:10]
+        if not old and len(self.dead) > self.bounds.dead_most:
+            old = first[:1]
+        for one in old:
+            del self.dead[one], self.records[one]
+
+    def _declare_dead(self, worker: str) -> bool:
+        self.corpses |= {worker} & set(self.workers)
+        return self.workers.pop(worker, None) is not None
+
+    def _drained(self, seen: State) -> tuple[str, list[str]]:
+        """Which corpse was taken, and what of it."""
+        touched = {}
+        for corpse in self.corpses:
+            held, left = self.processing[corpse], seen.get(f"processing:{corpse}", {})
+            taken = [id for id in held if id not in left]
+            if taken or corpse not in seen.get("corpses", ()):
+                touched[corpse] = taken
+        assert len(touched) == 1, f"one corpse is drained at a time, not {touched}"
+        ((corpse, taken),) = touched.items()
+        held = self.processing[corpse]
+        assert taken or not held, "a sweep takes some of what a corpse held"
+        assert len(held) > self.bounds.count or len(taken) == len(held), "all that fits a call"
+        return corpse, taken
+
+    def _drain(
+        self, corpse: str, taken: list[str], max_deliveries: int, seen: State
+    ) -> tuple[int, int]:
+        few = self.suspected[corpse]
+        returned = buried = 0
+        moments = []
+        for k, id in enumerate(taken):
+            del self.processing[corpse][id]
+            letter = self.msg[id]
+            if id in few or not few:
+                letter = replace(letter, deliveries=letter.deliveries + 1)
+            if id in few and letter.deliveries >= self.bounds.suspect_after + max_deliveries:
+                told = f"the worker died {letter.deliveries} times while it ran"
+                error = failure("WorkerCrashed", told)
+                self._bury(id, letter.ttl, error, "poison", corpse, str(letter))
+                buried += 1
+                continue
+            self.msg[id] = letter
+            moment = self.now + (2 * k + 1) * 37 % JITTER
+            if not self.ordered:
+                moment = seen.get("scheduled", {}).get(id, 0)
+            assert self.now <= moment < self.now + JITTER
+            moments.append(moment)
+            self.scheduled[id] = moment
+            returned += 1
+        assert len(set(moments)) == len(moments) or len(moments) > 100, "each at a moment of its own"
+        self._count("reaped", returned)
+        if not self.processing[corpse]:
+            self._depart(corpse)
+        return returned, buried
+
+    def _depart(self, worker: str) -> None:
+        self.workers.pop(worker, None)
+        self.corpses.discard(worker)
+        self.about.pop(worker, None)
+        self.seq.pop(worker, None)
+        self.suspected.pop(worker, None)
+        for queue, names in self.consumers.items():
+            if worker in names:
+                names.discard(worker)
+                if self.waiting(queue):
+                    self.wake.add(queue)
+
+
+class _ClaimRun:
+    """One claim: what it holds so far, and what it may still take."""
+
+    def __init__(self, model: Model, worker: str, room: int) -> None:
+        self.model, self.worker, self.room = model, worker, room
+        self.held: list[str] = []
+        self.size = self.looked = 0
+        self.full = False
+
+    def take_suspects(self, queue: str) -> None:
+        """A few at once; one that must run without others only if there is no other."""
+        model, line = self.model, self.model.suspects[queue]
+        mine = model.suspected[self.worker]
+        while line and self._goes_on() and len(mine) < model.bounds.few:
+            if mine and any(self._alone(id) for id in (*mine, line[0])):
+                return
+            id = line[0]
+            if self._take(line):
+                mine.add(id)
+
+    def take_ready(self, queue: str, share: int) -> None:
+        after = self.room - min(self.room, share)
+        self.room -= after
+        for level in range(9, -1, -1):
+            line = self.model.ready[queue, level]
+            while line and self._goes_on():
+                # It looks at a chunk, and only then whether it has looked at enough.
+                for _ in range(min(self.room, self.model.bounds.chunk, len(line))):
+                    if not self.full:
+                        self._take(line)
+        self.room += after
+
+    def _goes_on(self) -> bool:
+        return self.room > 0 and not self.full and self.looked < self.model.bounds.look
+
+    def _alone(self, id: str) -> bool:
+        return self.model.msg[id].deliveries >= self.model.bounds.alone_after
+
+    def _take(self, line: list[str]) -> bool:
+        model, id = self.model, line[0]
+        self.looked += 1
+        if id in model.planted:
+            line.pop(0)
+            self._bury_foreign(id)
+            return False
+        letter = model.msg[id]
+        if letter.expires and letter.expires <= model.now:
+            line.pop(0)
+            model._finish(id, "expired", letter.ttl, EXPIRED)
+            return False
+        size = len(str(letter).encode())
+        if self.size and self.size + size > model.bounds.size:
+            self.full = True
+            return False
+        self.size += size
+        self.room -= 1
+        self.held.append(line.pop(0))
+        return True
+
+    def _bury_foreign(self, id: str) -> None:
+        envelope = self.model.planted.pop(id)
+        self.model._count("foreign")
+        if envelope is None:
+            ttl, envelope, what = 0, id, "an entry that no push made"
+        elif re.match(r"\d+ ", envelope):
+            ttl, what = 3_600_000, "an envelope of an unknown version"
+        else:
+            ttl, what = 3_600_000, "not an envelope"
+        error = failure("MalformedMessage", what)
+        self.model._bury(id, ttl, error, "malformed", self.worker, envelope)
+
+
+def failure(kind: str, message: str) -> str:
+    error = f'"error":{{"type":"{kind}","message":"{message}","traceback":""}}'
+    return f'{{"state":"FAILURE",{error}}}'
+
+
+def _texts(numbers: Mapping[str, int]) -> dict[str, str]:
+    return {name: str(number) for name, number in numbers.items()}
