@@ -15,7 +15,8 @@ from typing import Any
 import redis
 
 from greenworker.broker import Broker
-from greenworker.connection import Connection, Endpoint
+from greenworker.connection import Connection
+from greenworker.endpoint import Endpoint
 from greenworker.scripts import Script
 from tests.support.model import Bounds, State
 
@@ -68,6 +69,8 @@ class Clockwork:
         return self._connection.run(altered(script, self._bounds), key, *args)
 
     def execute(self, *command: bytes | str | int) -> Any:
+        if command == ("TIME",):
+            command = ("HMGET", _CLOCK, "s", "us")
         return self._connection.execute(*command)
 
     def close(self) -> None:
@@ -81,13 +84,13 @@ class Clockwork:
 
     def state(self) -> State:
         """Every key without its root: strings, dicts, sets, scores as ints, and lists with what
-        is popped next in front. A dead letter's record is its front, its error and its envelope."""
+        is popped next in front; the record of a dead letter in its parts."""
         state = {}
         for name, kind, value, life in self._dump(args=[self.root]):
             assert (life > 0) == name.startswith(("result:", "push:")), f"{name} lives for {life}"
             state[name] = _plain(kind, value)
         if records := state.get("dead:record"):
-            state["dead:record"] = {id: _record(text) for id, text in records.items()}
+            state["dead:record"] = {id: tuple(text.split("\n", 3)) for id, text in records.items()}
         return state
 
 
@@ -130,11 +133,3 @@ def _plain(kind: str, value: Any) -> Any:
         case "zset":
             return {id: int(score) for id, score in zip(value[::2], value[1::2], strict=True)}
     return value
-
-
-def _record(text: str) -> tuple[str, str, str]:
-    # Front and error in lines; the envelope is two lines, or one when it is no envelope.
-    front, *_, rest = text.partition("\n")
-    at = rest.index('{"state"')
-    error, _, envelope = rest[at:].partition("\n")
-    return " ".join(front.split(" ")[:3]), error, envelope

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import orjson
+
 from greenworker.message import Message, Moment, Outcome, encode_tail
 
 State = dict[str, Any]
@@ -91,7 +93,7 @@ class Model:
         self.consumers: dict[str, set[str]] = defaultdict(set)
         self.results: dict[str, tuple[str, int]] = {}  # and until when
         self.dead: dict[str, int] = {}
-        self.records: dict[str, tuple[str, str, str]] = {}  # front, result, envelope
+        self.records: dict[str, tuple[str, str, str, str]] = {}  # front, name, result, envelope
         self.pushes: dict[str, int] = {}  # until when
         self.stats: Counter[str] = Counter()
         self.sweep: int | None = None
@@ -291,13 +293,53 @@ class Model:
             None if first is None else max(0, first - self.now),
         )
 
+    # Dead letters
+
+    def revive(self, ids: Sequence[str], dry_run: bool) -> str:
+        fates = ""
+        revived = set()
+        for id in ids:
+            readable = id in self.records and self.records[id][3].startswith("1 ")
+            if id not in self.records or id in revived:
+                fates += "g"
+            elif id in self.msg:
+                fates += "p"
+            elif not readable:
+                fates += "u"
+            else:
+                fates += "r"
+                revived.add(id)
+        for id in () if dry_run else [id for id in ids if id in revived]:
+            if id in self.records:
+                self._revive(id)
+        return fates
+
+    def _revive(self, id: str) -> None:
+        letter = Letter.read(self.records[id][3])
+        expires = letter.expires
+        if expires and expires <= self.now:
+            span = expires - letter.sent
+            expires = self.now + span if span > 0 else 0
+        self.msg[id] = replace(letter, deliveries=0, attempt=0, expires=expires)
+        self.results.pop(id, None)
+        del self.dead[id], self.records[id]
+        self.queues.add(letter.queue)
+        self._make_ready(id, in_front=False)
+        self._count("revived")
+
+    def delete_dead(self, ids: Sequence[str]) -> int:
+        known = [id for id in dict.fromkeys(ids) if id in self.records]
+        for id in known:
+            del self.dead[id], self.records[id]
+        return len(known)
+
     # Looking up
 
     def lookup(self, id: str) -> tuple[str | None, str | None, int, int | None]:
         """State, result, attempt, ms until due."""
         letter = self.msg.get(id)
         if letter is None:
-            known = self.results.get(id, self.records.get(id, ("", None))[1:])[0]
+            known = self.results.get(id, self.records.get(id, ("", "", None))[2:])[0]
             state = re.match(r'\{"state":"(\w+)"', known)[1] if known else None  # type: ignore[index]
             return state, known, 0, None
         if id in self.scheduled and not (letter.deliveries and not letter.attempt):
@@ -355,7 +397,8 @@ class Model:
     ) -> None:
         self._finish(id, "dead", ttl, result)
         self.dead[id] = self.now
-        self.records[id] = (f"{self.now} {reason} {worker}", result, envelope)
+        name = orjson.loads(self.about[worker])["name"] if worker in self.about else "?"
+        self.records[id] = (f"{self.now} {reason} {worker} 0", name, result, envelope)
         first = sorted(self.dead, key=lambda one: (self.dead[one], one))
         old = [one for one in first if self.dead[one] <= self.now - self.bounds.dead_for][:10]
         if not old and len(self.dead) > self.bounds.dead_most:
@@ -407,7 +450,9 @@ class Model:
             moments.append(moment)
             self.scheduled[id] = moment
             returned += 1
-        assert len(set(moments)) == len(moments) or len(moments) > 100, "each at a moment of its own"
+        assert len(set(moments)) == len(moments) or len(moments) > 100, (
+            "each at a moment of its own"
+        )
         self._count("reaped", returned)
         if not self.processing[corpse]:
             self._depart(corpse)
