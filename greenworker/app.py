@@ -19,6 +19,7 @@ from greenworker.dead import DeadLetters
 from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.endpoint import Endpoint
 from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable
+from greenworker.findings import Report
 from greenworker.result import Result
 from greenworker.signing import Signer, signer_from_environment
 from greenworker.task import Task, make_options
@@ -97,6 +98,13 @@ class App:
     def status(self) -> Status:
         """What is where: queues, workers, scheduled, dead, counters."""
         return self.client.status()
+
+    def check(self, limit: int = 100) -> Report:
+        """Audit the server, busy or not: is every message in one place, do the counters add up?
+
+        Changes nothing. Per kind of fault at most `limit` findings are listed, and looked for.
+        """
+        return self.client.check(limit)
 
     @property
     def dead(self) -> DeadLetters:

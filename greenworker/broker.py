@@ -241,7 +241,7 @@ class Broker:
         now, scheduled, dead, due, counters, queues, workers = self._run("status")
         return Status(
             queues=[QueueStatus(name.decode(), *rest) for name, *rest in _groups(queues, 4)],
-            workers=[_worker_status(now, *group) for group in _groups(workers, 4)],
+            workers=[worker_status(now, *group) for group in _groups(workers, 4)],
             scheduled=scheduled,
             dead=dead,
             next_due=None if due < 0 else max(0.0, (due - now) / 1000),
@@ -346,10 +346,11 @@ def _ended_state(result: bytes) -> State:
     return State(result[10 : result.index(b'"', 10)].decode())
 
 
-def _worker_status(now: int, id: bytes, expires: int, held: int, about: bytes) -> WorkerStatus:
+def worker_status(now: int, id: bytes, expires: int, held: int, about: bytes) -> WorkerStatus:
+    """A worker as the scripts describe it: `now` and the end of its lease in ms."""
     known = _told(about)
     return WorkerStatus(
-        id=id.decode(),
+        id=id.decode("utf-8", "backslashreplace"),
         name=known.get("name", "?"),
         queues=known.get("queues", []),
         concurrency=known.get("concurrency", 0),

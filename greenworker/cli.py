@@ -2,6 +2,7 @@
 
 Usage:
   greenworker status [options]
+  greenworker check [options]
   greenworker demo [options]
   greenworker [worker] [options] [<module>...]
 
@@ -12,6 +13,10 @@ Commands:
               run by: greenworker worker status
   status      Show queues, workers, and what waits, runs, is scheduled or dead.
               Takes -A MODULE or -u URL, --namespace and --json.
+  check       Audit the server, busy or not: is every message in exactly one place,
+              do the counters add up, does everything belong to somebody? Says
+              what is wrong and how to mend it, and changes nothing. Takes what
+              status takes, and --limit.
   demo        Crawl a local web site with a server, a worker and tasks of its
               own: the main job on real input, in about 15 seconds.
 
@@ -46,8 +51,10 @@ Options:
   -q, --quiet               The same as -l warning, and no banner.
   --log-json                Log lines as JSON.
   --log-values              Show arguments and results in log lines.
-  --namespace NAME          For status with -u. Default: default
-  --json                    For status: print JSON.
+  --namespace NAME          For status and check with -u. Default: default
+  --json                    For status and check: print JSON.
+  --limit N                 For check: list at most so many findings of a kind.
+                            Default: 100
   -h, --help                Show this.
   --version                 Show the version.
 
@@ -56,7 +63,8 @@ Each option can be set in the environment, too: GREENWORKER_CONCURRENCY=1000.
 Signals: TERM or INT finish what runs, then exit; a second one releases it and
 exits now. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
 
-Exit codes: 0 done, 2 a mistake in the call or in the app, 1 anything else.
+Exit codes: 0 done, 2 a mistake in the call or in the app, 1 anything else, also
+when check has found something.
 """
 
 from __future__ import annotations
@@ -72,7 +80,9 @@ from greenworker import __version__
 from greenworker.commands.options import Options
 from greenworker.errors import ConfigError, GreenworkerError
 
-_COMMANDS = ("status", "demo")
+_COMMANDS = ("status", "check", "demo")
+# What only some of them take.
+_LOOKING = {"json": "status and check", "namespace": "status and check", "limit": "check"}
 
 
 def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
@@ -131,11 +141,16 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
 
         options.refuse_others("status", ("app", "url", "namespace", "json", "workdir"))
         return status.run(options)
+    if options.flag("check", command=True):
+        from greenworker.commands import check
+
+        options.refuse_others("check", ("app", "url", "namespace", "json", "limit", "workdir"))
+        return check.run(options)
     from greenworker.commands import worker
 
-    for flag in ("json", "namespace"):
+    for flag, commands in _LOOKING.items():
         if options.said_by_flag(flag):
-            raise ConfigError(f"--{flag} is for status; a worker's namespace is its App's")
+            raise ConfigError(f"--{flag} is for {commands}; a worker's namespace is its App's")
     return worker.run(options, early_ssl)
 
 

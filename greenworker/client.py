@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from greenworker.audit import Audit
 from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, PushFields, Status, push_fields
 from greenworker.connection_pool import ConnectionPool
 from greenworker.endpoint import Endpoint
 from greenworker.errors import BrokerUnavailable, GreenworkerError, SendUnknown
+from greenworker.findings import Report
 from greenworker.message import Message
+from greenworker.probe import Probe
 from greenworker.result import Result, Results
 from greenworker.signing import Signer
 from greenworker.subscriber import Subscriber
@@ -71,6 +74,9 @@ class Client:
 
     def status(self) -> Status:
         return self.broker.status()
+
+    def check(self, limit: int) -> Report:
+        return Audit(Probe(self.pool, self.broker.namespace), limit).run()
 
     def close(self) -> None:
         """Close every connection; the client can be used again."""

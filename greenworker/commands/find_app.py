@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from greenworker.app import App
+from greenworker.commands.options import Options
 from greenworker.errors import AppNotFound, ConfigError
 
 
@@ -38,6 +39,19 @@ def find_app(names: Sequence[str], need_tasks: bool = True) -> App:
             "and name the modules where that happens, here or in App(include=[...])"
         )
     return first
+
+
+def app_or_url(options: Options) -> App:
+    """For commands that look at the data: the App of -A, or the namespace at -u."""
+    if options.modules:
+        app = find_app(options.modules, need_tasks=False)
+    else:
+        app = App(namespace=options.text("namespace") or "default")
+    # What the environment says comes after what the App says: it looks there by itself.
+    url = options.text("url") if options.said_by_flag("url") else None
+    if url is not None:
+        app.use(url, "--url")
+    return app
 
 
 def _app_of(name: str) -> App:

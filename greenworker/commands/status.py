@@ -6,15 +6,14 @@ from dataclasses import asdict
 
 import orjson
 
-from greenworker.app import App
 from greenworker.broker import Status
-from greenworker.commands.find_app import find_app
+from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import Options
 
 
 def run(options: Options) -> int:
     """Print the status of the app's server; returns the exit code."""
-    app = _app(options)
+    app = app_or_url(options)
     status = app.status()
     if options.flag("json"):
         print(orjson.dumps(_as_json(status), option=orjson.OPT_INDENT_2).decode())
@@ -52,18 +51,6 @@ def render(status: Status) -> str:
     if alone:
         lines += ["", f"queues without a worker: {', '.join(alone)}"]
     return "\n".join(lines)
-
-
-def _app(options: Options) -> App:
-    if options.modules:
-        app = find_app(options.modules, need_tasks=False)
-    else:
-        app = App(namespace=options.text("namespace") or "default")
-    # What the environment says comes after what the App says: it looks there by itself.
-    url = options.text("url") if options.said_by_flag("url") else None
-    if url is not None:
-        app.use(url, "--url")
-    return app
 
 
 def _as_json(status: Status) -> dict[str, object]:

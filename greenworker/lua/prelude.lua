@@ -50,13 +50,18 @@ local function require_type(key, wanted)
   end
 end
 
+-- Where a message waits: the list and its queue; nil when the envelope does not tell it.
+local function home(envelope)
+  local deliveries, _, priority, _, _, _, queue = head(envelope)
+  if not queue then return nil end
+  if tonumber(deliveries) >= SUSPECT_AFTER then return suspects_key(queue), queue end
+  return ready_key(queue, priority), queue
+end
+
 -- To its queue, or to the suspects: at the back, or in front of all others.
 -- Returns the queue, or nil when the envelope does not tell it.
 local function make_ready(id, envelope, in_front)
-  local deliveries, _, priority, _, _, _, queue = head(envelope or '')
-  if not queue then return nil end
-  local key = ready_key(queue, priority)
-  if tonumber(deliveries) >= SUSPECT_AFTER then key = suspects_key(queue) end
-  redis.call(in_front and 'RPUSH' or 'LPUSH', key, id)
+  local key, queue = home(envelope or '')
+  if key then redis.call(in_front and 'RPUSH' or 'LPUSH', key, id) end
   return queue
 end

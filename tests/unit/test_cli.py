@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from greenworker import __version__, cli, codec
-from greenworker.commands import logs, status
+from greenworker import App, __version__, cli, codec
+from greenworker.commands import logs
 from greenworker.commands import worker as worker_command
+from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import Options
 from greenworker.errors import ConfigError
 from greenworker.task import TaskOptions
@@ -32,7 +34,9 @@ def parse(line: str) -> Options:
 
 def command(options: Options) -> str:
     """Which command runs, as cli.main decides it."""
-    return next((one for one in ("status", "demo") if options.flag(one, command=True)), "worker")
+    return next(
+        (one for one in ("status", "check", "demo") if options.flag(one, command=True)), "worker"
+    )
 
 
 def settings(options: Options) -> dict[str, Any]:
@@ -84,6 +88,10 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("-A m status", "status", ["m"]),
         ("status -u redis://h --json", "status", []),
         ("--json status", "status", []),
+        ("check", "check", []),
+        ("check -A m --limit 5", "check", ["m"]),
+        ("--json check -u redis://h", "check", []),
+        ("worker check", "worker", ["check"]),
         ("demo", "demo", []),
         ("-q demo", "demo", []),
         ("", "worker", []),
@@ -126,6 +134,7 @@ def test_all_options_at_once() -> None:
         ("m -c", "-c needs a value"),
         ("m --concurrency", "--concurrency needs a value"),
         ("status app.tasks", "its module is given by -A"),
+        ("check app.tasks", "greenworker worker check"),
         ("demo app.tasks", "makes no sense of 'app.tasks'"),
         ("-c 3 status app.tasks", "greenworker worker status"),
         ("--burst=1 m", "--burst"),
@@ -173,10 +182,14 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
     [
         ("status -c 0", "--concurrency is not for status"),
         ("status --burst", "--burst is not for status"),
+        ("check --burst", "--burst is not for check"),
+        ("check --limit 0", "--limit 0: give a whole number, 1 to 1,000,000"),
+        ("status --limit 3", "--limit is not for status"),
+        ("--limit 3 m", "--limit is for check"),
         ("demo -c 5", "--concurrency is not for demo"),
         ("demo --json", "--json is not for demo"),
-        ("--namespace x m", "--namespace is for status"),
-        ("--json m", "--json is for status"),
+        ("--namespace x m", "--namespace is for status and check"),
+        ("--json m", "--json is for status and check"),
         ("-A m m", "name the modules once"),
         ("-c 99999999999999999999 m", "give a whole number, 1 to 1,000,000"),
     ],
@@ -200,7 +213,7 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     real = WorkerConfig(**{name: value for name, value in told.items() if value is not None})
     assert set(DEFAULTS) == {
         "concurrency", "queues", "name", "timeout", "grace", "lease", "block-warn", "max-block",
-        "loglevel", "namespace",
+        "loglevel", "namespace", "limit",
     }  # fmt: skip
     for option in ("concurrency", "timeout", "grace", "lease", "block-warn", "max-block"):
         assert float(DEFAULTS[option]) == getattr(real, option.replace("-", "_")), option
@@ -210,7 +223,8 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     assert DEFAULTS["queues"] == "every queue that the tasks declare, and `default`"
     assert DEFAULTS["loglevel"] == "info"
     assert logs.level_of(parse("m")) == 20
-    assert status._app(parse("status -u redis://h")).namespace == DEFAULTS["namespace"]
+    assert app_or_url(parse("status -u redis://h")).namespace == DEFAULTS["namespace"]
+    assert int(DEFAULTS["limit"]) == inspect.signature(App.check).parameters["limit"].default
 
 
 def test_the_table_of_defaults() -> None:
@@ -324,7 +338,7 @@ def test_a_flag_goes_before_the_app_and_the_app_before_the_environment(
     line: str, server: str, source: str, modules: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GREENWORKER_URL", "redis://environment")
-    endpoint = status._app(parse(line)).endpoint
+    endpoint = app_or_url(parse(line)).endpoint
     assert (endpoint.url, endpoint.source) == (server, source)
 
 
@@ -332,7 +346,7 @@ def test_a_flag_goes_before_the_app_and_the_app_before_the_environment(
 def test_the_embedded_server_comes_last(
     line: str, modules: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert status._app(parse(line)).endpoint.source == "embedded"
+    assert app_or_url(parse(line)).endpoint.source == "embedded"
     assert str(modules / ".greenworker") in caplog.text
 
 
@@ -342,7 +356,7 @@ def test_the_embedded_server_can_be_forbidden(
 ) -> None:
     monkeypatch.setenv("GREENWORKER_URL", "required")
     with pytest.raises(ConfigError, match="GREENWORKER_URL=required forbids the embedded"):
-        _ = status._app(parse(line)).endpoint
+        _ = app_or_url(parse(line)).endpoint
 
 
 @pytest.fixture

@@ -1,0 +1,94 @@
+-- audit_scan: a chunk of one key, and what is wrong with it at this very moment. Reads only.
+--
+-- ARGV  what, key without the root, cursor, count, most bytes
+--       what   names      whatever it is: nothing is judged
+--              messages   msg: every envelope can be read
+--              place      where ids are: each is a message, in the list that its envelope names
+--              suspected  suspected:<wid>: the worker holds each of them
+--              members    about, seq, consumers: each is a worker, alive or being drained
+--              dead       each has a record, and is no message
+--              records    each is a dead letter
+-- Returns {next cursor, bytes read, {id or worker, ...}, {what is wrong, id or worker, detail, ...}}.
+--         next cursor '0': that was all. Of a list it is an index from the left, of the last one
+--         returned: only pushes move what is behind it, further to the right, so that a scan misses
+--         nothing that stays in the list, and knows again where it was.
+
+local what, name, cursor, count, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local KEY = ROOT .. name
+local SCANS = {hash = 'HSCAN', set = 'SSCAN', zset = 'ZSCAN'}
+
+local kind = redis.call('TYPE', KEY).ok
+local names, bytes, wrong = {}, 0, {}
+
+local function is_wrong(how, id, detail)
+  wrong[#wrong + 1] = how
+  wrong[#wrong + 1] = id
+  wrong[#wrong + 1] = detail or ''
+end
+
+local function is_worker(wid)
+  return redis.call('ZSCORE', WORKERS, wid) or redis.call('SISMEMBER', CORPSES, wid) == 1
+end
+
+local function is_message(id) return redis.call('HEXISTS', MSG, id) == 1 end
+
+local next_cursor = '0'
+if kind == 'list' then
+  local start = tonumber(cursor)
+  names = redis.call('LRANGE', KEY, start, start + count - 1)
+  if what == 'place' and #names > 0 then
+    for i, id in ipairs(names) do
+      local size = redis.call('HSTRLEN', MSG, id)
+      if bytes > 0 and bytes + size > most then
+        names = {unpack(names, 1, i - 1)}
+        break
+      end
+      bytes = bytes + size
+    end
+    for i, envelope in ipairs(redis.call('HMGET', MSG, unpack(names))) do
+      local key = envelope and home(envelope)
+      if not envelope then
+        is_wrong('missing', names[i])
+      elseif key and key ~= KEY then
+        is_wrong('misplaced', names[i], string.sub(key, #ROOT + 1))
+      end
+    end
+  end
+  if start + #names < redis.call('LLEN', KEY) then
+    next_cursor = string.format('%.0f', start + math.max(#names - 1, 1))
+  end
+elseif SCANS[kind] then
+  local found
+  next_cursor, found = unpack(redis.call(SCANS[kind], KEY, cursor, 'COUNT', count))
+  local step = kind == 'set' and 1 or 2
+  for i = 1, #found, step do
+    local id, value = found[i], found[i + 1]
+    names[#names + 1] = id
+    if kind == 'hash' then bytes = bytes + #value end
+    if what == 'messages' then
+      if not head(value) then is_wrong('unreadable', id) end
+    elseif what == 'place' then
+      if not is_message(id) then is_wrong('missing', id) end
+    elseif what == 'members' then
+      if not is_worker(id) then is_wrong('stranger', id) end
+    elseif what == 'dead' then
+      if redis.call('HEXISTS', RECORDS, id) == 0 then is_wrong('unrecorded', id) end
+      if is_message(id) then is_wrong('undead', id) end
+    elseif what == 'records' then
+      if not redis.call('ZSCORE', DEAD, id) then is_wrong('undated', id) end
+    elseif what == 'suspected' then
+      -- Of a corpse, the deliveries go first, in chunks.
+      local wid = string.match(name, '^suspected:(.*)$')
+      if redis.call('ZSCORE', WORKERS, wid) and redis.call('HEXISTS', processing_key(wid), id) == 0 then
+        is_wrong('unheld', id)
+      end
+    end
+  end
+end
+
+-- What belongs to one incarnation as a whole.
+local owner = string.match(name, '^processing:(.*)$') or string.match(name, '^suspected:(.*)$')
+if owner and what ~= 'names' and #names > 0 and not is_worker(owner) then
+  is_wrong('ownerless', owner, kind == 'hash' and redis.call('HLEN', KEY) or redis.call('SCARD', KEY))
+end
+return {next_cursor, bytes, names, wrong}
