@@ -79,7 +79,9 @@ class Arena:
             self.server = self._enter(Server(appendonly=appendonly, config=config))
             self.proxy = self._enter(TcpProxy(self.server.url))
             self.producers = self._enter(TcpProxy(self.server.url))
-            self.redis: Any = redis.Redis.from_url(self.server.url, decode_responses=True)
+            self.redis: Any = redis.Redis.from_url(
+                self.server.url, decode_responses=True, encoding_errors="surrogateescape"
+            )
             self._stack.callback(self.redis.close)
             failpoints.load_scripts(self.redis)
             self._reader = Reader(self.journal.path)
@@ -401,7 +403,7 @@ class Arena:
         return Final(
             frozenset(id.decode() for id in present),
             results,
-            {id.decode("utf-8", "replace"): record for id, record in dead.items()},
+            {id.decode("utf-8", "surrogateescape"): record for id, record in dead.items()},
         )
 
     def _load(self, patience: float, extra: str) -> App:

@@ -77,7 +77,9 @@ class Progress:
     ) -> None:
         self.stalls: list[str] = []
         self.longest = 0.0  # seconds for which nothing happened though something could
-        self._client = redis.Redis.from_url(url, socket_timeout=2, decode_responses=True)
+        self._client = redis.Redis.from_url(
+            url, socket_timeout=2, decode_responses=True, encoding_errors="surrogateescape"
+        )
         self._root, self._workers, self._bound = root, workers, bound
         self._excused = 0
         self._lock = threading.Lock()

@@ -36,6 +36,7 @@ class Worker:
         self.supervised = supervised
         self.stopped = False  # by SIGSTOP
         self.leaving = False  # told to end: nobody may expect it to claim
+        self.next_failpoint = ""  # of its next life
         self.lives: list[Command] = []
         self.codes: list[int] = []
         self._journal, self._folder, self._args = journal, folder, args
@@ -111,4 +112,5 @@ class Worker:
                 return
             time.sleep(0.1)  # as a supervisor would, against a crash loop
             if self.supervised and not self._ended.is_set():
-                self._start()
+                failpoint, self.next_failpoint = self.next_failpoint, ""
+                self._start(failpoint)

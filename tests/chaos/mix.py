@@ -1,0 +1,353 @@
+"""The chaos mix: everything at once, for minutes, by a seed; and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from greenworker import keys
+from greenworker.scripts import load
+from tests.chaos.arena import Arena
+from tests.chaos.history import History, Verdict, cause_of
+from tests.chaos.schedule import Send, Step, faults, sends
+from tests.chaos.workers import Worker
+
+# Two with a short lease among two with a longer one: sweepers that think differently of time.
+LEASES = (2.0, 2.0, 4.0, 6.0)
+POISONS, STUCK = 3, 2
+PRODUCERS = 3
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a run came to."""
+
+    seed: int
+    minutes: float
+    verdict: Verdict
+    faults: Counter[str] = field(default_factory=Counter)
+    deaths: int = 0  # of workers, however they came
+    rerun: float = 0.0  # the longest from a worker's death until a task of it ran again, s
+    resumed: float = 0.0  # the longest from a server's return until a task ended, s
+    idle: float = 0.0  # the longest for which nothing went on though something could, s
+    took: float = 0.0
+
+    def lines(self) -> list[str]:
+        verdict = self.verdict
+        twice = ", ".join(f"{n:,} {cause}" for cause, n in verdict.twice.most_common()) or "none"
+        return [
+            f"seed {self.seed}, {self.minutes:g} minutes of faults, {self.took:.0f} s in all",
+            f"sent        {verdict.sent:,} acknowledged, {verdict.refused:,} refused, "
+            f"{verdict.unknown:,} unknown ({verdict.unknown_ran:,} of them ran)",
+            f"ended       {verdict.ended['done']:,} done, {verdict.ended['dead']:,} dead letters, "
+            f"{verdict.ended['expired']:,} expired",
+            f"executions  {verdict.executions:,}, of them {verdict.retries:,} retries",
+            f"lost        {len(verdict.lost)}",
+            f"run twice   {twice}",
+            f"faults      {sum(self.faults.values()):,}: "
+            + ", ".join(f"{n} {name}" for name, n in sorted(self.faults.items())),
+            f"workers     {self.deaths:,} deaths, {verdict.given_up:,} incarnations given up",
+            f"recovery    a dead worker's tasks ran again within {self.rerun:.1f} s; after the server's "
+            f"return a task ended within {self.resumed:.1f} s; idle for at most {self.idle:.1f} s",
+        ]
+
+
+class Mix:
+    """One run: producers, and a thread for each track of faults."""
+
+    def __init__(
+        self, arena: Arena, seed: int, seconds: float, rate: float, only: tuple[str, ...]
+    ) -> None:
+        self._arena, self._seed, self._seconds, self._rate = arena, seed, seconds, rate
+        self._steps = faults(seed, seconds, len(LEASES), only)
+        self._calm = threading.Event()  # the faults' time is over
+        self._errors: list[BaseException] = []
+        self._began = 0.0
+        self._admin: Any = redis.Redis.from_url(arena.server.url)
+        self._faults: Counter[str] = Counter()
+
+    def run(self, minutes: float, patience: float) -> Figures:
+        """Break and send for the time given, lift all faults, drain, and judge."""
+        arena = self._arena
+        for number, lease in enumerate(LEASES, 1):
+            arena.worker(
+                *("--grace", "2", "--max-block", "10"),
+                name=f"chaos{number}", lease=lease, supervised=True,
+            )  # fmt: skip
+        self._began = time.monotonic()
+        tracks = sorted({step.track for step in self._steps})
+        threads = [
+            *(threading.Thread(target=self._guard, args=(self._track, name)) for name in tracks),
+            *(
+                threading.Thread(target=self._guard, args=(self._produce, n))
+                for n in range(PRODUCERS)
+            ),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        arena.allow("stuck")
+        if self._errors:
+            raise self._errors[0]
+        arena.drain(patience)
+        self._admin.close()
+        verdict = arena.verify()
+        figures = Figures(self._seed, minutes, verdict, self._faults)
+        figures.took = time.monotonic() - self._began
+        figures.idle = arena.progress.longest
+        _measure(arena, figures)
+        return figures
+
+    def _guard(self, work: Callable[[Any], None], what: Any) -> None:
+        try:
+            work(what)
+        except BaseException as error:
+            self._errors.append(error)
+
+    # Sending
+
+    def _produce(self, number: int) -> None:
+        pause = PRODUCERS / self._rate
+        next_at = time.monotonic()
+        specials = self._specials(number)
+        for send in sends(self._seed, number):
+            now = time.monotonic()
+            if now - self._began > self._seconds or self._errors:
+                return
+            if now < next_at:
+                time.sleep(next_at - now)
+            # After an outage it does not send all at once what it could not send before.
+            next_at = max(next_at, now - 1.0) + pause * send.count
+            for at in [at for at in specials if now - self._began > at]:
+                self._arena.send(*specials.pop(at))
+            self._send(send)
+
+    def _specials(self, number: int) -> dict[float, tuple[str, ...]]:
+        """The few tasks that hurt their worker: the first producer's, spread over the run."""
+        if number:
+            return {}
+        few = [("poison",)] * POISONS + [("stuck", "stuck")] * STUCK
+        return {
+            self._seconds * (n + 1) / (len(few) + 2): what
+            for n, what in enumerate(few[::2] + few[1::2])
+        }
+
+    def _send(self, send: Send) -> None:
+        if send.kind == "hostile":
+            self._hostile()
+        elif send.kind == "many":
+            self._arena.send_many(send.task, [send.args] * send.count)
+        else:
+            self._arena.send(send.task, *send.args, **dict(send.options))
+
+    def _hostile(self) -> None:
+        """Bytes that no push made: an id without a message, and one whose envelope is none."""
+        root, id = self._arena.root, os.urandom(6).hex()
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._admin.lpush(keys.ready(root, "default", 5), b"\xff\x00 no id " + id.encode())
+        with contextlib.suppress(redis.RedisError, OSError):
+            pipe = self._admin.pipeline(transaction=True)
+            pipe.hset(keys.messages(root), f"raw-{id}", b"9 not an envelope \xff\n{")
+            pipe.lpush(keys.ready(root, "default", 5), f"raw-{id}")
+            pipe.execute()
+
+    # Breaking
+
+    def _track(self, name: str) -> None:
+        for step in self._steps:
+            if step.track != name or self._errors:
+                continue
+            time.sleep(max(0.0, self._began + step.at - time.monotonic()))
+            self._faults[f"{step.track}.{step.name}"] += 1
+            act = getattr(self, f"_{step.track}_{step.name.replace('-', '_')}")
+            act(step)
+
+    def _victim(self, step: Step) -> Worker:
+        return self._arena.workers[step.worker]
+
+    def _workers_kill(self, step: Step) -> None:
+        self._arena.kill(self._victim(step))
+
+    def _workers_failpoint(self, step: Step) -> None:
+        """Its next life ends at a certain step."""
+        victim = self._victim(step)
+        victim.next_failpoint = step.word
+        if step.number < 0.5:
+            self._arena.kill(victim)
+        else:
+            self._arena.terminate(victim)
+
+    def _workers_freeze(self, step: Step) -> None:
+        victim = self._victim(step)
+        self._arena.freeze(victim)
+        time.sleep(step.lasts)
+        self._arena.thaw(victim)
+
+    def _workers_term(self, step: Step) -> None:
+        self._arena.terminate(self._victim(step))
+
+    def _workers_term_twice(self, step: Step) -> None:
+        self._arena.terminate(self._victim(step))
+        time.sleep(step.lasts)
+        self._arena.terminate(self._victim(step))
+
+    def _server_kill(self, step: Step) -> None:
+        with self._fault("server killed", step, stops_all=True):
+            self._arena.server.kill()
+            time.sleep(step.lasts)
+            self._arena.server.restart()
+
+    def _server_freeze(self, step: Step) -> None:
+        with self._fault("server frozen", step, stops_all=True):
+            self._arena.server.stop_process()
+            time.sleep(step.lasts)
+            self._arena.server.cont()
+
+    def _server_client_kill(self, step: Step) -> None:
+        with self._fault("CLIENT KILL", step), contextlib.suppress(redis.RedisError):
+            self._admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def _server_pause(self, step: Step) -> None:
+        kind = "ALL" if step.number < 0.5 else "WRITE"
+        with self._fault(f"CLIENT PAUSE {kind}", step, stops_all=True):
+            self._admin.execute_command("CLIENT", "PAUSE", int(step.lasts * 1000), kind)
+            time.sleep(step.lasts)
+
+    def _server_script_flush(self, step: Step) -> None:
+        with self._fault("SCRIPT FLUSH", step):
+            until = time.monotonic() + step.lasts
+            while time.monotonic() < until:
+                self._admin.script_flush()
+                time.sleep(0.02)
+
+    def _server_squeeze(self, step: Step) -> None:
+        """No memory: sends are refused, all that was sent goes on."""
+        with self._fault("maxmemory", step):
+            used = self._admin.info("memory")["used_memory"]
+            self._admin.config_set("maxmemory", max(1, int(used * (0.8 + 0.2 * step.number))))
+            time.sleep(step.lasts)
+            self._admin.config_set("maxmemory", 0)
+
+    def _server_no_replicas(self, step: Step) -> None:
+        with self._fault("NOREPLICAS", step, stops_all=True):
+            self._admin.config_set("min-replicas-to-write", 1)
+            time.sleep(step.lasts)
+            self._admin.config_set("min-replicas-to-write", 0)
+
+    def _network_cut(self, step: Step) -> None:
+        with self._fault("cut", step):
+            for proxy in self._proxies(step):
+                proxy.cut()
+
+    def _network_delay(self, step: Step) -> None:
+        # A reply that comes late costs no lease: beats are small, and more than one fits into it.
+        with self._fault("delay", step):
+            for proxy in self._proxies(step):
+                proxy.delay(0.02 + 0.2 * step.number)
+            time.sleep(step.lasts)
+            for proxy in self._proxies(step):
+                proxy.delay(0)
+
+    def _network_trickle(self, step: Step) -> None:
+        with self._fault("trickle", step, stops_all=True, costs_lease="all"):
+            for proxy in self._proxies(step):
+                proxy.trickle(100 + int(2000 * step.number))
+            time.sleep(step.lasts)
+            for proxy in self._proxies(step):
+                proxy.trickle(0)
+
+    def _network_drop_reply(self, step: Step) -> None:
+        with self._fault(f"reply of {step.word} dropped", step):
+            for proxy in self._proxies(step):
+                proxy.drop_next_reply(load(step.word).sha)
+            time.sleep(step.lasts)
+
+    def _network_drop_request(self, step: Step) -> None:
+        with self._fault(f"request of {step.word} dropped", step):
+            for proxy in self._proxies(step):
+                proxy.drop_next_request(load(step.word).sha)
+            time.sleep(step.lasts)
+
+    def _network_half_open(self, step: Step) -> None:
+        # Until the read times out, after 5 s; beats notice after 1.5 s, near a lease of 2 s.
+        with self._fault("half-open", step, stops_all=True, costs_lease="all"):
+            for proxy in self._proxies(step):
+                proxy.swallow()
+            time.sleep(step.lasts)
+
+    def _network_black_hole(self, step: Step) -> None:
+        with self._fault("black hole", step, stops_all=True, costs_lease="all"):
+            for proxy in self._proxies(step):
+                proxy.freeze()
+            time.sleep(step.lasts)
+            for proxy in self._proxies(step):
+                proxy.thaw()
+
+    def _network_refuse(self, step: Step) -> None:
+        with self._fault("refused", step, stops_all=True, costs_lease="all"):
+            for proxy in self._proxies(step):
+                proxy.refuse()
+                proxy.cut()
+            time.sleep(step.lasts)
+            for proxy in self._proxies(step):
+                proxy.accept()
+
+    def _proxies(self, step: Step) -> list[Any]:
+        """The workers' way to the server, the producers', or both."""
+        both = [self._arena.proxy, self._arena.producers]
+        return both[: 1 + step.worker % 2] if step.worker < 3 else both[1:]
+
+    @contextmanager
+    def _fault(self, name: str, step: Step, **about: Any) -> Iterator[None]:
+        with self._arena.fault(name, lasts=round(step.lasts, 2), **about):
+            yield
+
+
+def play(
+    folder: Path, seed: int, minutes: float, rate: float, only: tuple[str, ...] = ()
+) -> Figures:
+    """Run the mix in a folder, which keeps the journal."""
+    with Arena(folder, lease=2.0, concurrency=50, patience=2.0, bound=9.0, short=False) as arena:
+        return Mix(arena, seed, 60 * minutes, rate, only).run(minutes, patience=90.0)
+
+
+def _measure(arena: Arena, figures: Figures) -> None:
+    events = arena.events()
+    history = History(events)
+    figures.deaths = sum(
+        event["what"] == "down" and event["code"] not in (0, -signal.SIGTERM) for event in events
+    )
+    ended = arena.completed()
+    for runs in history.executions.values():
+        for run in runs:
+            _, died = history.died.get(run.pid, (0, 0.0))
+            if cause_of(run, runs, history).startswith("worker") and died > run.started:
+                again = [other.started for other in runs if other.started > died]
+                after = min([*again, *([ended[run.id]] if run.id in ended else [])], default=died)
+                figures.rerun = max(figures.rerun, after - died)
+    moments = sorted(ended.values())
+    for fault in history.faults:
+        if fault["name"].startswith(("server", "CLIENT PAUSE", "NOREPLICAS")) and fault["ended"]:
+            after = next((moment for moment in moments if moment > fault["ended"]), None)
+            if after is not None and not _broken(history, fault["ended"], after):
+                figures.resumed = max(figures.resumed, after - fault["ended"])
+
+
+def _broken(history: History, since: float, until: float) -> bool:
+    """Whether something else kept all workers from the server in that time."""
+    return any(
+        fault.get("costs_lease") and fault["t"] < until and (fault["ended"] or until) > since
+        for fault in history.faults
+    )
