@@ -38,6 +38,7 @@ class Journal:
         end       id, worker, seq, how                  its last one: returned, Release, HardTimeout, or an error
         settled   worker, outcomes: [id, seq, kind, ours], …   the server's answer
         renewed   worker                                an incarnation was given up
+        left      worker                                … was released, at a stop
         up, down  of (a pid), code                      a worker's process
         announced id, payload                           on the channel of results
         fault     name, of, …                           what we broke; see Arena.fault
@@ -139,6 +140,7 @@ class History:
         self.executions: dict[str, list[Execution]] = defaultdict(list)
         self.settled: dict[tuple[str, str, int], list[tuple[str, bool]]] = defaultdict(list)
         self.renewed: dict[str, tuple[int, float]] = {}  # incarnation → its pid, when
+        self.left: set[str] = set()
         self.died: dict[int, tuple[int, float]] = {}  # pid → its code, when
         self.announced: dict[str, list[bytes]] = defaultdict(list)
         self.data_lost: list[float] = []
@@ -174,7 +176,12 @@ class History:
         for id, seq, kind, ours in event["outcomes"]:
             self.settled[id, event["worker"], seq].append((kind, ours))
 
+    def _on_left(self, event: Event) -> None:
+        self.left.add(event["worker"])
+
     def _on_renewed(self, event: Event) -> None:
+        if event["worker"] in self.left:
+            return  # a last beat, after the leave: nothing was held any more
         self.renewed[event["worker"]] = event["pid"], event["t"]
 
     def _on_down(self, event: Event) -> None:

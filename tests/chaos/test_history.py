@@ -281,6 +281,12 @@ def test_a_living_worker_gives_nothing_up_for_nothing(story: Story) -> None:
     assert "no fault explains it" in only_problem(story)
 
 
+def test_a_worker_that_has_left_may_find_itself_gone(story: Story) -> None:
+    verdict = story.tell("left", worker=ONE).tell("renewed", worker=ONE, pid=1).check()
+    assert verdict.problems == []
+    assert verdict.given_up == 0
+
+
 @pytest.mark.parametrize("of", [[7], "all"])
 def test_a_fault_explains_what_it_may_cost(story: Story, of: Any) -> None:
     story.tell("fault", name="stop", costs_lease=of).tell("renewed", worker=ONE, pid=7)
