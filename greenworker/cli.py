@@ -3,6 +3,7 @@
 Usage:
   greenworker status [options]
   greenworker check [options]
+  greenworker dead [options] <verb> [<id>...]
   greenworker demo [options]
   greenworker [worker] [options] [<module>...]
 
@@ -17,6 +18,11 @@ Commands:
               do the counters add up, does everything belong to somebody? Says
               what is wrong and how to mend it, and changes nothing. Takes what
               status takes, and --limit.
+  dead        What failed for good. dead list; dead show ID...: all that is known
+              of it; dead retry and dead delete, for ids, for what fits the
+              filters --task, --error, --reason, --text, --older, --newer, or
+              for --all: send it again, with all its attempts before it, or
+              forget it. And what status takes.
   demo        Crawl a local web site with a server, a worker and tasks of its
               own: the main job on real input, in about 15 seconds.
 
@@ -51,10 +57,26 @@ Options:
   -q, --quiet               The same as -l warning, and no banner.
   --log-json                Log lines as JSON.
   --log-values              Show arguments and results in log lines.
-  --namespace NAME          For status and check with -u. Default: default
-  --json                    For status and check: print JSON.
-  --limit N                 For check: list at most so many findings of a kind.
-                            Default: 100
+  --namespace NAME          For status, check and dead with -u. Default: default
+  --json                    For status, check and dead: print JSON; dead letters a
+                            line each.
+  --task NAME               For dead: those of this task.
+  --error TYPE              For dead: those with this error, as ValueError.
+  --reason WORD             For dead: those with this reason: failed, stuck, poison,
+                            malformed, signature, arguments, unknown, result or
+                            internal.
+  --text TEXT               For dead: those whose error or traceback has this text.
+  --older AGE               For dead: those that died more than 30s, 15m, 2h or 7d
+                            ago.
+  --newer AGE               For dead: those that died less than so long ago.
+  --limit N                 For dead: at most so many, the oldest ones. For check:
+                            at most so many findings of a kind. Default: 100
+  --all                     For dead retry and delete, in place of ids or filters.
+                            A flag only.
+  --rate N                  For dead retry: at most so many a second.
+  --dry-run                 For dead retry and delete: say how many it would be, and
+                            change nothing.
+  --values                  For dead show: show the arguments, too.
   -h, --help                Show this.
   --version                 Show the version.
 
@@ -80,9 +102,14 @@ from greenworker import __version__
 from greenworker.commands.options import Options
 from greenworker.errors import ConfigError, GreenworkerError
 
-_COMMANDS = ("status", "check", "demo")
+_COMMANDS = ("status", "check", "dead", "demo")
 # What only some of them take.
-_LOOKING = {"json": "status and check", "namespace": "status and check", "limit": "check"}
+_LOOKING = {
+    **dict.fromkeys(("json", "namespace"), "status, check and dead"),
+    "limit": "check and dead",
+    **dict.fromkeys(("task", "error", "reason", "text", "older", "newer"), "dead"),
+    **dict.fromkeys(("all", "rate", "dry-run", "values"), "dead"),
+}
 
 
 def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
@@ -117,6 +144,11 @@ def parse(argv: Sequence[str]) -> Options:
     # docopt reads `status app.tasks` as a worker for two modules, the first of them `status`.
     first, *others = parsed["<module>"] or [""]
     if first in _COMMANDS and not parsed["worker"]:
+        if first == "dead":
+            raise ConfigError(
+                "dead what? list, show, retry or delete; a module called dead is run by: "
+                "greenworker worker dead; see greenworker --help"
+            )
         raise ConfigError(
             f"{first} makes no sense of {others[0]!r}: its module is given by -A, and a module "
             f"called {first} is run by: greenworker worker {first}; see greenworker --help"
@@ -146,6 +178,10 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
 
         options.refuse_others("check", ("app", "url", "namespace", "json", "limit", "workdir"))
         return check.run(options)
+    if options.flag("dead", command=True):
+        from greenworker.commands import dead
+
+        return dead.run(options)
     from greenworker.commands import worker
 
     for flag, commands in _LOOKING.items():

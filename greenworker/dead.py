@@ -13,7 +13,7 @@ import orjson
 
 from greenworker.broker import MAX_COUNT, Broker
 from greenworker.errors import MalformedMessage
-from greenworker.message import decode
+from greenworker.message import Message, decode
 
 # As the prelude of the scripts reads it, and the task.
 _HEAD = re.compile(rb"1 (\d{1,15}) (\d{1,15}) \d (\d{1,15}) \d+ \d+ (\S+) ([^ \n]*)").match
@@ -33,8 +33,8 @@ class DeadLetter:
     `error`, `message` and `traceback` are the remote error's, as text. `sent` and `died` are epoch
     seconds of the server's clock. `attempt` counts the retries, `deliveries` the crashes it was
     present at; `worker` is the name of the worker that gave it up, `incarnation` the id of that
-    worker's life. `args` and `kwargs` are None when they were not asked for or cannot be read;
-    what the head of the message does not tell is "?" or 0.
+    worker's life. `args` and `kwargs` are None when they were not asked for or cannot be read; in the
+    second case `raw` is what is kept of the message. What its head does not tell is "?" or 0.
     """
 
     id: str
@@ -53,6 +53,7 @@ class DeadLetter:
     # Not in the repr: arguments are in no log line that did not ask for them.
     args: Sequence[Any] | None = field(default=None, repr=False)
     kwargs: dict[str, Any] | None = field(default=None, repr=False)
+    raw: bytes | None = field(default=None, repr=False)
 
 
 class DeadLetters:
@@ -146,12 +147,13 @@ def _read_letter(id: str, record: bytes, values: bool) -> DeadLetter:
     error = _error_of(report)
     args: Sequence[Any] | None = None
     kwargs: dict[str, Any] | None = None
-    if values and cut == b"0":
-        try:
-            message = decode(id, envelope)
+    raw = None
+    if values:
+        message = _message(id, envelope) if cut == b"0" else None
+        if message is None:
+            raw = envelope
+        else:
             args, kwargs = message.args, dict(message.kwargs)
-        except MalformedMessage:
-            pass
     return DeadLetter(
         id=id,
         task=unquote(_text(task)),
@@ -168,6 +170,7 @@ def _read_letter(id: str, record: bytes, values: bool) -> DeadLetter:
         incarnation=_text(incarnation),
         args=args,
         kwargs=kwargs,
+        raw=raw,
     )
 
 
@@ -176,6 +179,13 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
     rest = iter(items)
     while batch := tuple(islice(rest, size)):
         yield batch
+
+
+def _message(id: str, envelope: bytes) -> Message | None:
+    try:
+        return decode(id, envelope)
+    except MalformedMessage:
+        return None
 
 
 def _error_of(report: bytes) -> dict[str, Any]:

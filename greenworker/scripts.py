@@ -13,6 +13,8 @@ _SHARED = {
     "settle": ("finish",),
     "reap": ("finish", "depart"),
     "release": ("depart",),
+    "revive": ("record",),
+    "dead_records": ("record",),
 }
 
 

@@ -26,6 +26,16 @@ class Options:
         app = self.text("app")
         return named or ([app] if app else [])
 
+    @property
+    def verb(self) -> str:
+        """What a command of several is to do."""
+        return str(self._parsed["<verb>"])
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids that were named."""
+        return [id for id in self._parsed["<id>"] if id != "--"]
+
     def flag(self, name: str, command: bool = False) -> bool:
         """Whether a flag, or a command, was given."""
         if command:
@@ -63,6 +73,16 @@ class Options:
         if not 0 <= seconds < 1e9:
             raise ConfigError(f"{where} {value}: give seconds, 0 or more")
         return seconds
+
+    def age(self, name: str) -> float | None:
+        """Seconds, from 30s, 15m, 2h or 7d; raises ConfigError."""
+        where, value = self._said(name)
+        if value is None:
+            return None
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd])", value)
+        if match is None:
+            raise ConfigError(f"{where} {value}: give an age such as 30s, 15m, 2h or 7d")
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
     def count(self, name: str) -> int | None:
         """A whole number, 1 to a million; raises ConfigError."""

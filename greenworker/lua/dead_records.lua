@@ -12,8 +12,9 @@ for i = 3, #ARGV do
   if bytes > most and i > 3 then break end
   local record = redis.call('HGET', RECORDS, ARGV[i])
   if record and ARGV[1] == 'front' then
-    local front, line = string.match(record, '^([^\n]*\n[^\n]*\n[^\n]*\n)([^\n]*)')
-    if front then record = front .. string.sub(line, 1, LONGEST_LINE) end
+    local from = envelope_at(record) or 1
+    local to = string.find(record, '\n', from, true) or #record + 1
+    record = string.sub(record, 1, math.min(to - 1, from + LONGEST_LINE - 1))
   end
   reply[#reply + 1] = record
 end

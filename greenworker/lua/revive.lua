@@ -24,7 +24,8 @@ if before then return before end
 
 local now = now_ms()
 local function fresh(envelope)
-  local line, body = string.match(envelope, '^([^\n]*)(.*)$')
+  local newline = string.find(envelope, '\n', 1, true) or #envelope + 1
+  local line, body = string.sub(envelope, 1, newline - 1), string.sub(envelope, newline)
   local priority, sent, expires, rest = string.match(line, '^1 %d+ %d+ (%d) (%d+) (%d+) (.*)$')
   if expires ~= '0' and tonumber(expires) <= now then
     local span = tonumber(expires) - tonumber(sent)
@@ -35,14 +36,16 @@ local function fresh(envelope)
 end
 
 -- All are looked at before the first write.
-local reply, ids, envelopes, seen, bytes = {}, {}, {}, {}, 0
+local reply, ids, envelopes, seen, checked, bytes = {}, {}, {}, {}, {}, 0
 for i = FIRST, #ARGV do
   local id = ARGV[i]
   bytes = bytes + redis.call('HSTRLEN', RECORDS, id)
   if bytes > most and i > FIRST then break end
   local record = redis.call('HGET', RECORDS, id)
-  local cut, envelope = string.match(record or '', '^%d+ %S+ %S+ (%d+)\n[^\n]*\n[^\n]*\n(.*)$')
-  local _, _, priority, _, _, _, queue = head(cut == '0' and envelope or '')
+  local from = record and envelope_at(record)
+  local is_whole = from and string.find(record, '^%d+ %S+ %S+ 0\n')
+  local envelope = is_whole and string.sub(record, from) or ''
+  local _, _, priority, _, _, _, queue = head(envelope)
   if not record or seen[id] then
     reply[#reply + 1] = 'g'
   elseif redis.call('HEXISTS', MSG, id) == 1 then
@@ -51,8 +54,12 @@ for i = FIRST, #ARGV do
     reply[#reply + 1] = 'u'
   else
     seen[id] = true
-    require_type(ready_key(queue, priority), 'list')
-    require_type(wake_key(queue), 'list')
+    local key = ready_key(queue, priority)
+    if not checked[key] then
+      require_type(key, 'list')
+      require_type(wake_key(queue), 'list')
+      checked[key] = true
+    end
     reply[#reply + 1] = 'r'
     ids[#ids + 1] = id
     envelopes[#envelopes + 1] = envelope

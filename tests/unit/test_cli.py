@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from greenworker import App, __version__, cli, codec
-from greenworker.commands import logs
+from greenworker.commands import dead, logs
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import Options
@@ -35,7 +35,8 @@ def parse(line: str) -> Options:
 def command(options: Options) -> str:
     """Which command runs, as cli.main decides it."""
     return next(
-        (one for one in ("status", "check", "demo") if options.flag(one, command=True)), "worker"
+        (one for one in ("status", "check", "dead", "demo") if options.flag(one, command=True)),
+        "worker",
     )
 
 
@@ -92,6 +93,13 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("check -A m --limit 5", "check", ["m"]),
         ("--json check -u redis://h", "check", []),
         ("worker check", "worker", ["check"]),
+        ("dead list", "dead", []),
+        ("dead list -A m --task t", "dead", ["m"]),
+        ("-A m dead show x y", "dead", ["m"]),
+        ("dead --all retry", "dead", []),
+        ("worker dead", "worker", ["dead"]),
+        ("worker dead list", "worker", ["dead", "list"]),
+        ("list show", "worker", ["list", "show"]),
         ("demo", "demo", []),
         ("-q demo", "demo", []),
         ("", "worker", []),
@@ -101,6 +109,68 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
 def test_what_runs_and_on_which_modules(line: str, runs: str, modules: list[str]) -> None:
     options = parse(line)
     assert (command(options), options.modules) == (runs, modules)
+
+
+@pytest.mark.parametrize(
+    ("line", "verb", "ids"),
+    [
+        ("dead list", "list", []),
+        ("dead show x", "show", ["x"]),
+        ("dead show x y --values", "show", ["x", "y"]),
+        ("dead retry", "retry", []),
+        ("dead retry x y", "retry", ["x", "y"]),
+        ("dead retry x --dry-run y", "retry", ["x", "y"]),
+        ("dead delete list", "delete", ["list"]),
+        ("dead delete retry dead", "delete", ["retry", "dead"]),
+        ("dead delete --dry-run -- -x --all", "delete", ["-x", "--all"]),
+        ("--task t dead delete x", "delete", ["x"]),
+    ],
+)
+def test_what_is_done_with_which_dead_letters(line: str, verb: str, ids: list[str]) -> None:
+    options = parse(line)
+    assert (options.verb, options.ids) == (verb, ids)
+
+
+def test_all_that_dead_letters_can_be_chosen_by() -> None:
+    options = parse(
+        "dead retry --task t --error E --reason r --text x --older 2h --newer 7d --limit 9"
+    )
+    assert dead._filters(options) == {
+        "task": "t", "error": "E", "reason": "r", "text": "x", "older": 7200.0,
+        "newer": 604800.0, "limit": 9,
+    }  # fmt: skip
+    assert set(dead._filters(parse("dead list")).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"),
+    [("30s", 30.0), ("15m", 900.0), ("2h", 7200.0), ("7d", 604800.0), ("1.5h", 5400.0)],
+)
+def test_ages(age: str, seconds: float) -> None:
+    assert parse(f"dead list --older {age}").age("older") == seconds
+
+
+@pytest.mark.parametrize("age", ["30", "2w", "-3s", "", "s", "1h30m", "nans", "1e3s", "\u0661s"])
+def test_an_age_that_is_none(age: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"--newer {age}: give an age such as 30s")):
+        cli.parse(["dead", "list", "--newer", age]).age("newer")
+
+
+@pytest.mark.parametrize("verb", ["retry", "delete"])
+def test_nothing_is_done_to_all_dead_letters_by_accident(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a forgotten filter nor the environment is a choice."""
+    for name in ("ALL", "TASK", "OLDER"):
+        monkeypatch.setenv(f"GREENWORKER_{name}", "1s" if name == "OLDER" else "1")
+    for line in (f"dead {verb}", f"dead {verb} --limit 5", f"dead {verb} --dry-run"):
+        assert cli.main(line.split()) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert f"dead {verb}: which ones? Name ids, give a filter" in err
+        assert "--all" in err
+    assert cli.main(["dead", verb, "--all", "x"]) == 2
+    assert "either ids or --all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,6 +205,9 @@ def test_all_options_at_once() -> None:
         ("m --concurrency", "--concurrency needs a value"),
         ("status app.tasks", "its module is given by -A"),
         ("check app.tasks", "greenworker worker check"),
+        ("dead", "dead what? list, show, retry or delete"),
+        ("dead -A m", "greenworker worker dead"),
+        ("dead list --limt 5", "unknown option --limt"),
         ("demo app.tasks", "makes no sense of 'app.tasks'"),
         ("-c 3 status app.tasks", "greenworker worker status"),
         ("--burst=1 m", "--burst"),
@@ -185,11 +258,26 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("check --burst", "--burst is not for check"),
         ("check --limit 0", "--limit 0: give a whole number, 1 to 1,000,000"),
         ("status --limit 3", "--limit is not for status"),
-        ("--limit 3 m", "--limit is for check"),
+        ("--limit 3 m", "--limit is for check and dead"),
         ("demo -c 5", "--concurrency is not for demo"),
         ("demo --json", "--json is not for demo"),
-        ("--namespace x m", "--namespace is for status and check"),
-        ("--json m", "--json is for status and check"),
+        ("--namespace x m", "--namespace is for status, check and dead"),
+        ("--json m", "--json is for status, check and dead"),
+        ("--all m", "--all is for dead"),
+        ("--values m", "--values is for dead"),
+        ("--rate 3 m", "--rate is for dead"),
+        ("dead tasks", "dead 'tasks': there are list, show, retry and delete"),
+        ("dead show", "dead show: which ones?"),
+        ("dead list x", "dead list takes filters, no ids"),
+        ("status --task x", "--task is not for status"),
+        ("dead list --rate 3", "--rate is not for dead list"),
+        ("dead list --values", "--values is not for dead list"),
+        ("dead show x --task y", "--task is not for dead show"),
+        ("dead delete x --rate 3", "--rate is not for dead delete"),
+        ("dead list -c 3", "--concurrency is not for dead list"),
+        ("dead retry --all --rate 0", "--rate 0: give a whole number"),
+        ("dead list --limit -1", "--limit -1: give a whole number"),
+        ("dead list --older yesterday", "--older yesterday: give an age"),
         ("-A m m", "name the modules once"),
         ("-c 99999999999999999999 m", "give a whole number, 1 to 1,000,000"),
     ],

@@ -64,6 +64,7 @@ def test_a_letter_tells_all_that_is_known(space: Space, dead: DeadLetters) -> No
         "message": "no", "traceback": "Traceback:\n  here", "sent": letter.sent,
         "died": letter.died, "deliveries": 2, "attempt": 3, "worker": "busy bee",
         "incarnation": "77ab", "args": ["canary"], "kwargs": {"to": "canary"},
+        "raw": None,
     }  # fmt: skip
     with pytest.raises(dataclasses.FrozenInstanceError):
         letter.id = "other"  # type: ignore[misc]
@@ -142,6 +143,9 @@ def test_whatever_a_record_holds_it_is_read(
     space.redis.hset(space.key("dead:record"), "m", record)
     (letter,) = dead.list(values=values)
     assert (letter.id, letter.args, letter.kwargs) == ("m", None, None)
+    # What there is of the message, for people
+    assert (letter.raw is not None) is values
+    assert "raw" not in repr(letter)
     assert all(
         isinstance(getattr(letter, name), str)
         for name in ("task", "queue", "reason", "error", "message", "traceback", "worker")
