@@ -44,11 +44,11 @@ Options:
                             tasks run elsewhere. Default: 30
   --block-warn SECONDS      Say which task blocks the loop for so long.
                             Default: 0.5
-  --max-block SECONDS       End the process when the loop is blocked for so
-                            long; 0 means never. Default: 120
+  --max-block SECONDS       End the process, with 3, when the loop is blocked for
+                            so long; 0 means never. Default: 120
   --burst                   Run what waits or is due within a minute, then exit.
   --solo                    Run one task at a time in the main greenlet, with no
-                            time limit, so that pdb works.
+                            time limit and no eye on the loop, so that pdb works.
   --allow-eviction          Run on a server whose maxmemory-policy may drop
                             tasks.
   --workdir DIR             Change to this folder first; modules are found there.
@@ -85,8 +85,9 @@ Each option can be set in the environment, too: GREENWORKER_CONCURRENCY=1000.
 Signals: TERM or INT finish what runs, then exit; a second one releases it and
 exits now. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
 
-Exit codes: 0 done, 2 a mistake in the call or in the app, 1 anything else, also
-when check has found something.
+Exit codes: 0 done; 2 a mistake in the call or in the app; 3 the loop was blocked
+for --max-block, or C code held the GIL for that long, which ends the process by
+SIGALRM (142 in a shell); 1 anything else, also when check has found something.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
@@ -37,9 +39,24 @@ def set_up(level: int, as_json: bool, bare_output: bool) -> None:
     handler.setFormatter(
         _JsonLines() if as_json else _Lines("%(asctime)s %(levelname)-7s %(message)s")
     )
+    handler.addFilter(lambda record: not getattr(record, "shown", False))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if not bare_output:
         sys.stdout = cast(TextIO, _TaskOutput(sys.stdout))
+
+
+def show_now(level: int, logger: str, text: str) -> None:
+    """Write a line as `set_up` would have it, without a lock: for native threads."""
+    # Its own __init__ asks for the thread, which takes a lock.
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    now = time.time()
+    record.__dict__ |= {
+        "name": logger, "levelno": level, "levelname": logging.getLevelName(level), "msg": text,
+        "args": (), "created": now, "msecs": now % 1 * 1000, "exc_info": None, "exc_text": None,
+        "stack_info": None,
+    }  # fmt: skip
+    (handler,) = logging.getLogger().handlers[:1] or [logging.StreamHandler()]
+    os.write(2, (handler.format(record) + "\n").encode(errors="backslashreplace"))
 
 
 def _prefix() -> str:

@@ -20,7 +20,6 @@ from greenworker.errors import BrokerError, ConfigError
 from greenworker.task import Task
 from greenworker.worker import Worker
 from greenworker.worker.dump import describe_running
-from greenworker.worker.watchdog import end_process
 
 _log = logging.getLogger("greenworker.worker")
 
@@ -44,7 +43,8 @@ def run(options: Options, early_ssl: Sequence[str] = ()) -> int:
     if url is not None:
         app.use(url, "--url")
     app.bound_connections(_SHARED_CONNECTIONS)
-    worker = Worker(app, on_max_block=end_process, **settings)
+    worker = Worker(app, **settings)
+    worker.watchdog.own_process(logs.show_now, stop_by=lambda: None)
     _raise_limits(worker.config.concurrency)
     _save_time()
     return _serve(worker, banner=level <= logging.INFO, as_json=as_json)
@@ -62,7 +62,9 @@ def _settings(options: Options) -> dict[str, Any]:
         "max_block": options.seconds("max-block"),
         "name": options.text("name"),
     }
-    settings: dict[str, Any] = {"max_block": _MAX_BLOCK}
+    # A debugger's prompt blocks the loop for as long as it likes.
+    solo = options.flag("solo")
+    settings: dict[str, Any] = {"block_warn": 0.0} if solo else {"max_block": _MAX_BLOCK}
     settings |= {name: value for name, value in said.items() if value is not None}
     for flag in ("burst", "solo", "allow-eviction", "log-values"):
         settings[flag.replace("-", "_")] = options.flag(flag)
@@ -106,7 +108,11 @@ def _stop(worker: Worker) -> None:
         _log.warning("stopping now: what runs is released")
         worker.hurry()
     else:
-        _log.info("stopping: %d running, %g s to finish", worker.stats.running, worker.config.grace)
+        blocks = worker.stats.describe_blocks()
+        _log.info(
+            "stopping: %d running, %g s to finish%s",
+            worker.stats.running, worker.config.grace, blocks and f"; {blocks}",
+        )  # fmt: skip
         worker.ask_to_stop()
 
 
@@ -123,7 +129,7 @@ def _resume(worker: Worker) -> None:
 
 
 def _dump(worker: Worker) -> None:
-    _print(describe_running(worker.pool))
+    _print("\n".join(filter(None, (describe_running(worker.pool), worker.stats.describe_blocks()))))
 
 
 def _banner(worker: Worker) -> str:

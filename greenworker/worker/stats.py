@@ -16,9 +16,23 @@ class Stats:
     retried: int = 0
     released: int = 0
     stuck: int = 0
+    blocked: int = 0  # times that something blocked the loop for `block_warn`
+    longest_block: float = 0.0  # seconds
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
 
     @property
     def running(self) -> int:
         """Runs that have begun and not ended."""
         return self.received - self.succeeded - self.failed - self.retried - self.released
+
+    def count_block(self, seconds: float, new: bool) -> None:
+        """The loop was, or is, blocked for so long; `new`: this is not what was counted before."""
+        self.blocked += new
+        self.longest_block = max(self.longest_block, seconds)
+
+    def describe_blocks(self) -> str:
+        """How often the loop was blocked, and for how long at most; empty if it never was."""
+        if not self.blocked:
+            return ""
+        times = "once" if self.blocked == 1 else f"{self.blocked} times"
+        return f"the loop was blocked {times}, for {self.longest_block:.1f} s at most"

@@ -6,7 +6,11 @@ import logging
 import os
 import sys
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import gevent
 from gevent import monkey
@@ -14,22 +18,36 @@ from gevent.threadpool import ThreadPool
 
 from greenworker.broker import Broker
 from greenworker.errors import BrokerError, ConfigError
+from greenworker.worker import gil
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.dump import stack_text
 from greenworker.worker.executor import run_of
 from greenworker.worker.incarnation import Membership
+from greenworker.worker.stats import Stats
+
+BLOCKED = 3  # the exit code of a process whose loop was blocked for too long
+
+_LATE = 0.25  # seconds: the thread itself ran so much later than it wanted to
+_PATIENCE = 1.0  # seconds: an output that takes longer is left behind
 
 _log = logging.getLogger("greenworker.worker")
 
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
 _get_ident = monkey.get_original("_thread", "get_ident")
+_start_new_thread = monkey.get_original("_thread", "start_new_thread")
 
 
 class Watchdog:
     """Lengthens the lease from outside the loop: a blocked loop is not a dead worker.
 
     A loop that is blocked for `block_warn` s is reported with the task and the line that block
-    it. After `max_block` s the beats end; `on_max_block`, if given, ends the process.
+    it, and counted. After `max_block` s the beats end. Under the command line (`own_process`) the
+    process then ends, too, and so it does when a stop that was asked for meanwhile is overdue.
+
+    The thread never logs: a green lock that native threads contend for may hold up a greenlet for
+    ever (seen: logging's, within seconds). What it has to tell, the loop logs when it runs again.
+
+    Time in which the process was stopped is nobody's fault, and counts for nothing.
     """
 
     def __init__(
@@ -37,15 +55,34 @@ class Watchdog:
         broker: Broker,
         membership: Membership,
         config: WorkerConfig,
-        on_max_block: Callable[[], None] | None = None,
+        stats: Stats,
     ) -> None:
+        self.on_max_block: Callable[[], None] | None = None
+        self.stop_by: Callable[[], float | None] = lambda: None  # on time.monotonic()'s clock
         self._broker = broker
         self._membership = membership
         self._config = config
-        self._on_max_block = on_max_block
+        self._stats = stats
+        self._alarm: gil.GilAlarm | None = None
+        self._show: Callable[[int, str, str], None] | None = None
+        self._news: deque[tuple[int, str]] = deque()
         self._threads: ThreadPool | None = None
         self._ident = 0  # the thread's
         self._lost = ""  # the incarnation that was found reaped
+        self._stopping = False
+        self._told = 0.0  # seconds of the present block when it was last reported
+
+    def own_process(
+        self, show: Callable[[int, str, str], None], stop_by: Callable[[], float | None]
+    ) -> None:
+        """For the command line, before the start: the process may be ended.
+
+        `show(level, logger, text)` writes a line at once, from any native thread and without a lock; `stop_by` says
+        when a stop that was asked for must be over (time.monotonic()), or None.
+        """
+        self._show, self.stop_by = show, stop_by
+        self.on_max_block = end_process
+        self._alarm = gil.GilAlarm(self._config.block_warn, self._config.max_block)
 
     def start(self) -> None:
         if self._threads is not None:
@@ -61,14 +98,21 @@ class Watchdog:
         self._reaped.start(lambda: gevent.spawn(self._membership.renew, self._lost))
         self._stop = _allocate_lock()
         self._stop.acquire()
+        self._stopping = False
         self._threads = ThreadPool(1)
         self._ended = self._threads.spawn(self._watch)
+
+    def ask_to_stop(self) -> None:
+        """No further beat; one that is under way goes on, and `stop()` waits for it."""
+        if self._threads is not None and not self._stopping:
+            self._stopping = True
+            self._stop.release()
 
     def stop(self) -> None:
         """End the beats; the lease is no longer lengthened."""
         if self._threads is None:
             return
-        self._stop.release()
+        self.ask_to_stop()
         self._ended.wait(10.0)
         self._heart.stop()
         self._heart.close()
@@ -76,6 +120,9 @@ class Watchdog:
         self._reaped.close()
         self._threads.kill()
         self._threads = None
+        self._log_news()
+        if self._alarm is not None:
+            self._alarm.stop()
         # The thread still takes its hub down. An interpreter that ends meanwhile unwinds
         # greenlet's C++ frames in it, and Python 3.11 dies of that (seen: SIGSEGV, SIGABRT).
         deadline = time.monotonic() + 2.0
@@ -84,28 +131,74 @@ class Watchdog:
 
     def _beat_heart(self) -> None:
         self._alive = time.monotonic()
+        if self._alarm is not None:
+            # Here as well: the thread may wait for the server, and that holds no GIL.
+            self._alarm.wind()
+        if self._news:
+            # Not here: the hub may not wait for a lock.
+            gevent.spawn(self._log_news)
+
+    def _log_news(self) -> None:
+        while self._news:
+            level, text = self._news.popleft()
+            _log.log(level, "%s", text, extra={"shown": self._show is not None})
+
+    def _tell(self, level: int, text: str) -> None:
+        if _log.getEffectiveLevel() <= level:
+            if self._show is not None:
+                _in_time(self._show, level, _log.name, text)
+            self._news.append((level, text))
 
     def _watch(self) -> None:
         """The thread. What it waits for is native: it goes on while the loop is blocked."""
-        self._ident = _get_ident()
-        next_beat, reported, given_up = 0.0, 0.0, False
-        while not self._stop.acquire(timeout=self._tick):
+        self._ident, self._waited = _get_ident(), gil.waited_for()
+        next_beat, given_up = 0.0, False
+        while self._wait():
             now = time.monotonic()
             blocked = now - self._alive - self._tick
-            too_long = 0 < self._config.max_block < blocked
-            if too_long and not given_up:
-                self._give_up(blocked)
-            given_up = too_long
-            if not too_long and now >= next_beat:
+            why = self._why_give_up(now, blocked)
+            if why and not given_up:
+                self._give_up(blocked, why)
+            given_up = bool(why)
+            if not given_up and now >= next_beat:
                 next_beat = now + (
                     self._config.beat_every if self._beat() else min(1.0, self._config.beat_every)
                 )
             if blocked < self._config.block_warn:
-                reported = 0.0
-            elif self._config.block_warn and blocked > 2 * reported:
-                reported = blocked
-                self._report(blocked)
+                self._told = 0.0
+            elif self._config.block_warn:
+                self._stats.count_block(blocked, new=not self._told)
+                if blocked > 2 * self._told:
+                    self._told = blocked
+                    self._report(blocked)
         self._broker.close()  # here: its socket belongs to this thread's hub
+
+    def _wait(self) -> bool:
+        """Wait for a tick; False when it is time to stop. Knows why a tick took too long."""
+        if self._alarm is not None:
+            self._alarm.wind()
+        began = time.monotonic()
+        if self._stop.acquire(timeout=self._tick):
+            return False
+        now, waited = time.monotonic(), gil.waited_for()
+        late = now - began - self._tick
+        held, self._waited = waited - self._waited, waited  # the beat's time included
+        if held > max(_LATE, late / 2):
+            held = max(held, late)
+            self._report_gil(held, over=now - self._alive < held / 2)
+        elif late > _LATE:
+            # The process was stopped, or the machine had no time for it.
+            self._alive = min(now, self._alive + late)
+        return True
+
+    def _why_give_up(self, now: float, blocked: float) -> str:
+        if 0 < self._config.max_block < blocked:
+            return f"for more than {self._config.max_block:g} s"
+        if blocked > max(self._config.block_warn, 2 * self._tick):
+            stop_by = self.stop_by()
+            if stop_by is not None and stop_by < now:
+                return "and a stop is overdue"
+        return ""
 
     def _beat(self) -> bool:
         me = self._membership.current
@@ -117,25 +210,55 @@ class Watchdog:
                 self._reaped.send()
             return True
         except (BrokerError, ConfigError) as error:
-            _log.debug("beat: %s", error)
+            self._tell(logging.DEBUG, f"beat: {error}")
         except Exception:
             # A thread that ends here would have this worker reaped.
-            _log.exception("beat")
+            self._tell(logging.ERROR, f"beat: {traceback.format_exc()}")
         return False
 
     def _report(self, blocked: float) -> None:
         frame = sys._current_frames().get(self._main)
         who = run_of(frame) or "something that is no task"
-        _log.warning("%s blocks the loop for %.1f s now:\n%s", who, blocked, stack_text(frame))
+        text = f"{who} blocks the loop for {blocked:.1f} s now:\n{stack_text(frame)}"
+        self._tell(logging.WARNING, text)
 
-    def _give_up(self, blocked: float) -> None:
+    def _report_gil(self, held: float, over: bool) -> None:
+        if not 0 < self._config.block_warn <= held:
+            return
+        self._stats.count_block(held, new=over or not self._told)
+        self._told = 0.0 if over else time.monotonic() - self._alive
+        frame = None if over else sys._current_frames().get(self._main)
+        who = run_of(frame)
+        what = f"C code held the GIL for {held:.1f} s, and no Python ran"
+        if who is None:
+            self._tell(logging.WARNING, f"{what}; whose it was cannot be told, it is over")
+        else:
+            self._tell(logging.WARNING, f"{who}: {what}:\n{stack_text(frame)}")
+
+    def _give_up(self, blocked: float, why: str) -> None:
         self._report(blocked)
-        _log.critical("the loop is blocked for %.0f s: no more beats, others take over", blocked)
-        if self._on_max_block is not None:
-            self._on_max_block()
+        text = f"the loop is blocked {why}: no more beats, others take over its tasks"
+        self._tell(logging.CRITICAL, text)
+        if self.on_max_block is not None:
+            self.on_max_block()
 
 
 def end_process() -> None:
     """What the command line does at `max_block`: the loop will not run any clean-up."""
-    logging.shutdown()
-    os._exit(1)
+    _in_time(logging.shutdown)
+    os._exit(BLOCKED)
+
+
+def _in_time(step: Callable[..., None], *args: Any) -> None:
+    """Run a step in a native thread of its own, and leave it there if it hangs."""
+    over = _allocate_lock()
+    over.acquire()
+
+    def run() -> None:
+        with suppress(Exception):
+            step(*args)
+        over.release()
+
+    with suppress(RuntimeError):  # no more threads
+        _start_new_thread(run, ())
+        over.acquire(timeout=_PATIENCE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +47,6 @@ class Worker:
     def __init__(
         self,
         app: App,
-        *,
-        on_max_block: Callable[[], None] | None = None,
         **options: Any,
     ) -> None:
         app.load()
@@ -105,7 +102,7 @@ class Worker:
         self.reaper = Reaper(
             shared, config.sweep_every, config.lease, config.quiet, config.max_deliveries
         )
-        self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, on_max_block)
+        self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, self.stats)
         self.server = ""  # its name and version, once it has answered
         self._started = False
         self._left = 0  # outcomes that the last stop could not settle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,6 +91,10 @@ class Project:
     def allow(self, file: str) -> None:
         """Let the tasks go on that `wait_for` this file."""
         (self.folder / file).touch()
+
+    def pause(self, seconds: float) -> None:
+        """Let a fault last: what is under way meanwhile is the fault itself."""
+        time.sleep(seconds)
 
     @property
     def notes(self) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import logging
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +24,7 @@ from greenworker.app import App
 from greenworker.broker import Broker
 from greenworker.connection import Connection
 from greenworker.endpoint import Endpoint
+from greenworker.worker import watchdog
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.executor import Executor
 from greenworker.worker.incarnation import Membership
@@ -33,6 +37,8 @@ from tests.worker.builders import delivery_of
 
 block_the_loop: Callable[[float], None] = get_original("time", "sleep")
 
+native_lock = get_original("_thread", "allocate_lock")
+
 
 class Bench:
     """A watchdog of a registered incarnation with a lease of one second."""
@@ -41,6 +47,7 @@ class Bench:
         self.space = space
         self.renewals = 0
         self.gave_up: list[float] = []
+        self.stats = Stats()
         self.membership = Membership(on_renew=self._count)
         self.register()
         config = WorkerConfig(**{"lease": 1.0, "block_warn": 0.1, **options})
@@ -48,8 +55,9 @@ class Bench:
             Broker(Connection(Endpoint(url or space.url), "test-watchdog"), space.broker.namespace),
             self.membership,
             config,
-            on_max_block=lambda: self.gave_up.append(time.monotonic()),
+            self.stats,
         )
+        self.watchdog.on_max_block = lambda: self.gave_up.append(time.monotonic())
 
     def register(self) -> None:
         me = self.membership.current
@@ -75,7 +83,8 @@ def bench(space: Space) -> Iterator[Bench]:
 
 
 def blocks(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The reports so far of a blocked loop."""
+    """The reports so far of a blocked loop, which the loop itself logs."""
+    gevent.sleep(0.1)
     return [it.getMessage() for it in caplog.records if "blocks the loop" in it.getMessage()]
 
 
@@ -127,6 +136,105 @@ def test_a_long_block_is_told_once_per_doubling(caplog: pytest.LogCaptureFixture
     gevent.sleep(0.3)
     block_the_loop(0.6)
     assert blocks(caplog)
+
+
+def test_blocks_are_counted_each_once_with_the_longest(bench: Bench) -> None:
+    assert bench.stats.describe_blocks() == ""
+    for seconds in (0.9, 0.5):
+        block_the_loop(seconds)
+        gevent.sleep(0.2)
+    assert bench.stats.blocked == 2
+    assert bench.stats.longest_block > 0.6
+    assert "the loop was blocked 2 times, for " in bench.stats.describe_blocks()
+
+
+def hold_the_gil(seconds: float) -> None:
+    ctypes.PyDLL(None).usleep(round(seconds * 1e6))
+
+
+def test_who_holds_the_gil_is_named_and_counted_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("redis://127.0.0.1:1")
+
+    @app.task
+    def greedy() -> None:
+        hold_the_gil(1.0)  # this line
+
+    bench.space.redis.zadd(bench.space.key("workers"), {bench.membership.current.id: 0})
+    eventually(lambda: bench.lease() > 0)  # the thread is there
+    delivery = delivery_of(greedy.name)
+    executor = Executor(app.tasks, Stats(), 30.0, False, lambda *_: None)
+    assert gevent.spawn(executor.run, delivery).get().kind == "done"
+    (told,) = eventually(lambda: [it.getMessage() for it in caplog.records])
+    assert f"{greedy.name}[{delivery.id}]: C code held the GIL for" in told
+    assert "hold_the_gil(1.0)  # this line" in told
+    assert bench.stats.blocked == 1
+
+
+def test_time_in_which_the_process_was_stopped_counts_for_nothing(
+    space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(space, max_block=0.5)
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0.8)
+    waker = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
+    os.kill(os.getpid(), signal.SIGSTOP)
+    block_the_loop(0.05)  # until the thread has looked
+    gevent.sleep(0.2)
+    waker.wait()
+    bench.watchdog.stop()
+    assert [it.getMessage() for it in caplog.records] == []
+    assert bench.stats.blocked == 0
+    assert not bench.gave_up
+
+
+def test_an_output_that_hangs_stops_no_beats(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_PATIENCE", 0.05)
+    shown, go_on = [], native_lock()
+    go_on.acquire()
+
+    def show(level: int, logger: str, text: str) -> None:
+        shown.append(text)
+        go_on.acquire()
+
+    bench = Bench(space)
+    bench.watchdog.own_process(show, stop_by=lambda: None)
+    bench.watchdog._alarm = None  # this process is pytest's
+    bench.watchdog.start()
+    block_the_loop(1.5)
+    assert bench.lease() > 0
+    assert len(shown) > 1
+    for _ in shown:
+        go_on.acquire(False)
+        go_on.release()
+    bench.watchdog.stop()
+
+
+@pytest.mark.usefixtures("bench")
+def test_the_thread_contends_for_no_lock_of_the_logs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A green lock that native threads wait for may never be free again."""
+    threads: list[int] = []
+    monkeypatch.setattr(
+        caplog.handler, "handle", lambda _: threads.append(watchdog._get_ident()) or True
+    )
+    block_the_loop(0.6)
+    eventually(lambda: threads)
+    assert set(threads) == {watchdog._get_ident()}
+
+
+def test_a_stop_that_is_overdue_is_not_held_up_by_a_blocked_loop(space: Space) -> None:
+    bench = Bench(space)
+    bench.watchdog.stop_by = lambda: began + 0.5
+    began = time.monotonic()
+    bench.watchdog.start()
+    gevent.sleep(1.0)
+    assert not bench.gave_up, "the loop runs: it stops by itself"
+    block_the_loop(1.0)
+    assert len(bench.gave_up) == 1
+    bench.watchdog.stop()
 
 
 def test_block_warn_0_tells_nothing(space: Space, caplog: pytest.LogCaptureFixture) -> None:

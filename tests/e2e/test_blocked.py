@@ -1,0 +1,164 @@
+"""Tasks that block the loop: who did it is told, and a loop that stays blocked ends the process."""
+
+from __future__ import annotations
+
+import json
+import re
+from signal import SIGALRM, SIGCONT, SIGSTOP, SIGTERM
+
+import pytest
+
+from tests.e2e.conftest import Project
+from tests.support.eventually import eventually
+from tests.support.process import Command
+
+# Three ways to block: Python, C code that lets other threads run, and C code that does not.
+TASKS = """
+    import ctypes
+    from gevent.monkey import get_original
+    native_sleep = get_original("time", "sleep")
+
+    def spin(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+
+    def sleep(seconds):
+        native_sleep(seconds)
+
+    def hold_the_gil(seconds):
+        ctypes.PyDLL(None).usleep(round(seconds * 1e6))
+
+    def block(how, seconds):
+        {"spin": spin, "sleep": sleep, "hold_the_gil": hold_the_gil}[how](seconds)
+
+    @app.task
+    def once(how, seconds):
+        # For as long as is told, but for nothing when it runs again elsewhere
+        note(current_task().delivery)
+        if current_task().delivery == 1:
+            block(how, seconds)
+        return current_task().delivery
+
+    @app.task
+    def who():
+        return os.getpid()
+"""
+
+HOWS = ["spin", "sleep", "hold_the_gil"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_loop_that_stays_blocked_ends_the_process_and_others_take_over(
+    project: Project, how: str
+) -> None:
+    # Given a worker whose loop is blocked for good
+    tasks = project.module(TASKS)
+    worker = project.worker("--lease", "2", "--max-block", "1")
+    result = tasks.once.delay(how, 600)
+    # Then it ends by itself, with a code of its own, and says why
+    assert worker.wait(30) == (-SIGALRM if how == "hold_the_gil" else 3)
+    assert f"in {how}" in worker.output
+    if how == "hold_the_gil":
+        assert "Timeout (0:00:02" in worker.output, "faulthandler's dump: no Python could run"
+    else:
+        assert f"tasks.once[{result.id}] blocks the loop for" in worker.output
+        assert "the loop is blocked for more than 1 s" in worker.output
+    # And what it held runs elsewhere
+    project.worker("--lease", "2")
+    assert result.get(timeout=30) == 2
+    assert project.notes == ["1", "2"]
+
+
+@pytest.mark.parametrize("how", ["spin", "sleep"])
+def test_a_loop_that_is_blocked_for_longer_than_the_lease_is_not_reaped(
+    project: Project, how: str
+) -> None:
+    tasks = project.module(TASKS)
+    blocked = project.worker("--lease", "1", "--max-block", "60")
+    result = tasks.once.delay(how, 3.5)
+    blocked.wait_for("received")
+    # Somebody is there who would take over
+    project.worker("--lease", "1")
+    assert result.get(timeout=30) == 1
+    assert project.notes == ["1"]
+    blocked.signal(SIGTERM)
+    stopping = blocked.wait_for("stopping")
+    assert re.search(r"; the loop was blocked once, for [34]\.\d s at most$", stopping)
+    assert blocked.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "hold_the_gil(2.0)",
+        # Each further letter doubles the time: not all machines are equally fast
+        """[re.match(r"(a+)+$", "a" * n + "b") for n in range(22, 28)]""",
+    ],
+    ids=["sleeps", "computes"],
+)
+def test_who_held_the_gil_is_told_when_it_is_given_back(project: Project, body: str) -> None:
+    tasks = project.module(
+        TASKS
+        + f"""
+    @app.task
+    def greedy():
+        import re
+        {body}
+    """
+    )
+    worker = project.worker()
+    result = tasks.greedy.delay()
+    result.get(timeout=60)
+    told = worker.wait_for("C code held the GIL for")
+    assert f"tasks.greedy[{result.id}]: C code held the GIL for" in told
+    eventually(lambda: "in greedy" in worker.output)
+
+
+def test_a_process_that_was_stopped_blames_nobody(project: Project) -> None:
+    # Given a worker that is stopped while tasks run in it, for longer than the loop may be blocked
+    tasks = project.module(TASKS)
+    worker = project.worker("--block-warn", "0.3", "--max-block", "1.5")
+    assert tasks.who.delay().get(timeout=20) == worker.pid
+    worker.signal(SIGSTOP)
+    project.pause(2.5)
+    worker.signal(SIGCONT)
+    # When it goes on, then it works as before
+    assert tasks.who.delay().get(timeout=20) == worker.pid
+    worker.signal(SIGTERM)
+    assert worker.wait() == 0
+    check_nothing_is_blamed(worker)
+
+
+def test_what_is_told_of_a_blocked_loop_is_json_where_that_is_asked_for(project: Project) -> None:
+    tasks = project.module(TASKS)
+    worker = project.worker("--log-json", "--max-block", "1")
+    result = tasks.once.delay("sleep", 600)
+    assert worker.wait() == 3
+    lines = [json.loads(line) for line in worker.stderr]
+    (last,) = [line["message"] for line in lines if line["level"] == "critical"]
+    assert "the loop is blocked for more than 1 s" in last
+    assert [line for line in lines if f"[{result.id}] blocks the loop" in line["message"]]
+
+
+def check_nothing_is_blamed(worker: Command) -> None:
+    for blame in ("blocks the loop", "the GIL", "was blocked"):
+        assert blame not in worker.output
+
+
+def test_a_program_with_a_sigalrm_of_its_own_keeps_it(project: Project) -> None:
+    tasks = project.module(
+        TASKS
+        + """
+    import signal
+    signal.signal(signal.SIGALRM, lambda *_: note("theirs"))
+
+    @app.task
+    def alarm():
+        signal.setitimer(signal.ITIMER_REAL, 1.5)
+    """
+    )
+    worker = project.worker("--max-block", "0.5")
+    tasks.alarm.delay().get(timeout=20)
+    eventually(lambda: project.notes == ["theirs"])
+    assert worker.running
