@@ -28,6 +28,7 @@ from greenworker.worker.stats import Stats
 BLOCKED = 3  # the exit code of a process whose loop was blocked for too long
 
 _LATE = 0.25  # seconds: the thread itself ran so much later than it wanted to
+_BEAT_FAILS_AFTER = 3.0  # seconds, to connect and to read, at the latest
 _PATIENCE = 1.0  # seconds: an output that takes longer is left behind
 
 _log = logging.getLogger("greenworker.worker")
@@ -160,10 +161,6 @@ class Watchdog:
             if why and not given_up:
                 self._give_up(blocked, why)
             given_up = bool(why)
-            if not given_up and now >= next_beat:
-                next_beat = now + (
-                    self._config.beat_every if self._beat() else min(1.0, self._config.beat_every)
-                )
             if blocked < self._config.block_warn:
                 self._told = 0.0
             elif self._config.block_warn:
@@ -171,6 +168,13 @@ class Watchdog:
                 if blocked > 2 * self._told:
                     self._told = blocked
                     self._report(blocked)
+            if not given_up and now >= next_beat:
+                ok = self._beat()
+                next_beat = now + (
+                    self._config.beat_every if ok else min(1.0, self._config.beat_every)
+                )
+                # A beat that succeeds takes no time either, one that fails its time limits.
+                self._excuse(time.monotonic() - now - (0.0 if ok else _BEAT_FAILS_AFTER))
         self._broker.close()  # here: its socket belongs to this thread's hub
 
     def _wait(self) -> bool:
@@ -187,10 +191,14 @@ class Watchdog:
         if held > (0.1 + late / 50 if late > _LATE else _LATE):
             held = max(held, late)
             self._report_gil(held, over=now - self._alive < held / 2)
-        elif late > _LATE:
-            # The process was stopped, or the machine had no time for it.
-            self._alive = min(now, self._alive + late)
+        else:
+            self._excuse(late)
         return True
+
+    def _excuse(self, late: float) -> None:
+        """The process was stopped for so long, or the machine had no time for it."""
+        if late > _LATE:
+            self._alive = min(time.monotonic(), self._alive + late)
 
     def _why_give_up(self, now: float, blocked: float) -> str:
         if 0 < self._config.max_block < blocked:

@@ -180,7 +180,6 @@ def test_time_in_which_the_process_was_stopped_counts_for_nothing(
     eventually(lambda: bench.lease() > 0.8)
     waker = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
     os.kill(os.getpid(), signal.SIGSTOP)
-    block_the_loop(0.05)  # until the thread has looked
     gevent.sleep(0.2)
     waker.wait()
     bench.watchdog.stop()
