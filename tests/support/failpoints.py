@@ -24,6 +24,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 VARIABLE = "GREENWORKER_TEST_FAILPOINT"
@@ -97,38 +98,48 @@ def load_scripts(client: Any) -> None:
 def _wrap_links() -> None:
     from greenworker.connection import Connection
     from greenworker.errors import BrokerUnavailable
+    from greenworker.wire import Wire, WireLost
 
-    run, send = Connection.run, Connection.send
-    # By connection: another thread's request may be under way.
-    under_way: dict[int, str] = {}
-
-    def passed(connection: Connection, step: str) -> None:
-        try:
-            hit(step)
-        except RuntimeError as error:
-            connection.close()
-            lost = BrokerUnavailable(str(error))
-            lost.maybe_done = True
-            raise lost from None
+    run, connect, send = Connection.run, Connection.connect, Wire.send
+    # The script that this greenlet or thread is about; '' while it only connects.
+    under_way: ContextVar[str] = ContextVar("under_way", default="")
 
     @functools.wraps(run)
     def wrapped_run(self: Connection, script: Any, *args: Any, **options: Any) -> Any:
-        under_way[id(self)] = script.name
+        before = under_way.set(script.name)
         try:
             reply = run(self, script, *args, **options)
         finally:
-            under_way.pop(id(self), None)
-        passed(self, f"{script.name}.replied")
+            under_way.reset(before)
+        try:
+            hit(f"{script.name}.replied")
+        except RuntimeError as error:
+            self.close()
+            lost = BrokerUnavailable(str(error))
+            lost.maybe_done = True
+            raise lost from None
         return reply
 
-    @functools.wraps(send)
-    def wrapped_send(self: Connection, *command: Any) -> None:
-        send(self, *command)
-        name = under_way.get(id(self))
-        if name is not None:
-            passed(self, f"{name}.sent")
+    @functools.wraps(connect)
+    def wrapped_connect(self: Connection, *args: Any, **options: Any) -> None:
+        before = under_way.set("")
+        try:
+            connect(self, *args, **options)
+        finally:
+            under_way.reset(before)
 
-    Connection.run, Connection.send = wrapped_run, wrapped_send  # type: ignore[method-assign]
+    @functools.wraps(send)
+    def wrapped_send(self: Wire, *args: Any, **options: Any) -> None:
+        send(self, *args, **options)
+        try:
+            if name := under_way.get():
+                hit(f"{name}.sent")
+        except RuntimeError as error:
+            raise WireLost(str(error)) from None
+
+    Connection.run = wrapped_run  # type: ignore[method-assign]
+    Connection.connect = wrapped_connect  # type: ignore[method-assign]
+    Wire.send = wrapped_send  # type: ignore[method-assign]
 
 
 def _wrap_tasks() -> None:
