@@ -9,7 +9,7 @@ A busy server never stands still, so what is seen in two looks proves nothing. H
 3. One script looks for the suspects everywhere at one moment, and only what holds is a finding.
 4. Sizes and counters are read at one moment.
 
-Everything is read in chunks. What is held in memory is one table of ids, some 130 bytes each, of
+Everything is read in chunks. What is held in memory is one table of ids, some 160 bytes each, of
 at most `at_once` messages; for more of them the second step is taken in several turns.
 """
 
@@ -25,7 +25,7 @@ from greenworker.broker import MAX_COUNT
 from greenworker.findings import CAME, WENT, Finding, Report, Wording, count
 from greenworker.probe import Probe, Sight, Totals, Wrong, printable, shown
 
-AT_ONCE = 500_000  # ids in memory, some 65 MB
+AT_ONCE = 500_000  # ids in memory, some 80 MB
 QUIET = 60.0  # seconds without a sweep after which nobody sweeps; longer with longer leases
 
 # The type of each key: by its whole name, or by its name up to the colon.
