@@ -107,6 +107,13 @@ class Project:
         records = self.redis.hgetall(keys.dead_records(self.root))
         return {id: record.split(" ")[1] for id, record in records.items()}
 
+    def check(self) -> None:
+        """All is well, whatever goes on: what `greenworker check` says."""
+        app = App(self.url, namespace=self.namespace)
+        report = app.check()
+        app.close()
+        assert report.well, "\n".join([report.summary, *map(str, report.findings)])
+
     def close(self) -> None:
         self._stack.close()
 

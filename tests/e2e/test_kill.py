@@ -27,6 +27,7 @@ def test_a_worker_is_killed_in_the_middle_of_2000_tasks(project: Project) -> Non
     eventually(lambda: len(project.notes) >= 500)
     # When it is killed, and another one comes
     first.kill()
+    project.check()
     (corpse,) = project.redis.zrange(keys.workers(project.root), 0, -1)
     held = set(project.redis.hkeys(keys.processing(project.root, corpse)))
     project.worker("-c", "100", "--lease", "2")
@@ -39,6 +40,7 @@ def test_a_worker_is_killed_in_the_middle_of_2000_tasks(project: Project) -> Non
     assert 0 < len(held) <= 100
     assert twice <= held
     assert project.dead() == {}
+    project.check()
 
 
 def test_a_worker_that_is_started_again_returns_what_its_predecessor_held(
@@ -65,6 +67,7 @@ def test_a_worker_that_is_started_again_returns_what_its_predecessor_held(
     project.worker("--lease", "3600")
     assert [result.get(timeout=60) for result in results] == list(range(20))
     assert project.redis.zscore(keys.workers(project.root), "elsewhere") is not None
+    project.check()
     elsewhere.broker.close()
 
 
@@ -117,6 +120,7 @@ def test_a_poison_task_is_buried_alone(project: Project) -> None:
     poison = tasks.poison.delay()
     # When every worker that dies is replaced
     for crash in range(1, 6):
+        project.check()
         worker = project.worker("--lease", "1", ready=False)
         assert worker.wait() == 9
         assert len(project.notes) == crash
@@ -127,4 +131,5 @@ def test_a_poison_task_is_buried_alone(project: Project) -> None:
     assert caught.value.type == "WorkerCrashed"
     assert [result.get(timeout=60) for result in healthy] == list(range(10))
     assert project.dead() == {poison.id: "poison"}
+    project.check()
     assert len(project.notes) == 5  # twice in company, and three times alone

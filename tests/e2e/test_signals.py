@@ -48,6 +48,7 @@ def test_what_runs_is_finished(project: Project, number: int) -> None:
     project.allow("go")
     # Then these 20 have ended, and of the others none was begun
     assert worker.wait() == 0
+    project.check()
     states = [result.state for result in sent]
     assert states == [State.SUCCESS] * 20 + [State.PENDING] * 20
     assert [result.get(timeout=5)[0] for result in sent[:20]] == list(range(20))
@@ -61,6 +62,7 @@ def test_what_never_ends_is_released_at_the_grace_and_charged_nothing(project: P
     worker.wait_for("received", times=50)
     worker.signal(SIGTERM)
     assert worker.wait() == 0
+    project.check()
     assert {result.state for result in sent} == {State.PENDING}
     # They run elsewhere, as if they had never been claimed
     project.allow("go")
@@ -78,6 +80,7 @@ def test_a_second_signal_releases_now(project: Project) -> None:
     worker.signal(SIGINT)
     worker.wait_for("stopping now: what runs is released")
     assert worker.wait() == 0
+    project.check()
     assert {result.state for result in sent} == {State.PENDING}
     project.allow("go")
     project.worker()
