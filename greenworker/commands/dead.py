@@ -118,8 +118,6 @@ def _work_off(options: Options, app: App, filters: dict[str, Any], verb: str) ->
                     seen += [letter.id for letter in batch]
                 if rate:
                     interrupt.wait_until(began + fates.total() / rate)
-                if interrupt.heard:
-                    break
         finally:
             # Whatever ended it: what was done is said.
             if options.flag("json"):

@@ -123,6 +123,8 @@ def test_failed_letters_are_read_mended_and_sent_again(project: Project, tasks: 
     counters = json.loads(status.stdout)["counters"]
     assert (counters["enqueued"], counters["dead"], counters["revived"]) == (4, 6, 5)
     check(project)
+    audit = project.run("check", "-A", "tasks")
+    assert audit.returncode == 0, audit.stdout
 
 
 @pytest.mark.parametrize("verb", ["show", "retry", "delete"])

@@ -6,7 +6,8 @@ import pytest
 
 from greenworker import keys
 from greenworker.errors import BrokerError
-from greenworker.message import Outcome
+from greenworker.message import Message, Outcome, encode_tail
+from greenworker.signing import Signer
 from tests.support.state import Space, envelope
 
 FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"","traceback":""}}'
@@ -64,6 +65,22 @@ def test_the_body_is_left_as_it_is(space: Space) -> None:
     text = space.redis.hget(space.key("msg"), "m")
     space.push("other", args=body)
     assert text.partition("\n")[2] == space.redis.hget(space.key("msg"), "other").partition("\n")[2]
+
+
+def test_a_signature_still_holds(space: Space) -> None:
+    """Whatever is fresh about it: the counts, the expiry, no note of an unknown task."""
+    signer = Signer(["a key of some length"], space.broker.namespace)
+    tail = signer.sign("m", encode_tail(Message("m", "t", [1, " unknown=1 "])))
+    signed = b"1 2 3 5 1 601 " + tail.replace(b"\n", b" unknown=1700000000.000\n", 1)
+    space.redis.hset(space.key("dead:record"), "m", b"1 unknown w 0\nw\n{}\n" + signed)
+    space.redis.zadd(space.key("dead"), {"m": 1})
+    assert revive(space, "m") == "r"
+    envelope = space.redis.hget(space.key("msg"), "m").encode()
+    signer.verify("m", envelope)
+    assert envelope.endswith(b" ".join(tail.split(b" ")[1:]))
+    assert b" unknown=17" not in envelope
+    assert envelope.startswith(b"1 0 0 5 1 ")
+    assert not envelope.startswith(b"1 0 0 5 1 601 ")
 
 
 def test_it_waits_behind_what_waits_already(space: Space) -> None:
