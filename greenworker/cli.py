@@ -46,6 +46,12 @@ Options:
                             Default: 0.5
   --max-block SECONDS       End the process, with 3, when the loop is blocked for
                             so long; 0 means never. Default: 120
+  --max-tasks N             Begin so many tasks, then finish what runs and exit.
+  --max-memory SIZE         Finish what runs and exit when the process uses more
+                            memory than this: 500M, 2G.
+  --max-stuck N             The same when more than N tasks ignore their timeout
+                            and cannot be ended. Default: a tenth of the
+                            concurrency, at least 1
   --burst                   Run what waits or is due within a minute, then exit.
   --solo                    Run one task at a time in the main greenlet, with no
                             time limit and no eye on the loop, so that pdb works.

@@ -93,6 +93,16 @@ class Options:
             raise ConfigError(f"{where} {value}: give a whole number, 1 to 1,000,000")
         return int(value)
 
+    def size(self, name: str) -> int | None:
+        """A number of bytes, as in 500M or 2G; raises ConfigError."""
+        where, value = self._said(name)
+        if value is None:
+            return None
+        match = re.fullmatch("([0-9]{1,12})([KMGT]?)(?:i?B)?", value, re.IGNORECASE | re.ASCII)
+        if match is None or not int(match[1]):
+            raise ConfigError(f"{where} {value}: give a size, as in 500M or 2G")
+        return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
+
     def _said(self, name: str) -> tuple[str, str | None]:
         given = self._parsed[f"--{name}"]
         if given is not None:

@@ -60,6 +60,9 @@ def _settings(options: Options) -> dict[str, Any]:
         "lease": options.seconds("lease"),
         "block_warn": options.seconds("block-warn"),
         "max_block": options.seconds("max-block"),
+        "max_tasks": options.count("max-tasks"),
+        "max_memory": options.size("max-memory"),
+        "max_stuck": options.count("max-stuck"),
         "name": options.text("name"),
     }
     # A debugger's prompt blocks the loop for as long as it likes.

@@ -28,6 +28,9 @@ class WorkerConfig:
     lease: float = 30.0  # a worker that is silent for so long is dead
     block_warn: float = 0.5  # the loop is blocked for so long: say by which task
     max_block: float = 0.0  # … for so long: give up; 0 = never (the command line says 120)
+    max_tasks: int = 0  # begin so many runs, then drain and stop; 0 = no limit
+    max_memory: int = 0  # bytes in use, after which to drain and stop; 0 = no limit
+    max_stuck: int | None = None  # tasks that cannot be ended, likewise; None: see stuck_limit
     max_deliveries: int = 3  # crashes a message may cause alone before it is buried
     burst: bool = False  # end when nothing is left to do
     solo: bool = False  # one task at a time, in the main greenlet: pdb works
@@ -48,8 +51,17 @@ class WorkerConfig:
         for what in ("timeout", "grace", "block_warn", "max_block"):
             if getattr(self, what) < 0:
                 raise ConfigError(f"{what} {getattr(self, what)!r}: give seconds, 0 or more")
+        for what in ("max_tasks", "max_memory", "max_stuck"):
+            value = getattr(self, what) or 0
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"{what} {value!r}: give a whole number, 0 or more")
         if self.lease < 1:
             raise ConfigError(f"lease {self.lease!r}: give at least 1 second")
+
+    @property
+    def stuck_limit(self) -> int:
+        """More tasks than these that ignore their timeout, and the worker is no longer fit."""
+        return max(1, self.concurrency // 10) if self.max_stuck is None else self.max_stuck
 
     @property
     def beat_every(self) -> float:

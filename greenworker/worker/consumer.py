@@ -50,12 +50,16 @@ class Consumer(Service):
         expect: Callable[[float], None],
         burst: bool = False,
         allow_eviction: bool = False,
+        max_tasks: int = 0,
+        on_enough: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.ready = Event()  # registered for the first time
         self.over = Event()  # a burst has drained its queues, or `error` ended the work
         self.error: BrokerUnavailable | UnsuitableServer | None = None
         self.quiet = False
+        self.retiring = False  # quiet for good
+        self.begun = 0  # runs
         self.ends_on_error = False  # serve_forever passes the error on; a library goes on trying
         self._broker = broker
         self._membership = membership
@@ -66,6 +70,8 @@ class Consumer(Service):
         self._expect = expect  # told in how many seconds more becomes due
         self._burst = burst
         self._allow_eviction = allow_eviction
+        self._max_tasks = max_tasks  # 0: no limit
+        self._on_enough = on_enough  # told when so many were begun
         self._away_since = 0.0
         self._waiting = False
         self._has_token = False
@@ -75,7 +81,8 @@ class Consumer(Service):
         self.ready.clear()
         self.over.clear()
         self.error = None
-        self.ends_on_error = False
+        self.ends_on_error = self.retiring = False
+        self.begun = 0
         self._stopping = False
 
     def step(self) -> float | None:
@@ -169,15 +176,19 @@ class Consumer(Service):
         self._wait(_BURST_WAIT if self._burst else _WAIT_MOST)
 
     def _room(self, me: Incarnation) -> int:
-        if self.quiet:
+        if self.quiet or self.retiring:
             return 0
-        # A task that was written off holds its greenlet, though it is no longer held.
-        return min(int(self._pool.size) - len(me.held), self._pool.free_count())
+        # What an incarnation that was reaped has left may run on, though it is no longer held.
+        room = min(int(self._pool.size) - len(me.held), self._pool.free_count())
+        return min(room, self._max_tasks - self.begun) if self._max_tasks else room
 
     def _begin(self, me: Incarnation, deliveries: list[Delivery]) -> None:
         # Held first, all of them: what follows may run tasks.
         for delivery in me.hold(deliveries):
+            self.begun += 1
             self._pool.begin(delivery)
+        if self._max_tasks and self.begun >= self._max_tasks:
+            self._on_enough()
 
     def _wait(self, timeout: float) -> None:
         self._waiting = True

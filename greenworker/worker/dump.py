@@ -11,9 +11,11 @@ from greenworker.worker.pool import SoloPool, TaskPool
 
 def describe_running(pool: TaskPool | SoloPool) -> str:
     """Each running task with its stack."""
-    greenlets = list(pool)
+    greenlets, stuck = list(pool), list(pool.stuck)
     parts = [f"{len(greenlets)} running"]
-    for greenlet in greenlets:
+    if stuck:
+        parts = [f"{len(greenlets)} running, and {len(stuck)} that ignore their timeout"]
+    for greenlet in (*greenlets, *stuck):
         frame = greenlet.gr_frame
         if frame is not None:
             parts.append(f"{run_of(frame)}:\n{stack_text(frame)}")

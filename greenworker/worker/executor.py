@@ -140,7 +140,6 @@ class Executor:
 
     def _ended_after_all(self) -> Outcome:
         """What was written off has its outcome already: this one is the settler's to drop."""
-        self._stats.failed += 1
         return RELEASE
 
     def _succeeded(self, run: Run, value: Any) -> Outcome:
@@ -202,8 +201,9 @@ class Executor:
 
     def _write_off(self, run: Run) -> None:
         self._stats.stuck += 1
+        self._stats.failed += 1
         _log.critical(
-            "%s[%s] ignores its timeout of %g s: its slot is lost until it ends",
+            "%s[%s] ignores its timeout of %g s, and cannot be ended: written off, it goes on beside its slot",
             run.task.name, run.message.id, run.timeout,
         )  # fmt: skip
         # No retry: it would take another slot.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import gevent
 import gevent.pool
@@ -33,6 +33,7 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         super().__init__(size, TaskGreenlet)
         self._execute = execute
         self._settle = settle
+        self.stuck: set[TaskGreenlet] = set()  # written off, and not ended yet
 
     def begin(self, delivery: Delivery) -> None:
         """Run a delivery; call it only with a slot free."""
@@ -40,6 +41,29 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         # Raw: link() would start a second greenlet for the report (19 % of a no-op's CPU time).
         run.rawlink(self._report)
         self.start(run)
+
+    def write_off(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Report what runs as ended, though its greenlet goes on: its slot is free, and no stop
+        waits for it."""
+        for run in self.greenlets:
+            if run.delivery is delivery:
+                self.discard(run)
+                run.unlink(self._report)
+                self.stuck.add(run)
+                run.rawlink(self.stuck.discard)
+                break
+        self._settle(delivery, outcome)
+
+    def kill(
+        self,
+        exception: type[BaseException] = gevent.GreenletExit,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> None:
+        """Throw into all that runs; what is stuck gets another chance, and is not waited for."""
+        for run in self.stuck:
+            run.kill(exception, block=False)
+        super().kill(exception, block, timeout)
 
     def _report(self, ended: TaskGreenlet) -> None:
         outcome = ended.value
@@ -50,6 +74,7 @@ class SoloPool:
     """One task at a time, in the greenlet that calls `begin`: pdb can hold the process."""
 
     size = 1
+    stuck: Collection[greenlet.greenlet] = ()  # nothing has a time limit here
 
     def __init__(self, execute: Execute, settle: Settle) -> None:
         self._execute = execute
@@ -66,6 +91,9 @@ class SoloPool:
         finally:
             self._running = None
         self._settle(delivery, outcome)
+
+    def write_off(self, delivery: Delivery, outcome: Outcome) -> None:
+        raise AssertionError("nothing has a time limit here")
 
     def free_count(self) -> int:
         return 1 if self._running is None else 0

@@ -10,6 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import gevent
@@ -27,7 +28,8 @@ from greenworker.worker.stats import Stats
 
 BLOCKED = 3  # the exit code of a process whose loop was blocked for too long
 
-_LATE = 0.25  # seconds: the thread itself ran so much later than it wanted to
+_LATE = 0.5  # seconds: the thread itself ran so much later than it wanted to
+_HELD = 0.25  # seconds: so long it waited for the GIL
 _BEAT_FAILS_AFTER = 3.0  # seconds, to connect and to read, at the latest
 _PATIENCE = 1.0  # seconds: an output that takes longer is left behind
 
@@ -184,13 +186,15 @@ class Watchdog:
         began = time.monotonic()
         if self._stop.acquire(timeout=self._tick):
             return False
+        # First of all: who held the GIL may soon be gone.
+        frame, alive = sys._current_frames().get(self._main), self._alive
         now, waited = time.monotonic(), gil.waited_for()
         late = now - began - self._tick
         held, self._waited = waited - self._waited, waited  # the beat's time included
         # On a busy machine a thread that waits wakes up late: far from every time counts.
-        if held > (0.1 + late / 50 if late > _LATE else _LATE):
+        if held > (0.1 + late / 50 if late > _HELD else _HELD):
             held = max(held, late)
-            self._report_gil(held, over=now - self._alive < held / 2)
+            self._report_gil(held, frame if now - alive > held / 2 else None)
         else:
             self._excuse(late)
         return True
@@ -231,12 +235,12 @@ class Watchdog:
         text = f"{who} blocks the loop for {blocked:.1f} s now:\n{stack_text(frame)}"
         self._tell(logging.WARNING, text)
 
-    def _report_gil(self, held: float, over: bool) -> None:
+    def _report_gil(self, held: float, frame: FrameType | None) -> None:
+        """`frame`: the main thread's, if it is still where the GIL was held."""
         if not 0 < self._config.block_warn <= held:
             return
-        self._stats.count_block(held, new=over or not self._told)
-        self._told = 0.0 if over else time.monotonic() - self._alive
-        frame = None if over else sys._current_frames().get(self._main)
+        self._stats.count_block(held, new=frame is None or not self._told)
+        self._told = 0.0 if frame is None else time.monotonic() - self._alive
         who = run_of(frame)
         what = f"C code held the GIL for {held:.1f} s, and no Python ran"
         if who is None:

@@ -15,6 +15,7 @@ from gevent.lock import RLock
 from greenworker.broker import Broker
 from greenworker.connection import Connection
 from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, NotPatched
+from greenworker.message import Delivery, Outcome
 from greenworker.worker import proof
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
@@ -22,6 +23,7 @@ from greenworker.worker.executor import Executor, Release
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.reaper import Reaper
+from greenworker.worker.retirement import Retirement
 from greenworker.worker.scheduler import Scheduler
 from greenworker.worker.settler import IN_A_HURRY, Settler
 from greenworker.worker.stats import Stats
@@ -74,7 +76,7 @@ class Worker:
             # A debugger may hold a task for as long as it likes.
             timeout=None if config.solo else config.timeout,
             log_values=config.log_values,
-            on_stuck=self.settler.add,
+            on_stuck=self._write_off,
             verifier=app.signer,
         ).run
         self.pool: TaskPool | SoloPool
@@ -98,13 +100,18 @@ class Worker:
             expect=self.scheduler.expect,
             burst=config.burst,
             allow_eviction=config.allow_eviction,
+            max_tasks=config.max_tasks,
+            on_enough=lambda: self.retirement.wake(),
         )
         self.reaper = Reaper(
             shared, config.sweep_every, config.lease, config.quiet, config.max_deliveries
         )
+        self.retirement = Retirement(
+            config, lambda: self.consumer.begun, lambda: len(self.pool.stuck), self._retire
+        )
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, self.stats)
         self.server = ""  # its name and version, once it has answered
-        self._started = False
+        self._started = self._serving = False
         self._left = 0  # outcomes that the last stop could not settle
         self._lifecycle = RLock()  # a start and a stop wait for each other
         self._hurry = Event()
@@ -146,6 +153,7 @@ class Worker:
             if self._started:
                 return
             self.consumer.fresh()
+            self.retirement.reason = ""
             self.check_server()
             self._started = True
             self._membership.fresh()
@@ -153,6 +161,7 @@ class Worker:
             self.settler.start()
             self.scheduler.start()
             self.reaper.start()
+            self.retirement.start()
             if not self.config.solo:
                 self.consumer.start()
 
@@ -199,6 +208,12 @@ class Worker:
         """Whether a stop has been asked for."""
         return bool(self._asked.is_set())
 
+    @property
+    def retired(self) -> str:
+        """Why this worker has stopped, or is stopping, by itself (`max_tasks`, `max_memory`,
+        `max_stuck`); empty if it has not."""
+        return self.retirement.reason
+
     def is_me(self, id: str) -> bool:
         """Whether a registered worker's id is this one's."""
         return self._membership.is_current(id)
@@ -224,13 +239,14 @@ class Worker:
         out to be unsuitable later, and BrokerUnavailable when it leaves a burst for 5 s.
         """
         self._start()
-        self.consumer.ends_on_error = True
+        self.consumer.ends_on_error = self._serving = True
         if not self.config.solo:
             gevent.wait([self.consumer.over, self._asked], count=1)
         elif not self._asked.is_set():
             self.consumer.run()
         error = self.consumer.error
         left = self.stop(None if error is None else 0.0)
+        self._serving = False
         if error is not None:
             raise error
         return left
@@ -243,6 +259,7 @@ class Worker:
         left = self.settler.flush(max(IN_A_HURRY, deadline - time.monotonic()), self._hurry)
         # What follows takes no time, or the server is away: nobody waits for it then.
         self.settler.stop(timeout=0.5)
+        self.retirement.stop(timeout=0.2)
         self.scheduler.stop(timeout=0.2)
         self.reaper.stop(timeout=0.2)
         self._leave()
@@ -266,6 +283,17 @@ class Worker:
                 self._lanes["settler"].release(me.id)
         except (BrokerError, ConfigError, gevent.Timeout) as error:
             _log.warning("could not take leave, the lease will run out: %s", error)
+
+    def _write_off(self, delivery: Delivery, outcome: Outcome) -> None:
+        self.pool.write_off(delivery, outcome)
+        self.retirement.wake()
+
+    def _retire(self) -> None:
+        self.consumer.retiring = True
+        if self._serving:
+            self.ask_to_stop()
+        else:
+            gevent.spawn(self.stop)
 
     def _drop_all(self) -> None:
         """The incarnation was reaped: what runs here runs elsewhere, too."""

@@ -183,11 +183,12 @@ def test_a_value_may_be_written_in_every_usual_way(line: str) -> None:
 def test_all_options_at_once() -> None:
     options = parse(
         "-c 9 -Q high,low -u redis://h -n w1 -l debug -q --timeout 1 --grace 2 --lease 3 "
-        "--block-warn 0.1 --max-block 0 --burst --solo --allow-eviction --log-json --log-values m"
+        "--block-warn 0.1 --max-block 0 --max-tasks 4 --max-memory 2G --max-stuck 5 --burst --solo --allow-eviction --log-json --log-values m"
     )
     assert settings(options) == {
         "concurrency": 9, "queues": ("high", "low"), "name": "w1", "timeout": 1.0, "grace": 2.0,
-        "lease": 3.0, "block_warn": 0.1, "max_block": 0.0, "burst": True, "solo": True,
+        "lease": 3.0, "block_warn": 0.1, "max_block": 0.0, "max_tasks": 4, "max_memory": 2 << 30,
+        "max_stuck": 5, "burst": True, "solo": True,
         "allow_eviction": True, "log_values": True,
     }  # fmt: skip
     assert options.text("url") == "redis://h"
@@ -232,6 +233,26 @@ def test_a_concurrency_that_is_none(value: str) -> None:
 def test_seconds_that_are_none(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"--{name} {value}: give seconds"):
         settings(cli.parse([f"--{name}", value, "m"]))
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [("500M", 500 << 20), ("2G", 2 << 30), ("2gb", 2 << 30), ("7MiB", 7 << 20), ("4096", 4096)],
+)
+def test_a_size(value: str, size: int) -> None:
+    assert settings(parse(f"--max-memory {value} m"))["max_memory"] == size
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5G", "M", "5X", ""])
+def test_a_size_that_is_none(value: str) -> None:
+    with pytest.raises(ConfigError, match=f"--max-memory {value}: give a size, as in 500M or 2G"):
+        settings(cli.parse(["--max-memory", value, "m"]))
+
+
+def test_a_debuggers_prompt_may_last() -> None:
+    assert settings(parse("--solo m"))["block_warn"] == 0
+    assert "max_block" not in settings(parse("--solo m"))
+    assert settings(parse("--solo --max-block 5 m"))["max_block"] == 5.0
 
 
 def test_help_is_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,10 +322,12 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     real = WorkerConfig(**{name: value for name, value in told.items() if value is not None})
     assert set(DEFAULTS) == {
         "concurrency", "queues", "name", "timeout", "grace", "lease", "block-warn", "max-block",
+        "max-stuck",
         "loglevel", "namespace", "limit",
     }  # fmt: skip
     for option in ("concurrency", "timeout", "grace", "lease", "block-warn", "max-block"):
         assert float(DEFAULTS[option]) == getattr(real, option.replace("-", "_")), option
+    assert DEFAULTS["max-stuck"] == "a tenth of the concurrency, at least 1"
     assert DEFAULTS["name"] == "host.pid"
     assert real.name == default_name()
     assert "queues" not in {name for name, value in told.items() if value is not None}

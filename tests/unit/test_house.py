@@ -45,7 +45,7 @@ STOREYS = (
     ("worker.pool", "worker.executor"),
     ("worker.settler", "worker.dump"),
     ("worker.consumer",),
-    ("worker.watchdog", "worker.reaper", "worker.scheduler"),
+    ("worker.watchdog", "worker.reaper", "worker.scheduler", "worker.retirement"),
     ("worker.worker",),
     ("worker",),
     ("",),  # greenworker/__init__.py: the public face, which names what lies below it

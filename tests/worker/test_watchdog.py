@@ -159,16 +159,18 @@ def test_who_holds_the_gil_is_named_and_counted_once(
 
     @app.task
     def greedy() -> None:
-        hold_the_gil(1.0)  # this line
+        for _ in range(3):  # on a busy machine one may be over before somebody looks
+            hold_the_gil(1.0)  # this line
+            block_the_loop(0.2)
 
     bench.space.redis.zadd(bench.space.key("workers"), {bench.membership.current.id: 0})
     eventually(lambda: bench.lease() > 0)  # the thread is there
     delivery = delivery_of(greedy.name)
     executor = Executor(app.tasks, Stats(), 30.0, False, lambda *_: None)
     assert gevent.spawn(executor.run, delivery).get().kind == "done"
-    (told,) = eventually(lambda: [it.getMessage() for it in caplog.records])
-    assert f"{greedy.name}[{delivery.id}]: C code held the GIL for" in told
-    assert "hold_the_gil(1.0)  # this line" in told
+    eventually(lambda: "C code held the GIL" in caplog.text)
+    assert f"{greedy.name}[{delivery.id}]: C code held the GIL for" in caplog.text
+    assert "hold_the_gil(1.0)  # this line" in caplog.text
     assert bench.stats.blocked == 1
 
 
@@ -276,7 +278,7 @@ def test_max_block_ends_the_beats_once_and_for_this_block_only(
     bench = Bench(space, max_block=0.3)
     bench.watchdog.start()
     eventually(lambda: bench.lease() > 0.8)
-    block_the_loop(2.0)
+    block_the_loop(3.0)
     assert bench.lease() < 0, "others may take over"
     assert len(bench.gave_up) == 1
     assert [it.levelno for it in caplog.records].count(logging.CRITICAL) == 1

@@ -12,7 +12,6 @@ from gevent.event import Event
 from greenworker.app import App
 from greenworker.context import current_task
 from greenworker.errors import TaskFailed
-from greenworker.message import State
 from greenworker.worker import Worker
 from tests.support.eventually import eventually
 from tests.support.server import Server
@@ -84,32 +83,6 @@ def test_a_thousand_tasks_that_time_out_at_once(app: App, space: Space, start: S
 def dead_records(space: Space) -> list[str]:
     records: list[str] = space.redis.hvals(space.key("dead:record"))
     return records
-
-
-def test_a_task_that_cannot_be_ended_costs_its_slot_until_it_ends(
-    app: App, space: Space, start: Start
-) -> None:
-    end = Event()
-
-    @app.task(timeout=0.02)
-    def immortal() -> str:
-        while not end.is_set():
-            try:
-                end.wait(60)
-            except BaseException:
-                continue
-        return "alive"
-
-    worker = start(concurrency=1)
-    stuck, after = immortal.delay(), declare_nothing(app).delay()
-    with pytest.raises(TaskFailed, match="ignores it"):
-        stuck.get(20)
-    assert worker.pool.free_count() == 0
-    assert after.state is State.PENDING
-    end.set()
-    eventually(lambda: space.stats().get("done") == 1)
-    assert stuck.state is State.FAILURE
-    space.check()
 
 
 def test_retries_run_until_one_succeeds(app: App, start: Start) -> None:
