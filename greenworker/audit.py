@@ -31,7 +31,7 @@ QUIET = 60.0  # seconds without a sweep after which nobody sweeps; longer with l
 # The type of each key: by its whole name, or by its name up to the colon.
 _TYPES = {
     "msg": "hash", "scheduled": "zset", "workers": "zset", "corpses": "set", "seq": "hash",
-    "about": "hash", "queues": "set", "dead": "zset", "dead:record": "hash", "stats": "hash",
+    "about": "hash", "leases": "hash", "queues": "set", "dead": "zset", "dead:record": "hash", "stats": "hash",
     "sweep": "string",
 }  # fmt: skip
 _TYPES_BELOW = {
@@ -173,7 +173,7 @@ class Audit:
     # Whose is it?
 
     def _check_workers(self) -> None:
-        for key in ("about", "seq", *self._names.get("consumers", [])):
+        for key in ("about", "leases", "seq", *self._names.get("consumers", [])):
             self._scan("members", key)
         for key in self._names.get("suspected", []):
             # A worker that leaves with more than one call can hold gives up its deliveries first.

@@ -72,6 +72,10 @@ def about(root: str) -> str:
     return root + "about"
 
 
+def leases(root: str) -> str:
+    return root + "leases"
+
+
 def sequences(root: str) -> str:
     return root + "seq"
 

@@ -5,7 +5,7 @@
 --              messages   msg: every envelope can be read
 --              place      where ids are: each is a message, in the list that its envelope names
 --              suspected  suspected:<wid>: the worker holds each of them
---              members    about, seq, consumers: each is a worker, alive or being drained
+--              members    about, leases, seq, consumers: each is a worker, alive or being drained
 --              dead       each has a record, and is no message
 --              records    each is a dead letter
 -- Returns {next cursor, bytes read, {id or worker, ...}, {what is wrong, id or worker, detail, ...}}.

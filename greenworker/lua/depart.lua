@@ -4,6 +4,7 @@ local function depart(wid)
   redis.call('ZREM', WORKERS, wid)
   redis.call('SREM', CORPSES, wid)
   redis.call('HDEL', ABOUT, wid)
+  redis.call('HDEL', LEASES, wid)
   redis.call('HDEL', SEQ, wid)
   redis.call('DEL', suspected_key(wid))
   for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do

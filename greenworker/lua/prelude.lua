@@ -9,7 +9,8 @@ local NIL = KEYS[1]
 local ROOT = string.sub(NIL, 1, -4)
 local MSG, SCHEDULED, STATS = ROOT .. 'msg', ROOT .. 'scheduled', ROOT .. 'stats'
 local WORKERS, CORPSES, SEQ = ROOT .. 'workers', ROOT .. 'corpses', ROOT .. 'seq'
-local ABOUT, QUEUES, SWEEP = ROOT .. 'about', ROOT .. 'queues', ROOT .. 'sweep'
+local ABOUT, LEASES = ROOT .. 'about', ROOT .. 'leases'
+local QUEUES, SWEEP = ROOT .. 'queues', ROOT .. 'sweep'
 local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
 
 local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end

@@ -1,10 +1,13 @@
 -- reap: the deliveries of incarnations whose lease has run out come back.
 --
 -- ARGV  lease ms, longest quiet ms, n, max deliveries, incarnations whose process is proven gone...
--- Returns {extended, corpses found, messages returned, messages buried, corpses left}.
+-- Returns {extended, corpses found, messages returned, messages buried, corpses left,
+--          the shortest lease ms of all}.
 --
 -- If nobody swept for longer than the quiet time, the server or all workers were away,
 -- and old leases say nothing: all are lengthened by one lease and no lease is taken for over.
+-- Where leases differ the quiet time is that of the shortest one, and whoever sweeps is told of
+-- it, to sweep as often as it asks for: by a longer one's measure an outage may be none.
 --
 -- Blame: which of the messages killed the worker cannot be known. All are charged one delivery;
 -- from the second on they are suspects, of which a worker runs a few at once; from the third on
@@ -26,14 +29,17 @@ local function declare_dead(wid)
 end
 
 for i = 5, #ARGV do declare_dead(ARGV[i]) end
+local shortest = lease
+for _, other in ipairs(redis.call('HVALS', LEASES)) do shortest = math.min(shortest, tonumber(other)) end
 local last = tonumber(redis.call('GET', SWEEP) or 0)
 redis.call('SET', SWEEP, now)
-if now - last > quiet then
+if now - last > quiet * shortest / lease then
   local all = redis.call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do
-    redis.call('ZADD', WORKERS, 'XX', math.max(tonumber(all[i + 1]), now + lease), all[i])
+    local own = tonumber(redis.call('HGET', LEASES, all[i]) or lease)
+    redis.call('ZADD', WORKERS, 'XX', math.max(tonumber(all[i + 1]), now + math.max(lease, own)), all[i])
   end
-  return {1, found, 0, 0, redis.call('SCARD', CORPSES)}
+  return {1, found, 0, 0, redis.call('SCARD', CORPSES), shortest}
 end
 
 local expired = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now, 'LIMIT', 0, 100)
@@ -75,4 +81,4 @@ if wid then
   if returned > 0 then count('reaped', returned) end
 end
 close()
-return {0, found, returned, buried, redis.call('SCARD', CORPSES)}
+return {0, found, returned, buried, redis.call('SCARD', CORPSES), shortest}

@@ -9,6 +9,7 @@ redis.call('DEL', NIL)
 if redis.call('SISMEMBER', CORPSES, wid) == 1 then return 0 end
 redis.call('ZADD', WORKERS, now_ms() + tonumber(ARGV[2]), wid)
 redis.call('HSET', ABOUT, wid, ARGV[3])
+redis.call('HSET', LEASES, wid, ARGV[2])
 for i = 4, #ARGV do
   redis.call('SADD', consumers_key(ARGV[i]), wid)
   redis.call('SADD', QUEUES, ARGV[i])

@@ -43,4 +43,7 @@ class Reaper(Service):
             _log.warning(
                 "%d message(s) of a dead worker return, %d buried", swept.returned, swept.buried
             )
-        return 0.0 if swept.left else None
+        if swept.left:
+            return 0.0
+        every = self.every or self._lease / 2
+        return min(every, every * swept.shortest / self._lease)

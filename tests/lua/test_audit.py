@@ -151,6 +151,7 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
         lambda s: (s.redis.zrem(s.key("workers"), "w"), s.redis.hdel(s.key("about"), "w")),
         {
             ("ownerless", "processing:w", "w"),
+            ("stranger", "leases", "w"),
             ("stranger", "seq", "w"),
             ("stranger", "consumers:default", "w"),
             ("stranger", "consumers:slow", "w"),

@@ -19,7 +19,7 @@ def test_a_claim_moves_messages_into_the_processing_list(space: Space) -> None:
     space.push("m1", "m2", "m3")
     space.register("w")
     claim = space.claim("w", 2)
-    assert space.state("push:", "about", "consumers", "queues") == {
+    assert space.state("push:", "about", "leases", "consumers", "queues") == {
         "msg": {"m1": envelope(), "m2": envelope(), "m3": envelope()},
         "ready:default:5": ["m3"],
         "wake:default": ["1"],
@@ -225,7 +225,7 @@ def test_a_malformed_envelope_becomes_a_dead_letter(space: Space, bytes_: str, w
     space.register("w")
     assert space.claim_ids("w") == []
     error = MALFORMED % what
-    assert space.state("workers", "about", "consumers", "queues", "seq") == {
+    assert space.state("workers", "about", "leases", "consumers", "queues", "seq") == {
         "dead": {"bad": "now"},
         "dead:record": {"bad": f"now malformed w 0\nw\n{error}\n{bytes_}"},
         "result:bad": error,

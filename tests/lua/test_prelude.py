@@ -20,6 +20,7 @@ NAMES = {
     ("workers",): "WORKERS",
     ("corpses",): "CORPSES",
     ("about",): "ABOUT",
+    ("leases",): "LEASES",
     ("sequences",): "SEQ",
     ("processing", "w"): "processing_key('w')",
     ("suspected", "w"): "suspected_key('w')",

@@ -19,6 +19,7 @@ def test_a_registered_worker_is_alive_for_one_lease(space: Space) -> None:
     assert space.state() == {
         "workers": {"w": "later"},
         "about": {"w": '{"name":"host:1"}'},
+        "leases": {"w": "60000"},
         "consumers:a": {"w"},
         "consumers:b": {"w"},
         "queues": {"a", "b"},

@@ -30,6 +30,7 @@ def test_who_holds_nothing_leaves_without_a_trace(space: Space) -> None:
     assert space.state() == {
         "workers": {"other": "later"},
         "about": {"other": '{"name":"other"}'},
+        "leases": {"other": "60000"},
         "consumers:default": {"other"},
         "queues": {"default"},
     }

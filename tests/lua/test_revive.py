@@ -13,7 +13,7 @@ from tests.support.state import Space, envelope
 FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"","traceback":""}}'
 
 # What a registered worker leaves in a namespace besides messages.
-WORKER = ("workers", "about", "consumers", "queues", "seq", "push:")
+WORKER = ("workers", "about", "leases", "consumers", "queues", "seq", "push:")
 
 
 def bury(space: Space, *ids: str) -> None:

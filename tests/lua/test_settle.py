@@ -15,7 +15,7 @@ SUCCESS = b'{"state":"SUCCESS","value":1}'
 FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"","traceback":""}}'
 
 # What a registered worker leaves in a namespace besides messages.
-WORKER = ("workers", "about", "consumers", "queues", "seq", "push:")
+WORKER = ("workers", "about", "leases", "consumers", "queues", "seq", "push:")
 
 
 def test_done_ends_the_message_with_its_result(space: Space) -> None:

@@ -89,6 +89,7 @@ class Model:
         self.suspected: dict[str, set[str]] = defaultdict(set)
         self.seq: dict[str, int] = {}
         self.about: dict[str, str] = {}
+        self.leases: dict[str, int] = {}
         self.queues: set[str] = set()
         self.consumers: dict[str, set[str]] = defaultdict(set)
         self.results: dict[str, tuple[str, int]] = {}  # and until when
@@ -108,6 +109,7 @@ class Model:
             "corpses": self.corpses,
             "seq": _texts(self.seq),
             "about": self.about,
+            "leases": _texts(self.leases),
             "queues": self.queues,
             "dead": self.dead,
             "dead:record": self.records,
@@ -171,6 +173,7 @@ class Model:
             return False
         self.workers[worker] = self.now + lease
         self.about[worker] = about
+        self.leases[worker] = lease
         for queue in queues:
             self.consumers[queue].add(worker)
             self.queues.add(queue)
@@ -267,9 +270,9 @@ class Model:
     ) -> tuple[bool, int, int, int, int]:
         found = sum(self._declare_dead(worker) for worker in gone)
         last, self.sweep = self.sweep or 0, self.now
-        if self.now - last > quiet:
+        if self.now - last > quiet * min([lease, *self.leases.values()]) / lease:
             for worker, end in self.workers.items():
-                self.workers[worker] = max(end, self.now + lease)
+                self.workers[worker] = max(end, self.now + max(lease, self.leases[worker]))
             return True, found, 0, 0, len(self.corpses)
         over = [worker for worker, end in self.workers.items() if end <= self.now]
         found += sum(self._declare_dead(worker) for worker in over)
@@ -462,6 +465,7 @@ class Model:
         self.workers.pop(worker, None)
         self.corpses.discard(worker)
         self.about.pop(worker, None)
+        self.leases.pop(worker, None)
         self.seq.pop(worker, None)
         self.suspected.pop(worker, None)
         for queue, names in self.consumers.items():

@@ -32,7 +32,7 @@ def test_the_living_are_left_alone(space: Space) -> None:
     space.run("w", "m1")
     space.sweep_was(0.0)
     reaper = reaper_of(space)
-    assert reaper.step() is None
+    assert reaper.step() == 0.05
     assert space.state()["processing:w"] == {"m1": "1"}
 
 
@@ -59,8 +59,17 @@ def test_several_corpses_are_drained_without_a_pause(space: Space) -> None:
         space.claim(worker)
     space.crash("a", "b", "c")
     reaper = reaper_of(space)
-    assert [reaper.step() for _ in range(3)] == [0.0, 0.0, None]
+    assert [reaper.step() for _ in range(3)] == [0.0, 0.0, 0.05]
     assert set(space.state()["scheduled"]) == {"of-a", "of-b", "of-c"}
+
+
+def test_a_shorter_lease_than_its_own_is_swept_for_as_often_as_it_needs(space: Space) -> None:
+    space.register("short", lease=3.0)
+    space.sweep_was(0.0)
+    reaper = reaper_of(space, every=15.0)
+    assert reaper.step() == 1.5
+    space.broker.release("short")
+    assert reaper.step() == 15.0
 
 
 def test_nobody_is_reaped_after_a_silence_of_all(space: Space) -> None:
@@ -69,7 +78,7 @@ def test_nobody_is_reaped_after_a_silence_of_all(space: Space) -> None:
     space.crash("w")
     space.sweep_was(21.0)
     reaper = reaper_of(space)
-    assert reaper.step() is None
+    assert reaper.step() == 0.05
     assert space.redis.zscore(space.key("workers"), "w") > 1
     assert space.state()["processing:w"] == {"m1": "1"}
 
