@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -90,6 +91,14 @@ class Server:
     def cont(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def limit_files(self, size: int) -> None:
+        """Let every write fail that would make a file longer than this; -1 ends it."""
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def configure(self, **directives: str) -> None:
+        """Further directives from the next start on; `_` in their names is `-`."""
+        self._config |= {name.replace("_", "-"): value for name, value in directives.items()}
+
     def close(self) -> None:
         """Kill the server and remove its folder; may be called twice."""
         self.kill()
@@ -118,6 +127,9 @@ class Server:
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C at pytest must not end the server under the tests' clean-up.
                 start_new_session=True,
+                # SIGXFSZ stays ignored, as Python has it: past `limit_files` a write fails, as on a
+                # full disk, and the signal does not end the server.
+                restore_signals=False,
             )
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:

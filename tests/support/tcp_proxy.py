@@ -31,8 +31,10 @@ class Trap:
     """Bites once: on the first request that holds `match`, after `at` bytes of its reply."""
 
     match: bytes
-    at: int = 0  # -1: not even the request arrives
+    at: int = 0  # -1: not even the request arrives; -2: it does, once `deliver` says so
     sprung: bool = False
+    held: bytes = b""  # the request that waits
+    answer: bytes = b""  # what the server said to it, which nobody heard
 
 
 @dataclass(eq=False)
@@ -70,12 +72,14 @@ class TcpProxy:
         self._links: set[Link] = set()
         self._traps: list[Trap] = []
         self._delay = 0.0
-        self._trickle = 0
+        self._delay_requests = 0.0
+        self._trickle, self._every = 0, TICK
         self._frozen = False
         self._closed = False
         self._commands: deque[Callable[[], None]] = deque()
         self._listener: Any = None
         self.port = 0
+        self.opened: list[float] = []  # when each connection was made, by the monotonic clock
         self._wake_read, self._wake_write = os.pipe()
         self._listen()
         start_native_thread(self._loop, ())
@@ -108,12 +112,14 @@ class TcpProxy:
         """Go on; what was sent meanwhile arrives now."""
         self._do(lambda: setattr(self, "_frozen", False))
 
-    def delay(self, seconds: float) -> None:
-        """Let every reply from now on arrive that much later; 0 ends it."""
+    def delay(self, seconds: float, each_way: bool = False) -> None:
+        """Let every reply (and every request) from now on arrive that much later; 0 ends it."""
+        self._delay_requests = seconds if each_way else 0.0
         self._do(lambda: setattr(self, "_delay", seconds))
 
-    def trickle(self, size: int) -> None:
-        """Pass on at most `size` bytes a tick (20 ms), each way of each connection; 0 ends it."""
+    def trickle(self, size: int, every: float = TICK) -> None:
+        """Pass on at most `size` bytes in `every` seconds, each way of each connection; 0 ends it."""
+        self._every = every
         self._do(lambda: setattr(self, "_trickle", size))
 
     def swallow(self) -> None:
@@ -141,6 +147,20 @@ class TcpProxy:
         trap = Trap(match, at)
         self._do(lambda: self._traps.append(trap))
         return trap
+
+    def hold_next_request(self, match: bytes) -> Trap:
+        """Keep the next request that holds `match`; nothing more of that connection gets through.
+
+        `deliver` lets it arrive, however late, whether its sender still waits or not.
+        """
+        return self.truncate_next_reply(match, -2)
+
+    def deliver(self, trap: Trap) -> None:
+        """Let a held request arrive now, over a connection of its own; its reply is `trap.answer`."""
+        server = self._connect()
+        with server:
+            server.sendall(trap.held)
+            trap.answer = server.recv(65536)
 
     def close(self) -> None:
         """Reset everything and end the thread; may be called twice."""
@@ -204,11 +224,11 @@ class TcpProxy:
             self._reset(link)
             return
         trap = link.trap
-        if trap is not None and trap.sprung and not link.replies.chunks:
-            self._reset(link)
-        elif link.swallowed:
+        if link.swallowed:
             if link.requests.ended:  # the client has given up; that the server has, it never hears
                 self._drop(link)
+        elif trap is not None and trap.sprung and not link.replies.chunks:
+            self._reset(link)
         elif any(flow.ended and not flow.chunks for flow in (link.requests, link.replies)):
             self._drop(link)
 
@@ -226,9 +246,13 @@ class TcpProxy:
         if link.trap in self._traps:
             self._traps.remove(link.trap)
         if link.trap is not None and link.trap.at < 0:
-            link.trap.sprung = True
-            raise ConnectionResetError
-        link.requests.chunks.append((0.0, data))
+            if link.trap.at == -1:
+                link.trap.sprung = True
+                raise ConnectionResetError
+            link.trap.held = data
+            link.trap.sprung = link.swallowed = True
+            return
+        link.requests.chunks.append((time.monotonic() + self._delay_requests, data))
         longest = max((len(trap.match) for trap in self._traps), default=1)
         link.seen = text[-(longest - 1) :] if longest > 1 else b""
 
@@ -256,7 +280,7 @@ class TcpProxy:
             except BlockingIOError:
                 return
             if self._trickle:
-                flow.next_at = now + TICK
+                flow.next_at = now + self._every
             if sent < len(data):
                 flow.chunks[0] = (due, data[sent:])
                 return
@@ -279,6 +303,7 @@ class TcpProxy:
             if end.family == socket.AF_INET:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._links.add(Link(client, server))
+        self.opened.append(time.monotonic())
 
     def _connect(self) -> Any:
         address = urlsplit(self._upstream)

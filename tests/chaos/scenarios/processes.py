@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 
 from tests.chaos.arena import Arena
 from tests.chaos.report import Report, scenario
@@ -285,21 +284,3 @@ def killed_at_claim_replied(arena: Arena, rng: random.Random) -> Report:
         f"killed between a claim's reply and the tasks' start; lease {arena.lease:g} s",
         verdict, [soonest], [last],
     )  # fmt: skip
-
-
-@scenario("SIGKILL of the server, restart with its append-only file", lease=2.0)
-def server_killed(arena: Arena, rng: random.Random) -> Report:
-    arena.worker(), arena.worker()
-    arena.send_many("nap", [[rng.uniform(0.05, 0.3)] for _ in range(300)])
-    eventually(lambda: len(arena.completed()) > 30)
-    with arena.fault("server killed"):
-        arena.server.kill()
-        time.sleep(1.5 * arena.lease)  # the length of the outage
-        arena.server.restart()
-    back = arena.journal.write("mark", name="server is back")
-    arena.drain()
-    # No living worker's task runs twice, however long the server was away
-    verdict = arena.verify(causes=())
-    return Report(
-        "300 naps, two workers; away for one and a half leases", verdict, [arena.resumption(back)]
-    )
