@@ -118,15 +118,16 @@ class Arena:
         ready: bool = True,
         lease: float | None = None,
         concurrency: int | None = None,
+        via: TcpProxy | None = None,
     ) -> Worker:
-        """Start a worker command, and wait until it is registered."""
+        """Start a worker command, and wait until it is registered; `via`: a proxy of its own."""
         worker = Worker(
             self.journal,
             self.folder,
             name or f"w{len(self.workers) + 1}",
             (
                 "-q",
-                *("-u", self.proxy.url),
+                *("-u", (via or self.proxy).url),
                 *("-n", name or f"w{len(self.workers) + 1}"),
                 *("--lease", f"{lease or self.lease:g}"),
                 *("-c", str(concurrency or self.concurrency)),
