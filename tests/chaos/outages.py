@@ -12,7 +12,8 @@ import redis
 
 from greenworker import keys
 from greenworker.broker import Broker
-from greenworker.connection import Connection, Endpoint
+from greenworker.connection import Connection
+from greenworker.endpoint import Endpoint
 from tests.chaos.arena import Arena
 from tests.chaos.report import Report
 from tests.chaos.workers import Worker
