@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 
 from tests.chaos.arena import Arena
 from tests.chaos.report import Report, scenario
