@@ -215,10 +215,10 @@ class Broker:
 
         `gone` are incarnations that are known to be dead, whatever their leases.
         """
-        extended, *counts, shortest = self._run(
+        extended, corpses, returned, buried, left, shortest = self._run(
             "reap", _ms(lease), _ms(quiet), MAX_COUNT, max_deliveries, *gone
         )
-        return Sweep(bool(extended), *counts, shortest / 1000)
+        return Sweep(bool(extended), corpses, returned, buried, left, shortest / 1000)
 
     def promote(self) -> tuple[int, float | None]:
         """Make ready what is due; (how many, seconds until the next or None)."""
