@@ -89,7 +89,7 @@ Options:
 Each option can be set in the environment, too: GREENWORKER_CONCURRENCY=1000.
 
 Signals: TERM or INT finish what runs, then exit; a second one releases it and
-exits now. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
+exits now; a loop that is blocked ends then, or after the grace, with 3. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
 
 Exit codes: 0 done; 2 a mistake in the call or in the app; 3 the loop was blocked
 for --max-block, or C code held the GIL for that long, which ends the process by

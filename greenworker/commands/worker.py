@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
+import os
 import resource
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +20,7 @@ from greenworker import __version__
 from greenworker.commands import logs
 from greenworker.commands.find_app import find_app
 from greenworker.commands.options import Options
+from greenworker.commands.signals import StopSignals
 from greenworker.errors import BrokerError, ConfigError
 from greenworker.task import Task
 from greenworker.worker import Worker
@@ -25,6 +30,7 @@ _log = logging.getLogger("greenworker.worker")
 
 _SHARED_CONNECTIONS = 2  # with the worker's own three, and one for results, six at most
 _MAX_BLOCK = 120.0
+_THREADS_GET = 1.0  # seconds to end, after the worker has stopped
 _THREADS = 100  # for DNS and files: ten, gevent's default, make 100 look-ups wait in line
 
 
@@ -44,7 +50,6 @@ def run(options: Options, early_ssl: Sequence[str] = ()) -> int:
         app.use(url, "--url")
     app.bound_connections(_SHARED_CONNECTIONS)
     worker = Worker(app, **settings)
-    worker.watchdog.own_process(logs.show_now, stop_by=lambda: None)
     _raise_limits(worker.config.concurrency)
     _save_time()
     return _serve(worker, banner=level <= logging.INFO, as_json=as_json)
@@ -79,13 +84,34 @@ def _serve(worker: Worker, banner: bool, as_json: bool) -> int:
     say = _log.info if as_json else _print
     _handle_signals(worker)
     worker.check_server()
-    if banner:
+    if banner and not worker.stopping:
         say(_banner(worker))
         gevent.spawn(_say_ready, worker, say)
     left = worker.serve_forever()
     if left:
         _log.error("%d outcomes could not be settled: their tasks will run again", left)
-    return 1 if left else 0
+    code = 1 if left else 0
+    _leave_threads(code)
+    return code
+
+
+def _leave_threads(code: int) -> None:
+    """End the process if the app has threads that would keep it from ending."""
+    deadline = time.monotonic() + _THREADS_GET
+    threads = [
+        thread
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.main_thread()
+    ]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    names = [thread.name for thread in threads if thread.is_alive()]
+    if names:
+        _log.warning("not waiting for the app's threads that still run: %s", ", ".join(names[:5]))
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def _say_ready(worker: Worker, say: Callable[[str], None]) -> None:
@@ -98,15 +124,18 @@ def _print(text: str) -> None:
 
 
 def _handle_signals(worker: Worker) -> None:
+    stop = StopSignals(lambda at: _stop(worker, at), worker.config.grace)
+    stop.install()
+    # A debugger's prompt blocks the loop, and may hear as many as come.
+    stop_by = (lambda: None) if worker.config.solo else stop.stop_by
+    worker.watchdog.own_process(logs.show_now, stop_by)
     # gevent runs these in greenlets of their own: they may wait, a signal handler may not.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, _stop, worker)
     gevent.signal_handler(signal.SIGTSTP, _quiet, worker)
     gevent.signal_handler(signal.SIGCONT, _resume, worker)
     gevent.signal_handler(signal.SIGTTIN, _dump, worker)
 
 
-def _stop(worker: Worker) -> None:
+def _stop(worker: Worker, at: float) -> None:
     if worker.stopping:
         _log.warning("stopping now: what runs is released")
         worker.hurry()
@@ -116,7 +145,7 @@ def _stop(worker: Worker) -> None:
             "stopping: %d running, %g s to finish%s",
             worker.stats.running, worker.config.grace, blocks and f"; {blocks}",
         )  # fmt: skip
-        worker.ask_to_stop()
+        worker.ask_to_stop(at)
 
 
 def _quiet(worker: Worker) -> None:

@@ -52,6 +52,11 @@ class Service:
             greenlet.join(timeout)
             greenlet.kill()
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last step has failed."""
+        return self._pause > 0
+
     def wake(self) -> None:
         """Run the next step now."""
         self._wake.set()

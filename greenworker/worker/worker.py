@@ -14,7 +14,13 @@ from gevent.lock import RLock
 
 from greenworker.broker import Broker
 from greenworker.connection import Connection
-from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, NotPatched
+from greenworker.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    ConfigError,
+    GreenworkerError,
+    NotPatched,
+)
 from greenworker.message import Delivery, Outcome
 from greenworker.worker import proof
 from greenworker.worker.config import WorkerConfig
@@ -33,6 +39,8 @@ if TYPE_CHECKING:
     from greenworker.app import App
 
 _log = logging.getLogger("greenworker.worker")
+
+_LAST_TRY = 0.5  # seconds at a stop for what fails already
 
 
 class Worker:
@@ -116,6 +124,7 @@ class Worker:
         self._lifecycle = RLock()  # a start and a stop wait for each other
         self._hurry = Event()
         self._asked = Event()
+        self._asked_at = 0.0
 
     def __enter__(self) -> Worker:
         self.start()
@@ -147,7 +156,7 @@ class Worker:
             )
         self._start()
 
-    def _start(self) -> None:
+    def _start(self, unless_asked: bool = False) -> None:
         require_patched()
         with self._lifecycle:
             if self._started:
@@ -155,6 +164,8 @@ class Worker:
             self.consumer.fresh()
             self.retirement.reason = ""
             self.check_server()
+            if unless_asked and self.stopping:
+                return
             self._started = True
             self._membership.fresh()
             self.watchdog.start()
@@ -166,16 +177,28 @@ class Worker:
                 self.consumer.start()
 
     def check_server(self) -> None:
-        """Look at the server and note its version; raises as `start()` does."""
+        """Look at the server and note its version, unless a stop is asked for meanwhile; raises as
+        `start()` does."""
+        lane, errors = self._lanes["consumer"], []
+
+        def look() -> None:
+            try:
+                self.server = lane.check_server(self.config.allow_eviction)
+            except GreenworkerError as error:
+                errors.append(error)
+
+        looking = gevent.spawn(look)
         try:
-            self.server = self._lanes["consumer"].check_server(self.config.allow_eviction)
-        except BrokerUnavailable as error:
-            if self.config.burst:
-                raise
-            _log.warning("%s; trying until it can", error)
-        except BaseException:
-            self._lanes["consumer"].close()
-            raise
+            gevent.wait([looking, self._asked], count=1)
+        finally:
+            looking.kill()
+        if not errors:
+            return
+        if isinstance(errors[0], BrokerUnavailable) and not self.config.burst:
+            _log.warning("%s; trying until it can", errors[0])
+            return
+        lane.close()
+        raise errors[0]
 
     def quiet(self) -> None:
         """Claim nothing more; what runs goes on."""
@@ -195,9 +218,10 @@ class Worker:
         with self._lifecycle:
             if not self._started:
                 return self._left
-            self._started = False
             self._asked.set()
             self._left = self._stop(self.config.grace if timeout is None else timeout)
+            # Not before: a stop that was interrupted, by a gevent.Timeout say, can be made again.
+            self._started = False
             # Not at the next start: whoever asks for a stop before or during that is heard.
             self._asked.clear()
             self._hurry.clear()
@@ -218,8 +242,9 @@ class Worker:
         """Whether a registered worker's id is this one's."""
         return self._membership.is_current(id)
 
-    def ask_to_stop(self) -> None:
-        """Have `serve_forever` stop; returns at once."""
+    def ask_to_stop(self, at: float | None = None) -> None:
+        """Have `serve_forever` stop; returns at once. The grace counts from `at` (time.monotonic())."""
+        self._asked_at = time.monotonic() if at is None else at
         self._asked.set()
         if self.config.solo:
             self.consumer.interrupt()
@@ -238,14 +263,19 @@ class Worker:
         Returns what `stop()` returns. Raises as `start()` does, also for a server that turns
         out to be unsuitable later, and BrokerUnavailable when it leaves a burst for 5 s.
         """
-        self._start()
+        self._start(unless_asked=True)
+        if not self._started:
+            self._asked.clear()
+            self._hurry.clear()
+            return 0
         self.consumer.ends_on_error = self._serving = True
         if not self.config.solo:
             gevent.wait([self.consumer.over, self._asked], count=1)
         elif not self._asked.is_set():
             self.consumer.run()
         error = self.consumer.error
-        left = self.stop(None if error is None else 0.0)
+        spent = time.monotonic() - self._asked_at if self._asked.is_set() else 0.0
+        left = self.stop(0.0 if error is not None else max(0.0, self.config.grace - spent))
         self._serving = False
         if error is not None:
             raise error
@@ -256,14 +286,15 @@ class Worker:
         self.consumer.stop(timeout=min(timeout, IN_A_HURRY))
         self._join(deadline)
         self.pool.kill(Release, timeout=1.0)
-        left = self.settler.flush(max(IN_A_HURRY, deadline - time.monotonic()), self._hurry)
-        # What follows takes no time, or the server is away: nobody waits for it then.
-        self.settler.stop(timeout=0.5)
-        self.retirement.stop(timeout=0.2)
-        self.scheduler.stop(timeout=0.2)
-        self.reaper.stop(timeout=0.2)
-        self._leave()
-        # Last: leases must live until the settler has flushed.
+        # A server that is away already is given no more time than the grace.
+        least = _LAST_TRY if self.settler.failing else IN_A_HURRY
+        left = self.settler.flush(max(least, deadline - time.monotonic()), self._hurry)
+        # Leases must live until here. What follows takes no time, or the server is away: all at once.
+        self.watchdog.ask_to_stop()
+        services = (self.settler, self.retirement, self.scheduler, self.reaper)
+        gevent.joinall([gevent.spawn(service.stop, _LAST_TRY) for service in services])
+        if not left:
+            self._leave()
         self.watchdog.stop()
         for lane in self._lanes.values():
             lane.close()

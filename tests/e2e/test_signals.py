@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGTERM, SIGTSTP, SIGTTIN
 
 import pytest
 
-from greenworker import State
+from greenworker import State, keys
 from tests.e2e.conftest import Project
 from tests.support.eventually import eventually
 from tests.support.server import Server
@@ -198,3 +199,167 @@ def test_a_second_signal_does_not_wait_for_a_server_that_is_silent(
     assert worker.wait() == 1
     worker.wait_for("5 outcomes could not be settled: their tasks will run again")
     assert "Traceback" not in worker.output
+
+
+def test_a_stop_while_it_starts_on_a_server_that_is_silent(
+    own_server: Server, own_project: Project
+) -> None:
+    own_project.write(TASKS)
+    own_server.stop_process()
+    worker = own_project.worker("--grace", "600", ready=False)
+    eventually(lambda: handles_signals(worker.pid))
+    worker.signal(SIGTERM)
+    worker.wait_for("stopping: 0 running")
+    assert worker.wait() == 0
+    assert "Traceback" not in worker.output
+
+
+def test_a_stop_before_the_server_ever_answered(own_server: Server, own_project: Project) -> None:
+    own_project.write(TASKS)
+    own_server.kill()
+    worker = own_project.worker(ready=False)
+    worker.wait_for("trying until it can")
+    worker.signal(SIGTERM)
+    assert worker.wait() == 0
+    assert "Traceback" not in worker.output
+
+
+def handles_signals(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM: what comes before ends it as any process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (SIGTERM - 1) & 1)
+
+
+def deliveries(project: Project) -> dict[str, str]:
+    """What each message that is present has been charged, by its envelope."""
+    envelopes = project.redis.hgetall(keys.messages(project.root))
+    return {id: envelope.split(" ")[1] for id, envelope in envelopes.items()}
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_stop_under_load_loses_charges_and_repeats_nothing(
+    project: Project, signals: int
+) -> None:
+    # Given a thousand short tasks under way, with more and more of them done
+    tasks = project.module("""
+        @app.task
+        def work(n):
+            time.sleep(0.02)
+            note(n)
+            return n
+    """)
+    sent = tasks.work.delay_many((n,) for n in range(1000))
+    worker = project.worker("-c", "20", "-q", ready=False)
+    eventually(lambda: len(project.notes) > 100)
+    for _ in range(signals):
+        worker.signal(SIGTERM)
+    assert worker.wait() == 0
+    # Then what was not done waits as if it had never been claimed
+    waiting = deliveries(project)
+    assert set(waiting.values()) <= {"0"}
+    assert len(waiting) == 1000 - [one.state for one in sent].count(State.SUCCESS)
+    project.worker("-q", ready=False)
+    assert [result.get(timeout=60) for result in sent] == list(range(1000))
+    if signals == 1:
+        assert sorted(map(int, project.notes)) == list(range(1000))
+
+
+BLOCK = """
+    from gevent.monkey import get_original
+    native_sleep = get_original("time", "sleep")
+
+    @app.task
+    def block():
+        note(current_task().delivery)
+        if current_task().delivery == 1:
+            native_sleep(600)
+"""
+
+
+def test_a_blocked_loop_cannot_outlive_the_grace(project: Project) -> None:
+    tasks = project.module(BLOCK)
+    worker = project.worker("--grace", "1", "--max-block", "500", "--lease", "2")
+    block = tasks.block.delay()
+    eventually(lambda: project.notes)
+    worker.signal(SIGTERM)
+    assert worker.wait() == 3
+    worker.wait_for("the loop is blocked and a stop is overdue")
+    assert f"tasks.block[{block.id}] blocks the loop" in worker.output
+    # Nobody could release it: it runs again after the lease
+    project.worker("--lease", "2")
+    block.get(timeout=30)
+    assert project.notes == ["1", "2"]
+
+
+def test_a_second_signal_ends_a_blocked_loop_at_once(project: Project) -> None:
+    tasks = project.module(BLOCK)
+    worker = project.worker("--grace", "500", "--max-block", "500")
+    tasks.block.delay()
+    eventually(lambda: project.notes)
+    worker.signal(SIGTERM)
+    worker.wait_for("blocks the loop")
+    worker.signal(SIGTERM)
+    assert worker.wait() == 3
+
+
+def test_a_loop_that_runs_again_in_time_hears_of_the_signal(project: Project) -> None:
+    tasks = project.module("""
+        from gevent.monkey import get_original
+        native_sleep = get_original("time", "sleep")
+
+        @app.task
+        def block():
+            note("begun")
+            while not Path("go").exists():
+                native_sleep(0.01)
+            return "done"
+    """)
+    worker = project.worker("--grace", "500")
+    block = tasks.block.delay()
+    eventually(lambda: project.notes)
+    worker.signal(SIGTERM)
+    worker.wait_for("blocks the loop")
+    project.allow("go")
+    assert worker.wait() == 0
+    assert block.get(timeout=5) == "done"
+
+
+def test_children_of_tasks_have_the_signals_of_any_process(project: Project) -> None:
+    # Given a task that waits for a forked child, which a TERM ends
+    tasks = project.module("""
+        import signal
+
+        @app.task
+        def fork():
+            pid = os.fork()
+            if not pid:
+                os.write(os.open("child", os.O_CREAT | os.O_WRONLY), b"x")
+                while True:
+                    signal.pause()
+            wait_for("child")
+            os.kill(pid, signal.SIGTERM)
+            return os.waitpid(pid, 0)[1]
+    """)
+    worker = project.worker()
+    assert tasks.fork.delay().get(timeout=20) == SIGTERM
+    # Then the worker has heard nothing of it
+    assert tasks.fork.delay().get(timeout=20) == SIGTERM
+    assert "stopping" not in worker.output
+
+
+def test_a_thread_of_the_app_cannot_keep_the_process(project: Project) -> None:
+    project.write("""
+        def forever():
+            while True:
+                time.sleep(60)
+
+        threading.Thread(target=forever, name="pusher").start()
+
+        @app.task
+        def nothing(): pass
+    """)
+    worker = project.worker()
+    worker.signal(SIGTERM)
+    assert worker.wait() == 0
+    worker.wait_for("not waiting for the app's threads that still run: pusher")
