@@ -19,6 +19,7 @@ from tests.support.tcp_proxy import TcpProxy, Trap
 Provoke = Callable[[Arena, random.Random], None]
 # How a request is lost: (in words, where its reply is cut).
 WAYS = (("request lost", -1), ("reply lost", 0), ("reply cut in the middle", 2))
+EACH = ", ".join(way for way, _ in WAYS)
 MIDDLE = {"claim": 60, "sync": 60, "settle": 20}  # bytes; of others the whole reply is `:1`
 
 
@@ -35,15 +36,11 @@ def _cut(name: str, provoke: Provoke, **options: object) -> None:
                 trap = arena.proxy.truncate_next_reply(script(name).sha, cut)
                 provoke(arena, rng)
                 eventually(lambda trap=trap: trap.sprung, message=f"{name}: {way}: not sprung")
-        return conclude(arena, f"{count:,} naps, two workers; {_what(arena)}")
+        times = "" if arena.short else ", five times each"
+        return conclude(arena, f"{count:,} naps, two workers; {EACH}{times}")
 
     play.__name__ = f"cut_{name}"
     scenario(f"connection cut in mid-reply: {name}", lease=1.5, **options)(play)
-
-
-def _what(arena: Arena) -> str:
-    times = "" if arena.short else ", five times each"
-    return "request lost, reply lost, reply cut in the middle" + times
 
 
 def _nothing(_: Arena, __: random.Random) -> None:
@@ -80,7 +77,7 @@ def cut_register(arena: Arena, rng: random.Random) -> Report:
     crew(arena, 2)
     assert all(trap.sprung for trap in traps)
     count = load(arena, rng)
-    return conclude(arena, f"{count:,} naps, two workers; {_what(arena)}")
+    return conclude(arena, f"{count:,} naps, two workers; {EACH}")
 
 
 @scenario("connection cut in mid-reply: reap", lease=1.5)
@@ -96,7 +93,7 @@ def cut_reap(arena: Arena, rng: random.Random) -> Report:
         eventually(lambda trap=trap: trap.sprung)
     eventually(lambda: outages.stats(arena).get("reaped", 0) >= 12, within=20)
     report = conclude(
-        arena, f"three workers die, which hold four each; {_what(arena)}", causes=("worker killed",)
+        arena, f"three workers die, which hold four each; {EACH}", causes=("worker killed",)
     )
     assert outages.stats(arena)["reaped"] == 12, "a message was moved twice"
     return report
@@ -109,7 +106,8 @@ def cut_release(arena: Arena, rng: random.Random) -> Report:
     eventually(lambda: set(held) <= set(arena.running()))
     crew(arena, 1)
     for leaver, (way, at) in zip(leavers, WAYS, strict=True):
-        arena.note_fault(f"release: {way}")
+        # It may have left without knowing, and hear so from a last beat.
+        arena.note_fault(f"release: {way}", costs_lease=[leaver.pid])
         trap = arena.proxy.truncate_next_reply(script("release").sha, at)
         arena.terminate(leaver)
         assert leaver.wait() == 0
@@ -117,7 +115,7 @@ def cut_release(arena: Arena, rng: random.Random) -> Report:
     # One request was lost: that worker's lease runs out, and nobody else's.
     eventually(lambda: arena.redis.zcard(keys.workers(arena.root)) == 1)
     report = conclude(
-        arena, f"three workers end, with four tasks each that do not; {_what(arena)}",
+        arena, f"three workers end, with four tasks each that do not; {EACH}",
         causes=("released at a stop",),
     )  # fmt: skip
     outages.uncharged(arena)
@@ -136,7 +134,7 @@ def cut_push(arena: Arena, rng: random.Random) -> Report:
             arena.send_many("nap", [[0.01]] * 10)
             assert trap.sprung
     assert all(event["verdict"] == "ok" for event in arena.events("sent"))
-    report = conclude(arena, f"{3 * count} sends of 1, and of 10; {_what(arena)}")
+    report = conclude(arena, f"{3 * count} sends of 1, and of 10; {EACH}")
     assert outages.stats(arena)["enqueued"] == report.verdict.sent, "one arrived twice"
     return report
 
