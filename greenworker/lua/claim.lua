@@ -106,16 +106,18 @@ local function pop_suspects(key, room)
   local few = redis.call('SCARD', SUSPECTED)
   if few == 1 and runs_alone(redis.call('SRANDMEMBER', SUSPECTED)) then return end
   while few < FEW and room > 0 and not full and looked < LOOK_AT_MOST do
-    local alone = runs_alone(redis.call('LINDEX', key, -1))
-    if alone and few > 0 then return end
+    -- One by one: behind one that has expired may wait one that runs alone.
+    local id = redis.call('LINDEX', key, -1)
+    local alone = runs_alone(id)
+    if not id or alone and few > 0 then return end
     local before = #held
-    pop(key, 1)
+    full = not take(id)
+    if full then return end
+    redis.call('RPOP', key)
     if #held > before then
-      redis.call('SADD', SUSPECTED, held[before + 1])
+      redis.call('SADD', SUSPECTED, id)
       few, room = few + 1, room - 1
       if alone then return end
-    elseif redis.call('LLEN', key) == 0 then
-      return
     end
   end
 end

@@ -364,6 +364,17 @@ def test_a_settled_suspect_makes_room_for_the_next_one(space: Space) -> None:
     space.check()
 
 
+def test_behind_an_expired_suspect_one_that_runs_alone_stays_alone(space: Space) -> None:
+    space.push_suspect("s", "expired")
+    space.push_suspect("alone", deliveries=3)
+    space.edit("expired", " 0 3600000 ", " 1 3600000 ")
+    space.register("w")
+    assert space.claim_ids("w") == ["s"]
+    assert space.state()["suspects:default"] == ["alone"]
+    assert space.stats()["expired"] == 1
+    space.check()
+
+
 def test_an_expired_suspect_makes_nobody_busy(space: Space) -> None:
     space.push_suspect("s1", "s2", "s3", deliveries=3)
     space.edit("s1", " 0 3600000", " 1 3600000")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -69,6 +70,7 @@ messages = st.builds(
     expires=moments,
 )
 kinds = st.sampled_from(["done", "retry", "later", "dead", "release"])
+ends = st.tuples(kinds, delays)
 bounds = st.builds(
     Bounds,
     few=st.sampled_from([2, 3, 32]),
@@ -140,28 +142,33 @@ class Scripts(RuleBasedStateMachine):
         self.push([Message(id, "t", queue=queue, priority=priority) for id in names], 9)
 
     @rule(
-        id=ids,
+        crashed=st.lists(
+            st.tuples(
+                ids,
+                st.sampled_from([2, 2, 2, 2, 1, 3, 4]),
+                st.sampled_from([None, None, None, None, 0.0, 1.0]),
+            ),
+            min_size=1,
+            max_size=6,
+        ),
         queue=st.sampled_from(QUEUES),
-        deliveries=st.integers(1, 4),
-        expires=moments,
     )
-    def push_what_has_crashed(self, id: str, queue: str, deliveries: int, expires: Any) -> None:
-        """A shortcut to what takes many steps: a message that was present at crashes."""
-        if id in self.model.msg:
-            return
-        message = Message(id, "t", queue=queue, expires=expires)
-        self.push([message], 9)
-        letter = self.model.msg[id]
-        letter = type(letter).read(f"1 {deliveries} " + str(letter).split(" ", 2)[2])
-        self.model.msg[id] = letter
-        self.crashes[id] = deliveries
+    def push_what_has_crashed(self, crashed: list[tuple[str, int, Any]], queue: str) -> None:
+        """A shortcut to what takes many steps: messages that were present at crashes."""
         redis, root = self.place.redis, self.place.root
-        redis.hset(f"{root}msg", id, str(letter))
-        if deliveries >= self.model.bounds.suspect_after:
-            self.model.ready[queue, 5].remove(id)
-            self.model.suspects[queue].append(id)
-            redis.lrem(f"{root}ready:{queue}:5", 0, id)
-            redis.lpush(f"{root}suspects:{queue}", id)
+        for id, deliveries, expires in crashed:
+            if id in self.model.msg:
+                continue
+            self.push([Message(id, "t", queue=queue, expires=expires)], 9)
+            letter = replace(self.model.msg[id], deliveries=deliveries)
+            self.model.msg[id] = letter
+            self.crashes[id] = deliveries
+            redis.hset(f"{root}msg", id, str(letter))
+            if deliveries >= self.model.bounds.suspect_after:
+                self.model.ready[queue, 5].remove(id)
+                self.model.suspects[queue].append(id)
+                redis.lrem(f"{root}ready:{queue}:5", 0, id)
+                redis.lpush(f"{root}suspects:{queue}", id)
         self.look()
 
     @rule(
@@ -206,7 +213,7 @@ class Scripts(RuleBasedStateMachine):
             self.register(slot, queues, LEASE)
         self.claim(slot, 0, 1, most, queues, False)
 
-    @rule(slot=slots, how=st.lists(st.tuples(kinds, delays), min_size=1, max_size=8))
+    @rule(slot=slots, how=st.lists(ends, min_size=1, max_size=8))
     def finish(self, slot: int, how: list[tuple[str, float]]) -> None:
         """As workers do: settle what is held."""
         worker = self.someone(slot, 0, self.model.processing)
@@ -215,6 +222,23 @@ class Scripts(RuleBasedStateMachine):
         ends = [(one, outcome(*end, one, 600.0)) for end, one in zip(how, mine, strict=False)]
         if ends:
             self.settled(worker, ends)
+
+    @rule(
+        acts=st.lists(
+            st.tuples(slots, st.integers(1, 8), st.lists(ends, max_size=4)), min_size=1, max_size=5
+        ),
+        first=st.integers(0, MANY),
+        count=st.integers(0, MANY),
+    )
+    def bustle(
+        self, acts: list[tuple[int, int, list[tuple[str, float]]]], first: int, count: int
+    ) -> None:
+        """What most of the time is: messages come, are claimed and end."""
+        if count:
+            self.push_many(first, count, "default", 5)
+        for slot, most, how in acts:
+            self.work(slot, most, QUEUES)
+            self.finish(slot, how)
 
     @rule(slot=slots, old=olds)
     def beat(self, slot: int, old: int) -> None:
