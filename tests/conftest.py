@@ -23,7 +23,7 @@ with contextlib.suppress(ModuleNotFoundError):  # the command line's tests run w
     settings.register_profile(
         "same", always, derandomize=True, max_examples=100, stateful_step_count=40
     )
-    settings.register_profile("long", always, max_examples=5000, stateful_step_count=100)
+    settings.register_profile("long", always, max_examples=3000, stateful_step_count=60)
     settings.load_profile("same")
 
 

@@ -421,7 +421,7 @@ class Scripts(RuleBasedStateMachine):
 
     # Dead letters
 
-    @rule(batch=st.lists(ids, min_size=1, max_size=4), dry_run=st.booleans())
+    @rule(batch=st.lists(ids, min_size=1, max_size=4, unique=True), dry_run=st.booleans())
     def revive(self, batch: list[str], dry_run: bool) -> None:
         fates = self.broker.revive([id.encode() for id in batch], dry_run)
         assert fates == self.model.revive(batch, dry_run)

@@ -299,22 +299,19 @@ class Model:
     # Dead letters
 
     def revive(self, ids: Sequence[str], dry_run: bool) -> str:
+        """The fate of each, in a letter; no id twice."""
         fates = ""
-        revived = set()
         for id in ids:
-            readable = id in self.records and self.records[id][3].startswith("1 ")
-            if id not in self.records or id in revived:
+            if id not in self.records:
                 fates += "g"
             elif id in self.msg:
                 fates += "p"
-            elif not readable:
+            elif not self.records[id][3].startswith("1 "):
                 fates += "u"
             else:
                 fates += "r"
-                revived.add(id)
-        for id in () if dry_run else [id for id in ids if id in revived]:
-            if id in self.records:
-                self._revive(id)
+                if not dry_run:
+                    self._revive(id)
         return fates
 
     def _revive(self, id: str) -> None:
