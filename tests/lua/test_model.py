@@ -25,9 +25,11 @@ from hypothesis.stateful import (
 )
 
 from greenworker import broker as broker_module
+from greenworker.audit import Audit
 from greenworker.broker import Claim, NotRegistered, push_fields
 from greenworker.errors import BrokerError
 from greenworker.message import Delivery, Message, Outcome, next_attempt
+from greenworker.probe import Probe
 from greenworker.scripts import load
 from tests.support.clockwork import CHANGES, Clockwork, constants
 from tests.support.model import Bounds, Model, Refused, State
@@ -45,7 +47,7 @@ FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"m","traceback":""}
 ids = st.sampled_from([f"m{n}" for n in range(MANY)])
 queues = st.sampled_from([("default",), ("other",), QUEUES, QUEUES[::-1]])
 slots = st.integers(0, 3)
-# Mostly the slot's present incarnation, sometimes the one before it.
+# Mostly a living incarnation, sometimes one that is over.
 olds = st.sampled_from([0, 0, 0, 0, 1])
 delays = st.sampled_from([0.0, 0.0, 0.2, 60.0])
 moments = st.sampled_from(
@@ -339,20 +341,31 @@ class Scripts(RuleBasedStateMachine):
             self.settled(worker, outcomes)
 
     def settled(self, worker: str, outcomes: list[tuple[Delivery, Outcome]]) -> None:
-        rights = [
-            worker in self.model.workers
-            and self.model.processing[worker].get(one.id) == one.seq
-            and one.id not in {earlier.id for earlier, _ in outcomes[:k]}
-            for k, (one, _) in enumerate(outcomes)
-        ]
+        held = dict(self.model.processing[worker]) if worker in self.model.workers else {}
+        rights = []
+        for one, _ in outcomes:
+            right = held.get(one.id) == one.seq
+            rights.append(right)
+            if right:
+                del held[one.id]
         told = [(one.id, one.seq, how) for one, how in outcomes]
         reply = self.broker.settle(worker, outcomes)
         assert reply == self.model.settle(worker, told)
-        assert not any(mine and not right for mine, right in zip(reply, rights, strict=True)), "I5"
+        assert reply == rights, "I5"
         before = self.seen
         self.look()
         if not any(reply):
             assert self.seen == before, "I5: what is refused changes nothing"
+
+    @rule(slot=slots, old=st.integers(0, 1), kind=kinds)
+    def settle_late(self, slot: int, old: int, kind: Any) -> None:
+        """What the worker, or the corpse, held at some time, of what somebody holds now."""
+        worker = self.someone(slot, old, self.known)
+        held = self.owners()
+        late = [one for one in self.known[worker] if one.id in held]
+        ends = [(one, outcome(kind, 0.0, one, 600.0)) for one in late[:6]]
+        if ends:
+            self.settled(worker, ends)
 
     @rule(slot=slots, old=olds, sure=st.sampled_from([False, False, True]))
     def release(self, slot: int, old: int, sure: bool) -> None:
@@ -378,7 +391,7 @@ class Scripts(RuleBasedStateMachine):
             self.look()
 
     @rule(
-        gone=st.lists(slots, max_size=2),
+        gone=st.lists(slots, max_size=3),
         old=olds,
         quiet=st.sampled_from([20_000, NEVER_QUIET, NEVER_QUIET]),
         max_deliveries=st.sampled_from([1, 3]),
@@ -478,6 +491,14 @@ class Scripts(RuleBasedStateMachine):
         assert {one.id for one in status.workers} == {*model.workers, *model.corpses}
         self.look()  # it reads only
 
+    @rule()
+    def check(self) -> None:
+        """The audit finds nothing wrong, whatever has happened."""
+        if not self.model.planted:
+            report = Audit(Probe(self.place, self.broker.namespace)).run()
+            assert report.findings == []
+            assert report.messages == len(self.model.msg)
+
     # What is used above
 
     def worker(self, slot: int, old: int = 0) -> str:
@@ -485,9 +506,10 @@ class Scripts(RuleBasedStateMachine):
         return f"w{slot}.{max(0, self.lives[slot] - old)}"
 
     def someone(self, slot: int, old: int, having: Mapping[str, Any] | None = None) -> str:
-        """A living incarnation if there is one, `having` something there; `old`: one that may be over."""
-        alive = sorted(one for one in self.model.workers if having is None or having.get(one))
-        return alive[slot % len(alive)] if alive and not old else self.worker(slot, old)
+        """A living incarnation if there is one, and `having` something there; `old`: a corpse."""
+        those: Collection[str] = self.model.corpses if old else self.model.workers
+        found = sorted(one for one in those if having is None or having.get(one))
+        return found[slot % len(found)] if found else self.worker(slot, old)
 
     def owners(self) -> dict[str, str]:
         return {id: worker for worker, held in self.model.processing.items() for id in held}
