@@ -213,7 +213,7 @@ class Scripts(RuleBasedStateMachine):
         """As workers do: register, and claim."""
         if self.worker(slot) not in self.model.workers:
             self.register(slot, queues, LEASE)
-        self.claim(slot, 0, 1, most, queues, False)
+        self.claims(self.worker(slot), 1, most, queues, False)
 
     @rule(slot=slots, how=st.lists(ends, min_size=1, max_size=8))
     def finish(self, slot: int, how: list[tuple[str, float]]) -> None:
@@ -260,7 +260,11 @@ class Scripts(RuleBasedStateMachine):
         self, slot: int, old: int, step: int, most: int, queues: tuple[str, ...], lost: bool
     ) -> None:
         """`lost`: the worker does not hear the reply."""
-        worker = self.someone(slot, old)
+        self.claims(self.someone(slot, old), step, most, queues, lost)
+
+    def claims(
+        self, worker: str, step: int, most: int, queues: tuple[str, ...], lost: bool
+    ) -> None:
         seq = max(0, self.used[worker] + step)
         self.used[worker] = max(self.used[worker], seq)
         before = self.model.seq.get(worker, 0)
@@ -341,13 +345,11 @@ class Scripts(RuleBasedStateMachine):
             self.settled(worker, outcomes)
 
     def settled(self, worker: str, outcomes: list[tuple[Delivery, Outcome]]) -> None:
-        held = dict(self.model.processing[worker]) if worker in self.model.workers else {}
-        rights = []
+        rights, ended = [], set()
         for one, _ in outcomes:
-            right = held.get(one.id) == one.seq
-            rights.append(right)
-            if right:
-                del held[one.id]
+            rights.append(self.is_held(worker, one) and one.id not in ended)
+            if rights[-1]:
+                ended.add(one.id)
         told = [(one.id, one.seq, how) for one, how in outcomes]
         reply = self.broker.settle(worker, outcomes)
         assert reply == self.model.settle(worker, told)
@@ -357,15 +359,23 @@ class Scripts(RuleBasedStateMachine):
         if not any(reply):
             assert self.seen == before, "I5: what is refused changes nothing"
 
-    @rule(slot=slots, old=st.integers(0, 1), kind=kinds)
-    def settle_late(self, slot: int, old: int, kind: Any) -> None:
-        """What the worker, or the corpse, held at some time, of what somebody holds now."""
-        worker = self.someone(slot, old, self.known)
-        held = self.owners()
-        late = [one for one in self.known[worker] if one.id in held]
-        ends = [(one, outcome(kind, 0.0, one, 600.0)) for one in late[:6]]
-        if ends:
-            self.settled(worker, ends)
+    @rule(slot=slots, kind=kinds)
+    def settle_late(self, slot: int, kind: Any) -> None:
+        """What is no longer the worker's, though somebody holds it: itself again if that can be."""
+        over: dict[str, list[Delivery]] = defaultdict(list)
+        for own in (True, False):
+            for worker, known in self.known.items():
+                held = self.model.processing[worker] if own else self.owners()
+                late = [one for one in known if one.id in held and not self.is_held(worker, one)]
+                if late:
+                    over[worker] = late
+            if over:
+                break
+        if over:
+            worker = sorted(over)[slot % len(over)]
+            self.settled(
+                worker, [(one, outcome(kind, 0.0, one, 600.0)) for one in over[worker][:6]]
+            )
 
     @rule(slot=slots, old=olds, sure=st.sampled_from([False, False, True]))
     def release(self, slot: int, old: int, sure: bool) -> None:
@@ -510,6 +520,11 @@ class Scripts(RuleBasedStateMachine):
         those: Collection[str] = self.model.corpses if old else self.model.workers
         found = sorted(one for one in those if having is None or having.get(one))
         return found[slot % len(found)] if found else self.worker(slot, old)
+
+    def is_held(self, worker: str, one: Delivery) -> bool:
+        """Whether it may settle that delivery."""
+        held = self.model.processing[worker] if worker in self.model.workers else {}
+        return held.get(one.id) == one.seq
 
     def owners(self) -> dict[str, str]:
         return {id: worker for worker, held in self.model.processing.items() for id in held}
