@@ -181,6 +181,11 @@ class Broker:
             for i in range(1, len(reply), 3)
         ]
 
+    def held(self, worker: str) -> dict[str, int]:
+        """What an incarnation holds, as the server sees it: id → claim sequence."""
+        reply = self._link.execute("HGETALL", keys.processing(self.root, worker))
+        return {id.decode(): int(seq) for id, seq in _groups(reply, 2)}
+
     def settle(self, worker: str, outcomes: Sequence[tuple[Delivery, Outcome]]) -> list[bool]:
         """Settle deliveries; False for each that is no longer ours."""
         if not outcomes:

@@ -9,20 +9,28 @@ Nothing here is silently sent twice.
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from greenworker.endpoint import Address, Endpoint
+from greenworker.endpoint import Address, Endpoint, Target
 from greenworker.errors import BrokerError, BrokerUnavailable, UnsuitableServer
 from greenworker.replies import Meaning, code_of, meaning_of
+from greenworker.route import Route
 from greenworker.scripts import Script
 from greenworker.wire import ErrorReply, Wire, WireLost, pack
 
-CONNECT_TIMEOUT = 3.0  # seconds
-READ_TIMEOUT = 5.0  # seconds; no blocking command of ours waits for longer than 2
+CONNECT_TIMEOUT = 1.0  # seconds; while connecting hangs, nobody sees that the server is back
+READ_TIMEOUT = 5.0  # seconds for a reply; no blocking command of ours waits for longer than 2
+
+_HOPS = 4  # servers that may send us on to another one within a call
+
+_log = logging.getLogger("greenworker")
+_warned: set[str] = set()
 
 _MENDS = {
     "NOPERM": "let its ACL allow this to the URL's user",
@@ -34,17 +42,23 @@ _MENDS = {
 class Connection:
     """One connection for one greenlet or thread at a time; reconnects at the next call.
 
-    `patience` bounds (s) all that a call does, connecting included; without it each step is
-    bounded by `timeout`, or the usual ones.
+    `patience` bounds (s) all that a call does, connecting included; without it the reply has
+    `timeout` s. `keep_alive`: see Wire.
     """
 
     def __init__(
-        self, endpoint: Endpoint, name: str = "greenworker", timeout: float | None = None
+        self,
+        endpoint: Endpoint,
+        name: str = "greenworker",
+        timeout: float = READ_TIMEOUT,
+        keep_alive: float = 15.0,
     ) -> None:
         self._endpoint = endpoint
         self._name = name
-        self._connect_timeout = timeout or CONNECT_TIMEOUT
-        self._read_timeout = timeout or READ_TIMEOUT
+        self._read_timeout = timeout
+        self._keep_alive = keep_alive
+        self._route = Route(endpoint.target)
+        self._at: Address = endpoint.target.address  # whom the route has led to
         self._wire: Wire | None = None
 
     def run(
@@ -84,22 +98,24 @@ class Connection:
         if self._endpoint.prepare is not None:
             self._endpoint.prepare()
         target = self._endpoint.target
+        _warn(target)
+        wire = None
         try:
+            self._at = self._route.find(self._until(CONNECT_TIMEOUT, until))
             wire = Wire(
-                target.address,
+                self._at,
                 target.tls,
-                self._left(self._connect_timeout, until),
+                self._left(CONNECT_TIMEOUT, until),
                 self._left(self._read_timeout, until),
+                self._keep_alive,
             )
-        except WireLost as error:
-            raise self._lost(error, target.address, maybe_done=False) from error
-        try:
             self._greet(wire, until)
-        except WireLost as error:
-            wire.close()
-            raise self._lost(error, target.address, maybe_done=False) from error
-        except BaseException:
-            wire.close()
+        except BaseException as error:
+            self._route.lost()
+            if wire is not None:
+                wire.close()
+            if isinstance(error, WireLost):
+                raise self._lost(error, maybe_done=False) from error
             raise
         self._wire = wire
 
@@ -126,25 +142,36 @@ class Connection:
         greeting.append(("CLIENT", "SETNAME", self._name))
         if target.db:
             greeting.append(("SELECT", target.db))
+        if target.sentinels:
+            greeting.append(("ROLE",))
         packed = b"".join(pack(*command) for command in greeting)
         wire.send(packed, self._left(self._read_timeout, until))
         for command in greeting:
             try:
-                wire.read(self._left(self._read_timeout, until))
+                reply = wire.read(self._left(self._read_timeout, until))
             except ErrorReply as error:
                 text = str(error)
                 if target.password:  # a server that does not know AUTH repeats what it was told
                     text = text.replace(target.password, "***")
+                # The name is for people: a user who may not give one does without.
                 if command[0] != "CLIENT" or code_of(text) != "NOPERM":
-                    raise self._refusal(text, target.address) from None
+                    raise self._refusal(text) from None
+            else:
+                if command[0] == "ROLE" and reply[0] != b"master":
+                    raise WireLost(f"the sentinels name it as master, and it is a {_role(reply)}")
 
     def _ask(self, packed: bytes, until: float | None) -> Any:
         def step(wire: Wire) -> Any:
             wire.send(packed, self._left(self._read_timeout, until))
             return wire.read(self._left(self._read_timeout, until))
 
-        self.connect(until)
-        return self._guarded(step)
+        for hop in range(_HOPS):
+            self.connect(until)
+            try:
+                return self._guarded(step)
+            except _Moved:
+                if hop == _HOPS - 1:
+                    raise
 
     def _guarded(self, step: Callable[[Wire], Any]) -> Any:
         wire = self._wire
@@ -153,23 +180,35 @@ class Connection:
         try:
             return step(wire)
         except ErrorReply as error:
-            raise self._refusal(str(error), self._endpoint.target.address) from None
+            raise self._refusal(str(error)) from None
         except WireLost as error:
             self.close()
-            raise self._lost(error, self._endpoint.target.address, maybe_done=True) from error
+            raise self._lost(error, maybe_done=True) from error
         except BaseException:
             # Killed between sending and reading: the reply would be the next caller's.
             self.close()
             raise
 
+    def _where(self) -> str:
+        """The URL, and whom it led to if that is another one."""
+        shown, at = self._endpoint.redacted, self._at
+        if isinstance(at, tuple) and (at != self._endpoint.target.address):
+            return f"{shown} (now {at[0]}:{at[1]})"
+        return shown
+
+    def _until(self, seconds: float, until: float | None) -> float:
+        """In so many seconds, or at the moment `until` if that is sooner."""
+        then = time.monotonic() + seconds
+        return then if until is None else min(then, until)
+
     def _left(self, most: float, until: float | None) -> float:
         return most if until is None else max(0.001, min(most, until - time.monotonic()))
 
-    def _refusal(self, text: str, address: Address) -> Exception:
+    def _refusal(self, text: str) -> Exception:
         """An error reply as one of our errors; closes a connection that is of no more use."""
         code = code_of(text)
         meaning = meaning_of(code)
-        where = self._endpoint.redacted
+        where = self._where()
         if meaning is Meaning.FATAL:
             mend = _MENDS.get(code, "check user and password in the URL")
             return UnsuitableServer(f"{where} refuses us: {text}; {mend}")
@@ -178,22 +217,45 @@ class Connection:
             refused.code = code
             return refused
         if meaning is not Meaning.LATER:
-            self.close()  # the next connection may reach another server
+            self.close()
+        if meaning is Meaning.MOVED:
+            self._route.move(text, self._at)
+            return _Moved(f"{where} sends us on: {text}")
+        if meaning is Meaning.ELSEWHERE:
+            self._route.lost()
         later = BrokerUnavailable(f"{where} cannot serve us now: {text}")
         later.code = code
         return later
 
-    def _lost(self, error: WireLost, address: Address, maybe_done: bool) -> Exception:
+    def _lost(self, error: WireLost, maybe_done: bool) -> Exception:
         text = str(error)
-        where = self._endpoint.redacted
+        where = self._where()
         if "CERTIFICATE_VERIFY_FAILED" in text:
             return UnsuitableServer(
                 f"{where} shows a certificate that we do not trust: {text}; "
                 "name a file of those you trust: ?ssl_ca_certs=/path/ca.pem"
             )
+        if self._endpoint.target.tls is not None and re.search("Timeout connecting|SSL: ", text):
+            text += "; if there is no TLS on that port: redis:// instead of rediss://"
         unavailable = BrokerUnavailable(f"{where} cannot be reached: {text}")
         unavailable.maybe_done = maybe_done
         return unavailable
+
+
+class _Moved(BrokerUnavailable):
+    """The slot is another node's, to which the next connect will lead."""
+
+
+def _role(reply: list[bytes]) -> str:
+    return "replica" if reply[0] == b"slave" else reply[0].decode("ascii", "replace")
+
+
+def _warn(target: Target) -> None:
+    """Tell what is unsafe about it, once a process."""
+    for risk in target.risks():
+        if risk not in _warned:
+            _warned.add(risk)
+            _log.warning("%s", risk)
 
 
 def is_foreign_thread(owner: int) -> bool:

@@ -3,8 +3,11 @@
     redis://[[user]:password@]host[:port][/db]
     rediss://…                                    TLS, certificate and host name verified
     unix://[[user]:password@]/path[?db=0]
+    redis+sentinel://[[user]:password@]host[:port],host[:port],…/master[/db]
+    rediss+sentinel://…                           TLS, to the sentinels as well
 
-Options after `?`: db, username, password, and ssl_… (see TLS_OPTIONS).
+Options after `?`: db, username, password, ssl_… (see TLS_OPTIONS), and for sentinels that ask for
+a password of their own sentinel_username and sentinel_password.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -19,9 +23,9 @@ from greenworker.errors import ConfigError
 
 Address = tuple[str, int] | str  # host and port, or the path of a unix socket
 
-_PORT = 6379
+_PORT, _SENTINEL_PORT = 6379, 26379
 _FORMS = (
-    "use redis://host:port/db, rediss://… or unix:///path, "
+    "use redis://host:port/db, rediss://…, unix:///path or redis+sentinel://host:port,…/master, "
     "and %2F %3F %23 %40 for / ? # @ in a password"
 )
 
@@ -40,23 +44,44 @@ TLS_OPTIONS = (
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 # A password may hold / ? # @ and end up in any part: only a URL that is plain in all of them is shown.
+_HOST = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d+)?"
 _SHOWN = re.compile(
-    r"(?P<scheme>[a-z]+://)?"
+    r"(?P<scheme>[a-z+]+://)?"
     r"(?:(?P<user>[^:@/?#]*):[^/?#]*@|[^/?#]*@)?"
-    r"(?P<place>(?:(?:[\w.-]+|\[[\w:.%]+\])(?::\d+)?)?(?:/[^?#@]*)?)"
+    rf"(?P<place>(?:{_HOST}(?:,{_HOST})*)?(?:/[^?#@]*)?)"
     r"(?:[?#][^@]*)?"
 ).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL says."""
+    """What a URL says; with sentinels, `address` is the first of them."""
 
     address: Address
     username: str = ""
     password: str = field(default="", repr=False)
     db: int = 0
     tls: dict[str, str | bool] | None = field(default=None, repr=False)  # None: plain text
+    sentinels: tuple[tuple[str, int], ...] = ()
+    master: str = ""
+    sentinel_username: str = ""
+    sentinel_password: str = field(default="", repr=False)
+
+    def risks(self) -> list[str]:
+        """What is unsafe about it, a line each that says the mend."""
+        found = []
+        hosts = [
+            place[0] for place in self.sentinels or (self.address,) if isinstance(place, tuple)
+        ]
+        away = [host for host in hosts if not _is_here(host)]
+        if self.tls is None and away and (self.password or self.sentinel_password):
+            found.append(f"the password travels to {away[0]} in plain text: use rediss://")
+        if self.tls is not None and not self.tls["ssl_check_hostname"]:
+            found.append(
+                f"{hosts[0]} is not asked who it is, whoever is in between can read all: "
+                "take ssl_cert_reqs and ssl_check_hostname out of the URL"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +121,27 @@ def redact(url: str) -> str:
 
 def _parse(url: str) -> Target:
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "unix"):
+    scheme, _, sentinel = parts.scheme.partition("+")
+    if scheme not in ("redis", "rediss", "unix") or sentinel not in ("", "sentinel"):
         raise ConfigError(_FORMS)
     login, _, place = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     path = unquote(parts.path)
     address: Address = path
-    if parts.scheme != "unix":
-        address = _address(place)
+    sentinels: tuple[tuple[str, int], ...] = ()
+    master = ""
+    if sentinel:
+        master, _, path = path.strip("/").partition("/")
+        if scheme == "unix" or not place or not master:
+            raise ConfigError("sentinels need redis+sentinel://host:port,host:port/<master's name>")
+        sentinels = tuple(_address(one, _SENTINEL_PORT) for one in place.split(","))
+        address = sentinels[0]
+    elif scheme != "unix":
+        if "," in place:
+            raise ConfigError("one host, please; several are for redis+sentinel://")
+        address = _address(place, _PORT)
+    if scheme != "unix":
         path = path.strip("/")
         if path and not path.isdigit():
             raise ConfigError(f"its database must be a number, not {path!r}")
@@ -112,29 +149,44 @@ def _parse(url: str) -> Target:
     db = options.pop("db", "") or "0"
     if not db.isdigit():
         raise ConfigError(f"its database must be a number, not {db!r}")
+    for option in ("sentinel_username", "sentinel_password"):
+        if option in options and not sentinels:
+            raise ConfigError(f"{option} is for redis+sentinel://")
     return Target(
         address,
         unquote(username) or options.pop("username", ""),
         unquote(password) or options.pop("password", ""),
         int(db),
-        _tls(options, parts.scheme == "rediss"),
+        sentinels=sentinels,
+        master=master,
+        sentinel_username=options.pop("sentinel_username", ""),
+        sentinel_password=options.pop("sentinel_password", ""),
+        tls=_tls(options, scheme == "rediss"),  # what is left
     )
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str, default: int) -> tuple[str, int]:
     """`host`, `host:port` or `[::1]:port`; raises ValueError."""
     parts = urlsplit(f"//{text}")
     port = parts.port
-    return unquote(parts.hostname or "localhost"), _PORT if port is None else port
+    return unquote(parts.hostname or "localhost"), default if port is None else port
+
+
+def _is_here(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _tls(options: dict[str, str], wanted: bool) -> dict[str, str | bool] | None:
     """What is left of a URL's options: all of them must be about TLS."""
     for option, value in options.items():
         if option not in TLS_OPTIONS:
-            raise ConfigError(
-                f"no option {option!r}; there are db, username, password, {', '.join(TLS_OPTIONS)}"
-            )
+            known = ("db", "username", "password", *TLS_OPTIONS)
+            raise ConfigError(f"no option {option!r}; there are {', '.join(known)}")
         if not wanted:
             raise ConfigError(f"{option} is about TLS: use rediss://")
         if option in _TLS_FILES and not Path(value).exists():

@@ -7,9 +7,12 @@ and its reading of errors, which drops their codes.
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -44,8 +47,13 @@ class Wire:
         tls: dict[str, str | bool] | None,
         connect_timeout: float,
         read_timeout: float,
+        keep_alive: float = 15.0,
     ) -> None:
-        """Connect: each of TCP and TLS within its timeout (s); names are resolved before."""
+        """Connect: each of TCP and TLS within its timeout (s); names are resolved before.
+
+        A server that is gone without a word is noticed after three times `keep_alive` s of
+        silence, and one that is back and remembers nothing after once.
+        """
         options: dict[str, Any] = {
             "socket_connect_timeout": connect_timeout,
             "socket_timeout": read_timeout,
@@ -60,6 +68,7 @@ class Wire:
         else:
             cls = Connection if tls is None else SSLConnection
             options |= {"host": address[0], "port": address[1], "socket_keepalive": True}
+            options["socket_keepalive_options"] = _keep_alive(round(keep_alive))
             options |= tls or {}
         self._redis: Any = cls(**options)
         try:
@@ -146,7 +155,7 @@ class _Timed:
     def has_ended(self) -> bool:
         try:
             self._sock.settimeout(0)
-            if hasattr(self._sock, "context"):
+            if isinstance(self._sock, ssl.SSLSocket):
                 # What waits there may be TLS' own; only the end says something.
                 return socket.socket.recv(self._sock, 1, socket.MSG_PEEK) == b""
             self._sock.recv(1, socket.MSG_PEEK)
@@ -165,9 +174,59 @@ class _Timed:
         self._begun = True
 
 
+class _TimedTls(_Timed):
+    """As _Timed, for a thread that reads and others that send: OpenSSL bears only one at a time."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+
+    def settimeout(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+
+    def recv(self, *args: Any) -> Any:
+        return self._read(self._sock.recv, *args)
+
+    def recv_into(self, *args: Any) -> Any:
+        return self._read(self._sock.recv_into, *args)
+
+    def sendall(self, data: bytes) -> None:
+        with self._lock:
+            self._sock.settimeout(max(self._seconds, 0.001))
+            self._sock.sendall(data)
+
+    def _read(self, recv: Callable[..., Any], *args: Any) -> Any:
+        while True:
+            with self._lock:
+                self._sock.settimeout(0)
+                try:
+                    return recv(*args)
+                except ssl.SSLWantReadError:
+                    pass
+            # Without the lock: this may take a while.
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            if not poll.poll(max(0.0, self._until - time.monotonic()) * 1000):
+                raise TimeoutError("timed out")
+
+
+def _keep_alive(every: int) -> dict[int, int]:
+    """Socket options, where the platform has them."""
+    wanted = {
+        "TCP_KEEPIDLE": every,
+        "TCP_KEEPINTVL": every,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": 3000 * every,  # ms; what was sent and nobody has acknowledged
+    }
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
+
+
 def _begin(connection: Any) -> None:
     """In place of redis-py's handshake."""
-    connection._sock = _Timed(connection._sock)
+    sock = connection._sock
+    connection._sock = (_TimedTls if isinstance(sock, ssl.SSLSocket) else _Timed)(sock)
     connection._parser.on_connect(connection)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from gevent import GreenletExit
 from gevent.event import Event
 
-from greenworker.broker import Broker, NotRegistered
+from greenworker.broker import MAX_COUNT, Broker, NotRegistered
 from greenworker.errors import BrokerUnavailable, UnsuitableServer
-from greenworker.message import Delivery
+from greenworker.message import RELEASE, Delivery
 from greenworker.worker.incarnation import Incarnation, Membership
 from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.service import Service
@@ -75,6 +75,7 @@ class Consumer(Service):
         self._away_since = 0.0
         self._waiting = False
         self._has_token = False
+        self._in_doubt = False  # the server may be another one than before, or remember less
 
     def fresh(self) -> None:
         """Forget what a former start and stop have left."""
@@ -92,6 +93,8 @@ class Consumer(Service):
                 self._register(me)
             if me.used > me.known:
                 self._adopt(me)
+            if self._in_doubt:
+                self._reconcile(me)
             self._claim(me)
         except NotRegistered:
             _log.warning("reaped, or the server lost its data: going on as a new incarnation")
@@ -126,6 +129,7 @@ class Consumer(Service):
 
     def _failed(self, error: Exception) -> float:
         if isinstance(error, BrokerUnavailable):
+            self._in_doubt = True
             self._away_since = self._away_since or time.monotonic()
             if self._burst and time.monotonic() - self._away_since > _BURST_PATIENCE:
                 self._give_up(error)
@@ -150,6 +154,27 @@ class Consumer(Service):
             _log.info("adopted %d messages of a claim whose reply was lost", len(adopted))
         self._begin(me, adopted)
 
+    def _reconcile(self, me: Incarnation) -> None:
+        """Give back what the server says is ours and is not: it has forgotten that we settled it.
+
+        A replica that became master lags behind, and so does a file that is synced every second.
+        As long as we live, nobody else would ever take those.
+        """
+        before = {id: delivery.seq for id, delivery in me.held.items()}
+        stale = [
+            (Delivery(id, seq, me.id, b"", 0.0), RELEASE)
+            for id, seq in self._broker.held(me.id).items()
+            # What has been settled since we asked was ours before.
+            if seq <= me.known and before.get(id) != seq
+        ]
+        for start in range(0, len(stale), MAX_COUNT):
+            self._broker.settle(me.id, stale[start : start + MAX_COUNT])
+        self._in_doubt = False
+        if stale:
+            _log.warning(
+                "the server has lost what it had acknowledged: %d message(s) run again", len(stale)
+            )
+
     def _claim(self, me: Incarnation) -> None:
         room = self._room(me)
         if room <= 0 and not self._has_token:
@@ -164,6 +189,7 @@ class Consumer(Service):
         me.used += 1
         claim = self._broker.claim(me.id, me.used, max(0, room), self._queues)
         me.known = me.used
+        self._recovered()  # now, and not after the wait that may follow
         self._begin(me, claim.deliveries)
         if len(claim.deliveries) >= room or self._stopping:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 
 import gevent
 from gevent.event import Event
@@ -12,9 +13,9 @@ from greenworker.errors import BrokerUnavailable
 
 _log = logging.getLogger("greenworker.worker")
 
-# After an error: doubling from the first to the last, each with jitter, so that a fleet
-# whose server returns is back within two seconds and does not come all at once.
-_FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.5
+# After an error: doubling from the first to the last, counted from when the step began, each
+# with jitter, so that a fleet whose server returns is back within two seconds and not all at once.
+_FIRST_PAUSE, _LAST_PAUSE = 0.2, 1.5
 
 
 class Service:
@@ -29,6 +30,7 @@ class Service:
         self._stopping = False
         self._wake = Event()
         self._pause = 0.0
+        self._began = 0.0  # when the step under way did
 
     def step(self) -> float | None:
         """One round of work; returns the seconds until the next one, None for `every`."""
@@ -65,6 +67,7 @@ class Service:
         """The loop itself; returns when the service is stopped."""
         while not self._stopping:
             self._wake.clear()
+            self._began = time.monotonic()
             try:
                 wait = self.step()
                 self._recovered()
@@ -90,6 +93,9 @@ class Service:
                 "%s: %s; trying again", self.name, error, exc_info=_log.isEnabledFor(logging.DEBUG)
             )
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)
+        # Connecting to a server that does not answer took a part of the pause already.
+        took = time.monotonic() - self._began
+        jitter = random.uniform(0.25, 1.0)
         # Nothing that is woken meanwhile may shorten the pause into a hot loop.
-        gevent.sleep(self._pause * random.uniform(0.5, 1.0))
+        gevent.sleep(jitter * max(_FIRST_PAUSE, self._pause - took))
         return 0.0

@@ -13,7 +13,7 @@ from gevent.event import Event
 from gevent.lock import RLock
 
 from greenworker.broker import Broker
-from greenworker.connection import Connection
+from greenworker.connection import READ_TIMEOUT, Connection
 from greenworker.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -71,9 +71,16 @@ class Worker:
         self.app = app
         self.stats = Stats()
         self._lanes = {
-            lane: Broker(Connection(app.endpoint, f"greenworker-{lane}", timeout), app.namespace)
+            lane: Broker(
+                Connection(app.endpoint, f"greenworker-{lane}", timeout, keep_alive=1.0),
+                app.namespace,
+            )
             # Beats are small, and a stop waits for the one under way.
-            for lane, timeout in (("consumer", None), ("settler", None), ("watchdog", 1.5))
+            for lane, timeout in (
+                ("consumer", READ_TIMEOUT),
+                ("settler", READ_TIMEOUT),
+                ("watchdog", 1.5),
+            )
         }
         lanes, shared = self._lanes, app.client.broker
         self._membership = Membership(on_renew=self._drop_all)

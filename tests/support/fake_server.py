@@ -76,8 +76,8 @@ def _read_command(requests: Any) -> Command:
 class DeafServer:
     """A port whose queue of new connections is full: nobody answers the first packet of another."""
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=0)
         self.port = self._listener.getsockname()[1]
         self._fillers = [socket.socket() for _ in range(4)]
         for filler in self._fillers:

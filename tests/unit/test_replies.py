@@ -90,7 +90,6 @@ REPLIES = {
 RAISED = {
     Meaning.LATER: BrokerUnavailable,
     Meaning.ELSEWHERE: BrokerUnavailable,
-    Meaning.MOVED: BrokerUnavailable,
     Meaning.REFUSED: BrokerError,
     Meaning.FATAL: UnsuitableServer,
 }
@@ -103,7 +102,9 @@ def test_what_an_error_reply_means(text: str) -> None:
     assert meaning_of(code) is meaning
 
 
-@pytest.mark.parametrize("text", REPLIES, ids=lambda text: text[:60])
+@pytest.mark.parametrize(
+    "text", [text for text in REPLIES if "MOVED" not in text], ids=lambda text: text[:60]
+)
 def test_every_error_reply_becomes_one_of_our_errors(text: str) -> None:
     code, meaning = REPLIES[text]
     with (
@@ -119,7 +120,9 @@ def test_every_error_reply_becomes_one_of_our_errors(text: str) -> None:
         assert not caught.value.maybe_done
 
 
-@pytest.mark.parametrize("text", [text for text in REPLIES if "NOSCRIPT" not in text][::2])
+@pytest.mark.parametrize(
+    "text", [text for text in REPLIES if not text.startswith(("NOSCRIPT", "MOVED"))][::2]
+)
 def test_a_send_that_is_answered_with_an_error_was_refused_and_not_lost(text: str) -> None:
     _, meaning = REPLIES[text]
     with FakeServer(lambda command: f"-{text}\r\n".encode()) as server:
@@ -161,6 +164,40 @@ def test_a_server_that_repeats_the_password_in_its_error_does_not_get_it_into_ou
         with pytest.raises(BrokerError) as caught:
             Connection(Endpoint(url)).execute("PING")
     assert "c4n4ry" not in str(caught.value)
+
+
+def test_a_request_that_is_another_nodes_is_asked_there_within_the_same_call() -> None:
+    with FakeServer(lambda command: b"+there\r\n") as there:
+        moved = b"-MOVED 3999 127.0.0.1:%d\r\n" % there.port
+        with (
+            FakeServer(lambda command: moved) as here,
+            closing(Connection(Endpoint(here.url))) as connection,
+        ):
+            assert connection.execute("GET", "x") == b"there"
+            assert connection.execute("GET", "x") == b"there"
+            gets = [command for command in here.commands if command[0] == b"GET"]
+            assert len(gets) == 1, "it is remembered"
+            # That one is gone: the URL's host is asked again, and may name another one.
+            there.close()
+            with FakeServer(lambda command: b"+elsewhere\r\n") as elsewhere:
+                moved = b"-MOVED 3999 127.0.0.1:%d\r\n" % elsewhere.port
+                assert eventually(lambda: _answer(connection)) == b"elsewhere"
+
+
+def test_nodes_that_send_us_to_one_another_are_an_outage() -> None:
+    with FakeServer(lambda command: b"-MOVED 3999 :%d\r\n" % server.port) as server:
+        connection = Connection(Endpoint(server.url))
+        with closing(connection), pytest.raises(BrokerUnavailable, match="sends us on") as caught:
+            connection.execute("GET", "x")
+        assert not caught.value.maybe_done
+        assert len(server.ends) < 10
+
+
+def _answer(connection: Connection) -> Any:
+    try:
+        return connection.execute("GET", "x")
+    except BrokerUnavailable:
+        return None
 
 
 # The same from real servers: what they say inside a script differs with their age.

@@ -10,7 +10,7 @@ import pytest
 from greenworker.broker import Broker
 from greenworker.connection import Connection
 from greenworker.endpoint import Endpoint
-from greenworker.message import Delivery
+from greenworker.message import Delivery, Outcome
 from greenworker.scripts import load
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.incarnation import Membership
@@ -129,6 +129,43 @@ def test_a_slot_without_a_settled_outcome_is_no_room(bench: Bench) -> None:
     bench.slots.running = 3
     bench.finish(bench.slots.begun[0])
     eventually(lambda: bench.slots.ids == ["m1", "m2", "m3", "m4"])
+
+
+def test_what_the_server_has_forgotten_to_be_settled_runs_again(
+    space: Space, proxy: TcpProxy
+) -> None:
+    """A replica that becomes master lags behind: our outcomes are gone, and who else would run it?"""
+    bench = Bench(space, proxy.url)
+    space.push("settled", "retried", "running")
+    bench.consumer.start()
+    eventually(lambda: bench.slots.ids == ["settled", "retried", "running"])
+    before = {key: space.redis.dump(key) for key in space.redis.keys(f"{space.root}*")}
+    settled, retried, _ = bench.slots.begun
+    bench.finish(settled)
+    retry = Outcome("retry", envelope=retried.envelope)
+    assert space.settle(bench.id, (retried, retry)) == [True]
+    bench.slots.running -= 1
+    bench.membership.settled([retried])
+    space.make_due()
+    space.broker.promote()
+    eventually(lambda: bench.slots.ids[3:] == ["retried"])
+
+    proxy.refuse()
+    proxy.cut()
+    space.redis.delete(*space.redis.keys(f"{space.root}*"))
+    for key, value in before.items():
+        space.redis.restore(key, 0, value)
+    proxy.accept()
+
+    # The second run of `retried` is under way, and its outcome is void: it runs a third time.
+    eventually(lambda: bench.slots.ids[4:] == ["settled"] or bench.slots.ids[4:] == ["retried"])
+    bench.slots.running -= 1
+    bench.membership.settled([bench.slots.begun[3]])
+    eventually(lambda: sorted(bench.slots.ids[4:]) == ["retried", "settled"])
+    held = space.redis.hkeys(space.key(f"processing:{bench.id}"))
+    assert sorted(held) == ["retried", "running", "settled"]
+    space.check()
+    bench.leave()
 
 
 def test_one_that_waits_is_woken_by_a_push(bench: Bench) -> None:
