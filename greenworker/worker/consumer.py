@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,8 @@ class Consumer(Service):
         try:
             if not me.registered:
                 self._register(me)
+            if time.monotonic() - me.beaten > self._lease / 2:
+                self._beat(me)
             if me.used > me.known:
                 self._adopt(me)
             if self._in_doubt:
@@ -124,8 +127,15 @@ class Consumer(Service):
             raise
         if not self._broker.register(me.id, self._lease, self._about, self._queues):
             raise NotRegistered(me.id)
-        me.registered = True
+        me.registered, me.beaten = True, time.monotonic()
         self.ready.set()
+
+    def _beat(self, me: Incarnation) -> None:
+        """In the watchdog's stead: its connection may fail where ours works, and who claims without
+        a lease has all it runs taken away, and charged, again and again."""
+        if not self._broker.beat(me.id, self._lease):
+            raise NotRegistered(me.id)
+        me.beaten = time.monotonic()
 
     def _failed(self, error: Exception) -> float:
         if isinstance(error, BrokerUnavailable):
@@ -180,9 +190,9 @@ class Consumer(Service):
         if room <= 0 and not self._has_token:
             self._membership.room.clear()
             woken = self._room(me) > 0 or self._membership.room.wait(1.0)
-            if self._burst and not woken and not self._broker.beat(me.id, self._lease):
+            if self._burst and not woken:
                 # In a burst, who is full looks as well whether the server is still there.
-                raise NotRegistered(me.id)
+                self._beat(me)
             return
         # Whoever took a token claims, were it nothing: that passes the token on.
         self._has_token = False
@@ -209,10 +219,19 @@ class Consumer(Service):
         return min(room, self._max_tasks - self.begun) if self._max_tasks else room
 
     def _begin(self, me: Incarnation, deliveries: list[Delivery]) -> None:
+        if not self._membership.is_current(me.id):
+            return  # reaped while the reply was under way: these are others' now
         # Held first, all of them: what follows may run tasks.
-        for delivery in me.hold(deliveries):
-            self.begun += 1
-            self._pool.begin(delivery)
+        new = deque(me.hold(deliveries))
+        try:
+            while new:
+                self._pool.begin(new[0])
+                self.begun += 1
+                new.popleft()
+        finally:
+            # No memory, say: what is held and never begun would cost its slot for ever.
+            for delivery in new:
+                self._pool.give_back(delivery)
         if self._max_tasks and self.begun >= self._max_tasks:
             self._on_enough()
 

@@ -22,6 +22,7 @@ class Incarnation:
         self.registered = False
         self.used = 0  # last claim sequence that was sent
         self.known = 0  # last one whose reply arrived
+        self.beaten = 0.0  # when its lease was last lengthened (time.monotonic())
         self.held: dict[str, Delivery] = {}
 
     def hold(self, deliveries: Iterable[Delivery]) -> list[Delivery]:

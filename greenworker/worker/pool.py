@@ -42,6 +42,10 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         run.rawlink(self._report)
         self.start(run)
 
+    def give_back(self, delivery: Delivery) -> None:
+        """Release a delivery that could not be begun."""
+        self._settle(delivery, RELEASE)
+
     def write_off(self, delivery: Delivery, outcome: Outcome) -> None:
         """Report what runs as ended, though its greenlet goes on: its slot is free, and no stop
         waits for it."""
@@ -91,6 +95,9 @@ class SoloPool:
         finally:
             self._running = None
         self._settle(delivery, outcome)
+
+    def give_back(self, delivery: Delivery) -> None:
+        self._settle(delivery, RELEASE)
 
     def write_off(self, delivery: Delivery, outcome: Outcome) -> None:
         raise AssertionError("nothing has a time limit here")

@@ -39,8 +39,7 @@ class Service:
     def start(self) -> None:
         if self._greenlet is None:
             self._stopping = False
-            self._greenlet = gevent.spawn(self.run)
-            self._greenlet.name = f"greenworker-{self.name}"
+            self._live(gevent.spawn(self.run))
 
     def stop(self, timeout: float | None = None) -> None:
         """Ask for the end and wait for it: the step under way is finished first.
@@ -77,6 +76,21 @@ class Service:
                 self._wake.wait(self.every if wait is None else wait)
             elif wait == 0:
                 gevent.sleep(0)
+
+    def _live(self, greenlet: gevent.Greenlet) -> None:
+        greenlet.name = f"greenworker-{self.name}"
+        greenlet.rawlink(self._has_ended)
+        self._greenlet = greenlet
+
+    def _has_ended(self, greenlet: gevent.Greenlet) -> None:
+        # In the hub. Somebody killed it, or threw in what is no Exception (a gevent.Timeout).
+        error = greenlet.exception
+        if greenlet is self._greenlet and not self._stopping:
+            self._live(gevent.spawn_later(_FIRST_PAUSE, self._run_again, error))
+
+    def _run_again(self, error: BaseException | None) -> None:
+        _log.error("%s: was ended by %r; goes on", self.name, error or "a kill")
+        self.run()
 
     def _recovered(self) -> None:
         if self._pause:

@@ -10,7 +10,7 @@ import gevent
 from gevent.event import Event
 
 from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker
-from greenworker.errors import BrokerError, BrokerUnavailable
+from greenworker.errors import BrokerUnavailable, ConfigError
 from greenworker.message import Delivery, Outcome
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.service import Service
@@ -52,9 +52,9 @@ class Settler(Service):
             return None
         try:
             verdicts = self._broker.settle(batch[0][0].worker, batch)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, ConfigError):
             raise
-        except BrokerError:
+        except Exception:
             # Perhaps only one of them is refused: halve until it stands alone, then go on without.
             self._most = max(1, len(batch) // 2)
             if len(batch) > 1:

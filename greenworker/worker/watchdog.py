@@ -221,6 +221,7 @@ class Watchdog:
             if not self._broker.beat(me.id, self._config.lease):
                 self._lost = me.id
                 self._reaped.send()
+            me.beaten = time.monotonic()
             return True
         except (BrokerError, ConfigError) as error:
             self._tell(logging.DEBUG, f"beat: {error}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import pytest
 
-from greenworker.broker import Broker
+from greenworker.broker import Broker, Claim
 from greenworker.connection import Connection
 from greenworker.endpoint import Endpoint
-from greenworker.message import Delivery, Outcome
+from greenworker.message import RELEASE, Delivery, Outcome
 from greenworker.scripts import load
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.incarnation import Membership
@@ -25,6 +26,7 @@ class Slots:
     def __init__(self, size: int) -> None:
         self.size = size
         self.begun: list[Delivery] = []
+        self.given_back: list[str] = []
         self.running = 0
 
     @property
@@ -35,6 +37,9 @@ class Slots:
         self.begun.append(delivery)
         self.running += 1
         assert self.running <= self.size
+
+    def give_back(self, delivery: Delivery) -> None:
+        self.given_back.append(delivery.id)
 
     def free_count(self) -> int:
         return self.size - self.running
@@ -365,3 +370,84 @@ def test_a_fresh_start_claims_again(bench: Bench) -> None:
     bench.space.push("m1")
     bench.consumer.start()
     eventually(lambda: bench.slots.ids == ["m1"])
+
+
+# What may happen to it
+
+
+def test_what_cannot_be_begun_is_given_back_and_the_rest_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = bench.slots.begin
+
+    def fail_once(delivery: Delivery) -> None:
+        if delivery.id == "m2" and not bench.slots.given_back:
+            raise MemoryError
+        begin(delivery)
+
+    monkeypatch.setattr(bench.slots, "begin", fail_once)
+    bench.space.push("m1", "m2", "m3")
+    bench.consumer.start()
+    eventually(lambda: bench.slots.given_back == ["m2", "m3"])
+    assert bench.slots.ids == ["m1"]
+    # As the settler does it, then they come back
+    bench.space.broker.settle(
+        bench.id, [(bench.membership.current.held[id], RELEASE) for id in ("m2", "m3")]
+    )
+    bench.membership.settled([bench.membership.current.held[id] for id in ("m2", "m3")])
+    eventually(lambda: bench.slots.free_count() == 0)
+    assert sorted(bench.slots.ids) == ["m1", "m2", "m3"]
+
+
+def test_a_claim_that_is_answered_after_it_was_reaped_is_not_begun(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, past = bench._broker.claim, bench.id
+
+    def reaped_meanwhile(worker: str, *args: Any) -> Claim:
+        reply = claim(worker, *args)
+        if worker == past:
+            bench.membership.renew(past)
+            bench.space.crash(past)
+            bench.space.reap()
+        return reply
+
+    monkeypatch.setattr(bench._broker, "claim", reaped_meanwhile)
+    bench.space.push("m1", "m2")
+    bench.consumer.start()
+    eventually(lambda: bench.space.broker.promote() and len(bench.slots.begun) == 2)
+    gevent.sleep(0.05)
+    assert {delivery.worker for delivery in bench.slots.begun} == {bench.id} != {past}
+
+
+def test_one_that_is_killed_lives_on_and_adopts_what_its_claim_brought(
+    space: Space, proxy: TcpProxy
+) -> None:
+    bench = Bench(space, proxy.url)
+    bench.start_waiting()
+    for n in range(1, 4):
+        # Given a claim whose reply is under way when somebody kills all the greenlets there are
+        proxy.delay(0.2)
+        space.push(f"m{n}")
+        eventually(lambda n=n: space.redis.hlen(space.key(f"processing:{bench.id}")) == n)
+        assert bench.consumer._greenlet is not None
+        bench.consumer._greenlet.kill(block=False)
+        proxy.delay(0)
+        eventually(lambda n=n: len(bench.slots.begun) == n)
+    assert bench.slots.ids == ["m1", "m2", "m3"]
+    bench.leave()
+
+
+def test_it_beats_when_nobody_else_does(space: Space) -> None:
+    """Its connection may work where the watchdog's does not."""
+    bench = Bench(space)
+    bench.consumer._lease = 1.0
+    bench.start_waiting()
+    assert bench.renewals == 0
+    for _ in range(3):
+        gevent.sleep(0.7)
+        space.push(f"m{_}")  # what has it look
+        eventually(lambda n=_: len(bench.slots.begun) > n)
+        assert space.reap().corpses == 0
+    assert bench.renewals == 0
+    bench.leave()

@@ -196,3 +196,43 @@ def test_a_stop_in_the_pause_after_an_error_waits_no_longer_than_told() -> None:
     eventually(lambda: service.steps == 1)
     service.stop(timeout=0.01)
     assert service.loops == 0
+
+
+@pytest.mark.parametrize("error", [gevent.GreenletExit(), gevent.Timeout(1), KeyboardInterrupt()])
+def test_whatever_ends_it_it_lives_on(
+    error: BaseException, caplog: pytest.LogCaptureFixture, stray_errors: list[str]
+) -> None:
+    service = Counter()
+    service.start()
+    for _ in range(2):
+        eventually(lambda: service.loops == 1)
+        assert service._greenlet is not None
+        service._greenlet.kill(error)
+        before = service.steps
+        eventually(lambda before=before: service.steps > before + 2)
+    assert "counter: was ended by" in caplog.text
+    service.stop()
+    after = service.steps
+    gevent.sleep(0.3)
+    assert (service.loops, service.steps) == (0, after)
+    stray_errors.clear()
+
+
+def test_one_that_is_killed_before_it_began_lives_on(caplog: pytest.LogCaptureFixture) -> None:
+    service = Counter()
+    service.start()
+    assert service._greenlet is not None
+    service._greenlet.kill()
+    eventually(lambda: service.steps > 2)
+    service.stop()
+
+
+def test_one_that_was_killed_can_be_stopped_before_it_lives_again() -> None:
+    service = Counter()
+    service.start()
+    eventually(lambda: service.loops == 1)
+    assert service._greenlet is not None
+    service._greenlet.kill()
+    service.stop()
+    gevent.sleep(0.3)
+    assert service.loops == 0

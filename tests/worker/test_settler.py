@@ -263,3 +263,15 @@ def test_what_was_refused_is_tried_again_later(
     assert bench.settler.flush(10) == 0
     assert not bench.me.held
     bench.space.check()
+
+
+def test_an_outcome_that_cannot_be_sent_holds_up_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliveries = bench.hold("m1", "m2", "m3")
+    bench.add(deliveries[:1])
+    bench.add(deliveries[1:2], Outcome("later", delay=float("inf")))  # no server is even asked
+    bench.add(deliveries[2:])
+    bench.settler.start()
+    eventually(lambda: bench.space.stats().get("done") == 2)
+    assert list(bench.me.held) == ["m2"]

@@ -146,7 +146,7 @@ def test_the_messages_of_one_that_beats_no_more_run_elsewhere(
     result = task.delay()
     eventually(lambda: runs)
     dead.watchdog.stop()
-    dead.quiet()
+    dead.consumer.stop()
     start()
     assert result.get(20) == "elsewhere"
     assert runs == [1, 2]
@@ -209,3 +209,27 @@ def test_a_server_that_stops_for_longer_than_the_lease_makes_nothing_run_twice(
         assert "reaped" not in space.stats()
         space.check()
         app.close()
+
+
+def test_a_worker_whose_beats_get_lost_keeps_what_it_runs(
+    app: App, space: Space, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = Event()
+    runs: list[int] = []
+
+    @app.task
+    def task() -> None:
+        runs.append(current_task().delivery)
+        end.wait(60)
+
+    worker = start(lease=2.0, concurrency=1)
+    monkeypatch.setattr(worker.watchdog._broker, "beat", lambda *_: 1 / 0)
+    other = start(queues=["elsewhere"])  # who would take it over
+    task.delay()
+    eventually(lambda: runs)
+    gevent.sleep(4.0)  # twice the lease
+    end.set()
+    eventually(lambda: space.stats().get("done") == 1)
+    assert runs == [1]
+    assert other.stats.received == 0
+    monkeypatch.undo()
