@@ -222,12 +222,12 @@ def test_a_worker_whose_beats_get_lost_keeps_what_it_runs(
         runs.append(current_task().delivery)
         end.wait(60)
 
-    worker = start(lease=2.0, concurrency=1)
+    worker = start(lease=4.0, concurrency=1)
     monkeypatch.setattr(worker.watchdog._broker, "beat", lambda *_: 1 / 0)
     other = start(queues=["elsewhere"])  # who would take it over
     task.delay()
     eventually(lambda: runs)
-    gevent.sleep(4.0)  # twice the lease
+    gevent.sleep(6.0)  # longer than the lease
     end.set()
     eventually(lambda: space.stats().get("done") == 1)
     assert runs == [1]
