@@ -186,9 +186,9 @@ def result_ttl_of(envelope: bytes) -> float:
 
 
 def task_name_of(envelope: bytes) -> str:
-    """The task's name, fit to be shown, as far as the head can be read, else '?'."""
+    """The task's name as far as the head can be read, else '?'; see `shown`."""
     fields = envelope.partition(b"\n")[0].split(b" ", 9)
-    return shown(unquote(fields[8].decode("ascii", "replace"))) if len(fields) > 8 else "?"
+    return unquote(fields[8].decode("ascii", "replace")) if len(fields) > 8 else "?"
 
 
 def shown(name: str) -> str:

@@ -36,7 +36,8 @@ class TaskOptions:
 
     `timeout` is the hard limit of one run: None = the worker's, 0 = none. `retries` are
     further attempts after the first, made after errors of the `retry_for` types. `expires`
-    drops a message that still waits after so long. `bind` passes `current_task()` first.
+    drops a message that still waits after so long. `bind` passes `current_task()` first. Of a
+    `sensitive` task no log line tells arguments, result or an error's text, whatever the worker is told.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TaskOptions:
     result_ttl: float = 3600.0
     ignore_result: bool = False
     bind: bool = False
+    sensitive: bool = False
 
     def __post_init__(self) -> None:
         check_name("queue", self.queue)
@@ -65,7 +67,8 @@ class TaskOptions:
             if value is not None:
                 _check_seconds(f"{self.name}: {what}", value)
         _check_result_ttl(f"{self.name}: result_ttl", self.result_ttl)
-        for what, flag in (("ignore_result", self.ignore_result), ("bind", self.bind)):
+        for what in ("ignore_result", "bind", "sensitive"):
+            flag = getattr(self, what)
             if not isinstance(flag, bool):
                 raise DeclarationError(f"{self.name}: {what}={flag!r}: give True or False")
 

@@ -153,9 +153,9 @@ class Executor:
             result = b'{"state":"SUCCESS","value":%b}' % data
         self._stats.succeeded += 1
         if _log.isEnabledFor(logging.INFO):
-            shown = f": {_repr(value):.200}" if self._log_values else ""
+            told = f": {_repr(value):.200}" if self._may_tell(run.task) else ""
             took = time.monotonic() - run.started
-            _log.info("%s[%s] succeeded in %.2f s%s", run.task.name, run.message.id, took, shown)
+            _log.info("%s[%s] succeeded in %.2f s%s", run.task.name, run.message.id, took, told)
         return Outcome("done", result, ttl)
 
     def _failed(self, run: Run, error: BaseException) -> Outcome:
@@ -164,7 +164,7 @@ class Executor:
             return self._dead(run.delivery, "failed", error, run.started)
         self._stats.retried += 1
         delay = options.backoff.delay(attempt + 1)
-        text = _one_line(error)
+        text = _told(run.task, error)
         _log.info("%s[%s] retry in %.1f s: %s", run.task.name, run.message.id, delay, text)
         return Outcome("retry", delay=delay, envelope=next_attempt(run.delivery.envelope))
 
@@ -190,14 +190,19 @@ class Executor:
         self._stats.failed += 1
         name = task_name_of(delivery.envelope)
         took = "" if started is None else f" in {time.monotonic() - started:.2f} s"
-        _log.error("%s[%s] failed%s: %s", name, delivery.id, took, _one_line(error))
+        text = _told(self._tasks.get(name), error)
+        _log.error("%s[%s] failed%s: %s", shown(name), delivery.id, took, text)
         ttl = result_ttl_of(delivery.envelope)
         return Outcome("dead", _failure(error), ttl, reason=reason)
 
     def _log_received(self, run: Run) -> None:
         if _log.isEnabledFor(logging.INFO):
-            shown = _shown(run.message) if self._log_values else ""
-            _log.info("%s[%s] received%s", run.task.name, run.message.id, shown)
+            told = _call_of(run.message) if self._may_tell(run.task) else ""
+            _log.info("%s[%s] received%s", run.task.name, run.message.id, told)
+
+    def _may_tell(self, task: Task[..., Any]) -> bool:
+        """Whether arguments and results of this task may be in log lines."""
+        return self._log_values and not task.options.sensitive
 
     def _write_off(self, run: Run) -> None:
         self._stats.stuck += 1
@@ -306,7 +311,7 @@ def _timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeout:
     return error.with_traceback(cause.__traceback__ if cause is not None else None)
 
 
-def _shown(message: Message) -> str:
+def _call_of(message: Message) -> str:
     """A call's arguments for a log line."""
     values = [repr(value) for value in message.args]
     values += [f"{name}={value!r}" for name, value in message.kwargs.items()]
@@ -347,6 +352,13 @@ def _plain(error: BaseException) -> str:
         return _encodable(str(error))[:2000]
     except Exception:  # somebody's __str__
         return "(its text cannot be had)"
+
+
+def _told(task: Task[..., Any] | None, error: BaseException) -> str:
+    """An error for a log line: of a sensitive task its type alone, its text may hold anything."""
+    if task is not None and task.options.sensitive:
+        return type(error).__name__
+    return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:

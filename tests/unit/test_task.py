@@ -268,6 +268,7 @@ def test_delay_many_refuses_an_item_that_is_no_call(
         ({"result_ttl": 0}, "ignore_result=True"),
         ({"ignore_result": "no"}, "give True or False"),
         ({"bind": 1}, "give True or False"),
+        ({"sensitive": 1}, "give True or False"),
         ({"name": 5}, "give up to 1,000 printable"),
         ({"name": "two\nlines"}, "give up to 1,000 printable"),
         ({"priority": 10}, "0 to 9"),

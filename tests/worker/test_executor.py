@@ -621,3 +621,49 @@ def test_an_error_whose_traceback_cannot_be_had(bench: Bench) -> None:
 
     error = error_of(bench.call(breaks))
     assert (error["message"], error["traceback"]) == ("no", "(its traceback cannot be had)")
+
+
+# What log lines tell
+
+
+@pytest.mark.parametrize("log_values", [False, True])
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_log_lines_tell_values_only_when_they_may(
+    caplog: pytest.LogCaptureFixture, log_values: bool, sensitive: bool
+) -> None:
+    bench = Bench(log_values=log_values)
+
+    @bench.task(sensitive=sensitive)
+    def echo(value: str) -> str:
+        return f"{value} back"
+
+    with caplog.at_level(logging.DEBUG):
+        bench.run(delivery_of(echo.name, "c4n4ry"))
+        bench.run(delivery_of(echo.name, value="c4n4ry"))
+    assert ("c4n4ry" in caplog.text) == (log_values and not sensitive)
+
+
+def test_an_error_of_a_sensitive_task_is_logged_as_its_type_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(log_values=True)
+
+    @bench.task(sensitive=True, retries=1)
+    def breaks(secret: str) -> None:
+        raise ValueError(f"cannot use {secret}")
+
+    @bench.task(sensitive=True)
+    def odd(secret: str) -> Any:
+        return {secret: {secret}}
+
+    with caplog.at_level(logging.DEBUG):
+        assert bench.run(delivery_of(breaks.name, "c4n4ry")).kind == "retry"
+        failed = bench.run(delivery_of(breaks.name, "c4n4ry", attempt=1))
+        bench.run(delivery_of(breaks.name, c4n4ry="c4n4ry"))  # does not fit
+        bench.run(delivery_of(odd.name, "c4n4ry"))  # nor does its result
+        bench.run(raw(f"1 0 0 5 1000 0 c4n4ry default {breaks.name}\n[[]".encode()))
+    assert "c4n4ry" not in caplog.text
+    for told in ("retry in", "ValueError", "BadArguments", "NotEncodable", "MalformedMessage"):
+        assert told in caplog.text
+    # Whoever may read the result, or the dead letter, is told all.
+    assert error_of(failed)["message"] == "cannot use c4n4ry"
