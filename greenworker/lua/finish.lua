@@ -23,6 +23,19 @@ local function finish(id, counter, ttl, result)
   end
 end
 
+-- Dead letters that are too old, or too many, leave: the oldest first, at most so many a call.
+local function forget_dead(now, most)
+  local old = redis.call('ZRANGEBYSCORE', DEAD, '-inf', now - DEAD_FOR, 'LIMIT', 0, most)
+  if #old == 0 then
+    local over = math.min(redis.call('ZCARD', DEAD) - DEAD_MOST, most)
+    if over > 0 then old = redis.call('ZRANGE', DEAD, 0, over - 1) end
+  end
+  if #old > 0 then
+    redis.call('ZREM', DEAD, unpack(old))
+    redis.call('HDEL', RECORDS, unpack(old))
+  end
+end
+
 -- The name that an incarnation's worker goes by: it outlives the incarnation in its dead letters.
 local names = {}
 local function name_of(wid)
@@ -50,14 +63,7 @@ local function bury(id, ttl, result, now, reason, wid, envelope)
   redis.call('ZADD', DEAD, now, id)
   redis.call('HSET', RECORDS, id, table.concat({now .. ' ' .. reason .. ' ' .. wid .. ' ' .. cut,
     name_of(wid), result, envelope}, '\n'))
-  local old = redis.call('ZRANGEBYSCORE', DEAD, '-inf', now - DEAD_FOR, 'LIMIT', 0, 10)
-  if #old == 0 and redis.call('ZCARD', DEAD) > DEAD_MOST then
-    old = redis.call('ZRANGE', DEAD, 0, 0)
-  end
-  if #old > 0 then
-    redis.call('ZREM', DEAD, unpack(old))
-    redis.call('HDEL', RECORDS, unpack(old))
-  end
+  forget_dead(now, 10)
 end
 
 -- Last call of the script: one HDEL and a few HINCRBY for all that was finished.

@@ -63,6 +63,10 @@ end
 -- Returns the queue, or nil when the envelope does not tell it.
 local function make_ready(id, envelope, in_front)
   local key, queue = home(envelope or '')
-  if key then redis.call(in_front and 'RPUSH' or 'LPUSH', key, id) end
+  if key then
+    -- First: where this key is of a wrong type, the message has not moved yet.
+    redis.call('SADD', QUEUES, queue)
+    redis.call(in_front and 'RPUSH' or 'LPUSH', key, id)
+  end
   return queue
 end

@@ -14,9 +14,13 @@
 -- they run without other suspects. If the corpse held suspects, only they are charged. Whoever is
 -- charged max deliveries times as a suspect is buried.
 
+-- A sweep also tidies up: dead letters that nobody's burying pushes out, and queues that nobody uses
+-- any more, lest names that were used once pile up.
+
 local lease, quiet, n, max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
+require_type(QUEUES, 'set')
 redis.call('DEL', NIL)
 
 local now = now_ms()
@@ -25,6 +29,26 @@ local function declare_dead(wid)
   if redis.call('ZREM', WORKERS, wid) == 1 then
     redis.call('SADD', CORPSES, wid)
     found = found + 1
+  end
+end
+
+local function is_used(queue)
+  if redis.call('SCARD', consumers_key(queue)) + redis.call('LLEN', suspects_key(queue)) > 0 then return true end
+  for priority = 0, 9 do
+    if redis.call('LLEN', ready_key(queue, priority)) > 0 then return true end
+  end
+end
+
+local FORGET_MOST, LOOK_AT_QUEUES = 100, 50
+
+local function tidy()
+  forget_dead(now, FORGET_MOST)
+  for _, queue in ipairs(redis.call('SRANDMEMBER', QUEUES, LOOK_AT_QUEUES)) do
+    if not is_used(queue) then
+      -- What is scheduled there makes it known again when it is due.
+      redis.call('SREM', QUEUES, queue)
+      redis.call('DEL', wake_key(queue))
+    end
   end
 end
 
@@ -80,5 +104,6 @@ if wid then
   if redis.call('HLEN', PROCESSING) == 0 then depart(wid) end
   if returned > 0 then count('reaped', returned) end
 end
+tidy()
 close()
 return {0, found, returned, buried, redis.call('SCARD', CORPSES), shortest}

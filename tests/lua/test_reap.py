@@ -39,7 +39,6 @@ def test_what_a_corpse_held_comes_back_a_little_later_charged_once(space: Space)
     assert space.state("push:", "wake") == {
         "msg": {"m1": envelope(deliveries=1), "m2": envelope(deliveries=1)},
         "scheduled": {"m1": "now", "m2": "now"},
-        "queues": {"default"},
         "stats": {"enqueued": "2", "reaped": "2"},
         "sweep": "now",
     }

@@ -279,6 +279,9 @@ class Model:
         returned = buried = 0
         if self.corpses:
             returned, buried = self._drain(*self._drained(seen), max_deliveries, seen)
+        for queue in {queue for queue in self.queues if not self._is_used(queue)}:
+            self.queues.remove(queue)
+            self.wake.discard(queue)
         return False, found, returned, buried, len(self.corpses)
 
     def promote(self) -> tuple[int, int | None]:
@@ -370,8 +373,13 @@ class Model:
         suspect = letter.deliveries >= self.bounds.suspect_after
         line = self.suspects[letter.queue] if suspect else self.ready[letter.queue, letter.priority]
         line.insert(0 if in_front else len(line), id)
+        self.queues.add(letter.queue)
         self.wake.add(letter.queue)
         return letter.queue, None if suspect else letter.priority
+
+    def _is_used(self, queue: str) -> bool:
+        waits = self.suspects[queue] or any(self.ready[queue, level] for level in range(10))
+        return bool(self.consumers[queue] or waits)
 
     def _share(self, worker: str, queue: str, waiting: int) -> int:
         """What one worker may take of a queue: its part, or what evens out what all hold."""
