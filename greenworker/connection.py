@@ -33,7 +33,7 @@ _log = logging.getLogger("greenworker")
 _warned: set[str] = set()
 
 _MENDS = {
-    "NOPERM": "let its ACL allow this to the URL's user",
+    "NOPERM": "let its ACL allow this to the URL's user, see docs/security.md",
     "DENIED": "set a password there, and in the URL",
     "BADDB": "check the database's number in the URL",
 }

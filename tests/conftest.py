@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -25,6 +26,8 @@ with contextlib.suppress(ModuleNotFoundError):  # the command line's tests run w
     )
     settings.register_profile("long", always, max_examples=3000, stateful_step_count=60)
     settings.load_profile("same")
+# GREENWORKER_TEST_ACL=1: what runs under test may do what docs/security.md lets a worker do, and no more.
+SERVER_USER = "worker" if os.environ.get("GREENWORKER_TEST_ACL") else None
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +36,7 @@ def server() -> Iterator[Server]:
 
     A test that wants to hurt a server starts its own `Server()`.
     """
-    with Server() as running:
+    with Server(user=SERVER_USER) as running:
         yield running
 
 

@@ -122,10 +122,11 @@ class Consumer(Service):
         try:
             # Here, not only at the start: the server may have been away, or be another one.
             self._broker.check_server(self._allow_eviction)
+            registered = self._broker.register(me.id, self._lease, self._about, self._queues)
         except UnsuitableServer as error:
             self._give_up(error)
             raise
-        if not self._broker.register(me.id, self._lease, self._about, self._queues):
+        if not registered:
             raise NotRegistered(me.id)
         me.registered, me.beaten = True, time.monotonic()
         self.ready.set()

@@ -16,6 +16,9 @@ import pytest
 import redis
 
 from greenworker import App, keys
+from greenworker.findings import Report
+from tests.conftest import SERVER_USER
+from tests.support import acl
 from tests.support.process import Command, run
 from tests.support.server import Server
 
@@ -43,10 +46,12 @@ def note(text):
 class Project:
     """A folder with app modules on a server, in a namespace of its own."""
 
-    def __init__(self, folder: Path, url: str, namespace: str) -> None:
-        self.folder, self.url, self.namespace = folder, url, namespace
+    def __init__(self, folder: Path, server: Server, namespace: str, url: str = "") -> None:
+        self.folder, self.server, self.namespace = folder, server, namespace
+        self.url = url or server.url  # as what is under test reaches it
         self.root = keys.root(namespace)
-        self.redis: Any = redis.Redis.from_url(url, decode_responses=True)
+        self.redis: Any = redis.Redis.from_url(server.admin_url, decode_responses=True)
+        self._checking: App | None = None
         self._stack = ExitStack()
         self._stack.callback(self.redis.close)
 
@@ -80,7 +85,20 @@ class Project:
 
     def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `greenworker ARGS` to its end in the folder."""
+        if args[0] == "check" and SERVER_USER and "-u" not in args:
+            args += ("-u", self.url_of("dashboard"))  # a worker's user may not look at all keys
         return run(*args, cwd=self.folder, **options)
+
+    def audit(self) -> Report:
+        """What `greenworker check` finds."""
+        if self._checking is None:
+            self._checking = App(self.url_of("dashboard"), namespace=self.namespace)
+            self._stack.callback(self._checking.close)
+        return self._checking.check()
+
+    def url_of(self, role: str) -> str:
+        """The server as it is reached by a user of docs/security.md, where there are users."""
+        return acl.url_of(role, self.server.plain_url) if SERVER_USER else self.url
 
     def script(self, body: str, *args: str) -> Command:
         """Start a program of the user's own in the folder; killed with the test."""
@@ -109,9 +127,7 @@ class Project:
 
     def check(self) -> None:
         """All is well, whatever goes on: what `greenworker check` says."""
-        app = App(self.url, namespace=self.namespace)
-        report = app.check()
-        app.close()
+        report = self.audit()
         assert report.well, "\n".join([report.summary, *map(str, report.findings)])
 
     def close(self) -> None:
@@ -119,9 +135,9 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, url: str, namespace: str) -> Iterator[Project]:
+def project(tmp_path: Path, server: Server, namespace: str) -> Iterator[Project]:
     """A project on the session's server."""
-    project = Project(tmp_path, url, namespace)
+    project = Project(tmp_path, server, namespace)
     yield project
     project.close()
 
@@ -129,13 +145,13 @@ def project(tmp_path: Path, url: str, namespace: str) -> Iterator[Project]:
 @pytest.fixture
 def own_server() -> Iterator[Server]:
     """A server of this test alone, which it may hurt."""
-    with Server() as server:
+    with Server(user=SERVER_USER) as server:
         yield server
 
 
 @pytest.fixture
 def own_project(tmp_path: Path, own_server: Server, namespace: str) -> Iterator[Project]:
     """A project on a server of this test alone."""
-    project = Project(tmp_path, own_server.url, namespace)
+    project = Project(tmp_path, own_server, namespace)
     yield project
     project.close()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from greenworker.endpoint import redact
 from tests.e2e.conftest import Project
 from tests.support.eventually import eventually
 
@@ -42,7 +43,7 @@ def test_all_is_well_or_not(project: Project) -> None:
     done = project.run("check", "-A", "tasks")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        f"server     {project.url}, namespace {project.namespace}",
+        f"server     {redact(project.url_of('dashboard'))}, namespace {project.namespace}",
         "4 messages, 1 worker: all is well",
     ]
     # When a message falls out of its list, and others come from nowhere
@@ -74,7 +75,7 @@ def test_all_is_well_or_not(project: Project) -> None:
         ("totals", "msg", ""),
     ]
     # And from Python
-    assert [str(one) for one in tasks.app.check().findings] == [
+    assert [str(one) for one in project.audit().findings] == [
         line.partition(": ")[2] for line in findings
     ]
     project.allow("go")
@@ -99,14 +100,14 @@ def test_a_killed_worker_is_a_note_until_it_is_swept(project: Project) -> None:
     result = tasks.hold.delay()
     worker.wait_for("received")
     worker.kill()
-    overdue = eventually(lambda: tasks.app.check().notes)
+    overdue = eventually(lambda: project.audit().notes)
     assert "worker victim (" in overdue[0]
     assert "is overdue by" in overdue[0]
-    assert tasks.app.check().well
+    assert project.audit().well
     project.allow("go")
     project.worker("--lease", "1")
     assert result.get(timeout=30) is None
-    assert eventually(lambda: not tasks.app.check().notes)
+    assert eventually(lambda: not project.audit().notes)
     assert project.run("check", "-A", "tasks").returncode == 0
 
 
@@ -135,7 +136,7 @@ def test_no_false_alarm_while_thousands_come_and_go(project: Project) -> None:
         # When the server is audited again and again
         done_by_then = 0
         for _ in range(10):
-            report = tasks.app.check()
+            report = project.audit()
             assert [finding.text for finding in report.findings] == []
             assert len(report.workers) == 2
             # (and it was busy all the time)
@@ -150,8 +151,8 @@ def test_no_false_alarm_while_thousands_come_and_go(project: Project) -> None:
             thread.join()
     assert all(worker.running for worker in workers)
     # Then, with nobody sending any more, all has been run
-    eventually(lambda: tasks.app.check().messages == 0, within=60)
-    assert tasks.app.check().summary == "0 messages, 2 workers: all is well"
+    eventually(lambda: project.audit().messages == 0, within=60)
+    assert project.audit().summary == "0 messages, 2 workers: all is well"
     counters = tasks.app.status().counters
     assert counters["enqueued"] == counters["done"] > 5_000
 

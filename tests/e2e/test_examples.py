@@ -41,7 +41,7 @@ def examples(tmp_path: Path) -> Path:
 @pytest.fixture
 def url(server: Server) -> str:
     """A database of the test's own: the examples use the default namespace, as users do."""
-    return f"redis://127.0.0.1:{server.port}/{next(databases)}"
+    return urlsplit(server.url)._replace(path=f"/{next(databases)}").geturl()
 
 
 def test_hello_prints_what_the_worker_answers(examples: Path) -> None:
@@ -207,7 +207,7 @@ def answer(connection: HTTPConnection) -> Any:
 
 def clients(url: str) -> list[dict[str, str]]:
     """The connections that greenworker has open in this database."""
-    with redis.Redis.from_url(url) as client:
+    with redis.Redis(port=urlsplit(url).port or 0) as client:
         listed: list[dict[str, str]] = client.client_list()
     database = urlsplit(url).path[1:]
     return [

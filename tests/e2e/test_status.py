@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from greenworker.endpoint import redact
 from tests.e2e.conftest import Project
 from tests.support.process import environment
 
@@ -40,7 +41,7 @@ def test_the_status_of_everything(project: Project) -> None:
     table = project.run("status", "-A", "tasks")
     assert (table.returncode, table.stderr) == (0, "")
     lines = table.stdout.splitlines()
-    assert lines[0] == f"server     {project.url}, namespace {project.namespace}"
+    assert lines[0] == f"server     {redact(project.url)}, namespace {project.namespace}"
     rows = [line.split() for line in lines]
     for row in ("waiting 3", "running 2", "dead 1", "done 1", "retried 0", "expired 0"):
         assert row.split() in rows

@@ -16,16 +16,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from tests.support import acl
+
 
 class Server:
     """A server in a short folder of its own, on a unix socket and on a free port of 127.0.0.1.
 
     `appendonly=True`: whatever it acknowledged is there again after `kill()` and `restart()`.
-    `config` holds further directives: `{"maxmemory": "4mb"}`.
+    `config` holds further directives: `{"maxmemory": "4mb"}`. With a `user`, one of docs/security.md,
+    `url` is that user's, who may use any namespace; `admin_url` may do everything in any case.
     """
 
     def __init__(
-        self, *, appendonly: bool = False, config: Mapping[str, str] | None = None
+        self,
+        *,
+        appendonly: bool = False,
+        config: Mapping[str, str] | None = None,
+        user: str | None = None,
     ) -> None:
         # Not under $TMPDIR: the path of a unix socket ends at 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="gwt-", dir="/tmp"))
@@ -39,6 +46,7 @@ class Server:
             "appendfsync": "always",
             **(config or {}),
         }
+        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self.restart()
@@ -48,6 +56,15 @@ class Server:
 
     @property
     def url(self) -> str:
+        return acl.url_of(self._user, self.plain_url) if self._user else self.plain_url
+
+    @property
+    def admin_url(self) -> str:
+        password = self._config.get("requirepass")
+        return self.plain_url.replace("://", f"://:{password}@" if password else "://")
+
+    @property
+    def plain_url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
@@ -119,6 +136,10 @@ class Server:
             **self._config,
         }
         flags = [word for name, value in directives.items() for word in (f"--{name}", value)]
+        if self._user:
+            for name, rules in acl.rules("*").items():
+                # The examples are tested in databases of their own.
+                flags += ["--user", f"gw-{name}", *rules, "+select"]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(server_binary()), *flags],

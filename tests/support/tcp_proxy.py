@@ -86,7 +86,8 @@ class TcpProxy:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        user = "".join(urlsplit(self._upstream).netloc.rpartition("@")[:2])
+        return f"redis://{user}127.0.0.1:{self.port}/0"
 
     @property
     def connections(self) -> int:
