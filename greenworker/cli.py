@@ -107,6 +107,7 @@ from docopt import DocoptExit, docopt
 
 from greenworker import __version__
 from greenworker.commands.options import Options
+from greenworker.endpoint import redact_all
 from greenworker.errors import ConfigError, GreenworkerError
 
 _COMMANDS = ("status", "check", "dead", "demo")
@@ -212,5 +213,6 @@ def _misread(argv: Sequence[str]) -> str:
 
 
 def _say(error: Exception, code: int) -> int:
-    print(f"greenworker: {error}", file=sys.stderr)
+    # A mistaken call is quoted, and may hold a URL in the wrong place.
+    print(f"greenworker: {redact_all(str(error))}", file=sys.stderr)
     return code

@@ -51,6 +51,7 @@ _SHOWN = re.compile(
     rf"(?P<place>(?:{_HOST}(?:,{_HOST})*)?(?:/[^?#@]*)?)"
     r"(?:[?#][^@]*)?"
 ).fullmatch
+_URLS = re.compile(r"[a-z]+://\S*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,11 @@ def redact(url: str) -> str:
         return "(unreadable URL)"
     user = f"{match['user']}:***@" if match["user"] is not None else ""
     return f"{match['scheme'] or ''}{user}{match['place']}"
+
+
+def redact_all(text: str) -> str:
+    """A text with each URL in it as `redact` shows it."""
+    return _URLS.sub(lambda match: redact(match[0]), text)
 
 
 def _parse(url: str) -> Target:

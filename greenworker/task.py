@@ -186,8 +186,8 @@ class Task(Generic[P, R]):
         """
         if isinstance(items, (str, bytes, Mapping)):
             raise BadArguments(
-                f"{self.name}.delay_many takes an iterable of argument tuples: "
-                f"[({items!r:.40},)], not {type(items).__name__}"
+                f"{self.name}.delay_many takes an iterable of argument tuples, as [(item,)], "
+                f"not a {type(items).__name__}"
             )
         messages = (self._message(*self._call_of(item)) for item in items)
         ids: list[str] = []
@@ -212,8 +212,8 @@ class Task(Generic[P, R]):
         if isinstance(item, (tuple, list)):
             return tuple(item), {}
         raise BadArguments(
-            f"{self.name}.delay_many: {item!r:.40} is neither an argument tuple nor a dict; "
-            f"for one argument write ({item!r:.40},)"
+            f"{self.name}.delay_many: an item is a {type(item).__name__}, neither an argument tuple "
+            "nor a dict; for one argument write (item,)"
         )
 
     def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:

@@ -17,7 +17,7 @@ from greenworker.broker import push_fields
 from greenworker.client import Client
 from greenworker.connection import Connection
 from greenworker.connection_pool import ConnectionPool
-from greenworker.endpoint import Endpoint, redact
+from greenworker.endpoint import Endpoint, redact, redact_all
 from greenworker.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -92,6 +92,12 @@ def present(admin: Any, client: Client) -> list[str]:
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert redact(url.format(CANARY)) == shown
+    assert CANARY not in redact_all(f"no module {url.format(CANARY)!r}: found none")
+
+
+def test_a_text_is_shown_without_the_passwords_in_it() -> None:
+    text = f"-u redis://:{CANARY}@h/0, or unix://me:{CANARY}/x?y#z@w@/s and redis://me:***@h/1 a@b"
+    assert redact_all(text) == "-u redis://:***@h/0, or (unreadable URL) and redis://me:***@h/1 a@b"
 
 
 def test_an_endpoint_in_a_log_line_does_not_tell_its_password() -> None:

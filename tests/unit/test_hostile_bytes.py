@@ -7,14 +7,12 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from greenworker import codec
 from greenworker.errors import MalformedMessage, NotEncodable
 from greenworker.message import Message, decode, encode_tail, result_ttl_of, shown, task_name_of
-
-often = settings(deadline=None, max_examples=200)
 
 SMALLEST, LARGEST = -(2**63), 2**64 - 1
 
@@ -53,7 +51,6 @@ def envelopes(draw: st.DrawFn) -> bytes:
     return b" ".join(fields) + draw(st.sampled_from([b"\n", b"", b"\r\n"])) + draw(bodies)
 
 
-@often
 @given(st.one_of(st.binary(), envelopes()))
 @example(b"1 0 0 5 0 0 %b default t\n[[],{}]" % (b"9" * 400))  # no float
 @example(b"1 0 0 5 0 9%b 0 default t\n[[],{}]" % (b"9" * 5000))  # no int, to Python
@@ -77,7 +74,6 @@ def test_any_bytes_are_a_message_or_malformed(envelope: bytes) -> None:
     assert len(refusal) < 300
 
 
-@often
 @given(st.data())
 def test_a_message_with_some_of_its_bytes_changed(data: st.DataObject) -> None:
     tail = encode_tail(Message("m", "shop.mail", ["a", 2**63, {"b": [1.5]}], {"to": "x"}))
@@ -110,7 +106,6 @@ values = st.recursive(
 )  # fmt: skip
 
 
-@often
 @given(values, st.booleans())
 def test_an_integer_arrives_exactly_or_not_at_all(value: Any, spaced: bool) -> None:
     separators = (" , ", " : ") if spaced else (",", ":")
