@@ -7,6 +7,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from greenworker.broker import Broker, Claim
 from greenworker.connection import Connection
@@ -410,11 +411,14 @@ def test_a_claim_that_is_answered_after_it_was_reaped_is_not_begun(
             bench.membership.renew(past)
             bench.space.crash(past)
             bench.space.reap()
+            reaped.set()
         return reply
 
+    reaped = Event()
     monkeypatch.setattr(bench._broker, "claim", reaped_meanwhile)
     bench.space.push("m1", "m2")
     bench.consumer.start()
+    assert reaped.wait(10)
     eventually(lambda: bench.space.broker.promote() and len(bench.slots.begun) == 2)
     gevent.sleep(0.05)
     assert {delivery.worker for delivery in bench.slots.begun} == {bench.id} != {past}
