@@ -118,7 +118,10 @@ class Subscriber:
         if self._thread is None or not self._thread.is_alive():
             self._online = False
             self._thread = threading.Thread(
-                target=self._read_on, name="greenworker-results", daemon=True
+                target=self._read_on,
+                args=(self._connection,),
+                name="greenworker-results",
+                daemon=True,
             )
             self._thread.start()
 
@@ -131,13 +134,13 @@ class Subscriber:
         except BrokerError:
             self._online = False
 
-    def _read_on(self) -> None:
+    def _read_on(self, connection: Connection) -> None:
         pause = 0.05
-        while not self._may_leave():
+        while not self._may_leave(connection):
             try:
                 if not self._online:
-                    self._subscribe_all()
-                reply = self._connection.read(_READ)
+                    self._subscribe_all(connection)
+                reply = connection.read(_READ)
                 pause = 0.05
             except Exception as error:
                 # Not only our errors: a waiter whose send failed has closed the connection under
@@ -147,21 +150,24 @@ class Subscriber:
                 _log.log(
                     logging.WARNING if expected else logging.DEBUG, "waiting for results: %r", error
                 )
-                self._online = False
+                if connection is self._connection:
+                    self._online = False
                 time.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, _LAST_PAUSE)
                 continue
             if reply is not None:
                 self._deliver(*reply)
 
-    def _subscribe_all(self) -> None:
+    def _subscribe_all(self, connection: Connection) -> None:
         # Not under the lock: who begins to wait meanwhile has a timeout of its own.
-        self._connection.close()
-        self._connection.connect()
+        connection.close()
+        connection.connect()
         with self._lock:
+            if connection is not self._connection:
+                return
             channels = [self._channel + id for id in self._waiters]
             if channels:
-                self._connection.send("SUBSCRIBE", *channels)
+                connection.send("SUBSCRIBE", *channels)
             self._online = True
 
     def _deliver(self, kind: bytes, channel: bytes, payload: bytes | int) -> None:
@@ -172,8 +178,12 @@ class Subscriber:
             # A confirmed subscription says: look now, from here on nothing is missed.
             waiter.tell(payload if isinstance(payload, bytes) else None)
 
-    def _may_leave(self) -> bool:
+    def _may_leave(self, connection: Connection) -> bool:
         with self._lock:
+            if connection is not self._connection:
+                # Closed while this thread was connecting; another one may be at work by now.
+                connection.close()
+                return True
             idle = not self._waiters and time.monotonic() - self._last_used > _IDLE
             if not (idle or self._closing):
                 return False

@@ -379,3 +379,16 @@ def test_results_are_a_sequence_of_handles(client: Client) -> None:
     assert (results[0].id, results[-1].id, len(results)) == ("a", "c", 3)
     assert [one.id for one in results[1:]] == ["b", "c"]
     assert repr(results) == "<3 Results>"
+
+
+def test_a_reader_that_is_closed_while_it_connects_ends(url: str, namespace: str) -> None:
+    """It is not seen to at once: connecting to a frozen server takes its time."""
+    with TcpProxy(url) as proxy:
+        proxy.freeze()
+        client = Client(Endpoint(proxy.url), namespace, connections=1, patience=0.1)
+        with pytest.raises(BrokerUnavailable):
+            client.result("m").get(timeout=0.1)
+        reader = client.subscriber._thread
+        client.close()
+        assert reader is not None
+        eventually(lambda: not reader.is_alive())
