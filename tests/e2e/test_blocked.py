@@ -109,10 +109,14 @@ def test_who_held_the_gil_is_told_when_it_is_given_back(project: Project, how: s
     """
     )
     worker = project.worker()
-    result = tasks.greedy.delay()
-    result.get(timeout=60)
-    told = worker.wait_for("C code held the GIL for")
-    assert f"tasks.greedy[{result.id}]: C code held the GIL for" in told
+    # On a busy machine it may be gone before anybody can look: then the next one is told
+    for _ in range(5):
+        result = tasks.greedy.delay()
+        result.get(timeout=60)
+        if f"tasks.greedy[{result.id}]: C code held the GIL for" in worker.output:
+            break
+    else:
+        raise AssertionError(worker.output)
     eventually(lambda: "in greedy" in worker.output)
 
 

@@ -338,6 +338,7 @@ def test_children_of_tasks_have_the_signals_of_any_process(project: Project) -> 
                 while True:
                     signal.pause()
             wait_for("child")
+            os.unlink("child")
             os.kill(pid, signal.SIGTERM)
             return os.waitpid(pid, 0)[1]
     """)
