@@ -223,7 +223,7 @@ def latency(arena: Arena, rng: random.Random) -> Report:
     crew(arena)
     arena.proxy.delay(0.2, each_way=True)
     with arena.fault("latency"):
-        count = load(arena, rng, 100)
+        count = load(arena, rng, 100, 500)
         time.sleep(1.5 * arena.lease)
         arena.allow(outages.GO)
         arena.drain()
