@@ -65,8 +65,11 @@ class Arena:
         extra: str = "",
         bound: float = 6.0,
         short: bool = True,
+        place: Callable[[str], Any] | None = None,
     ) -> None:
-        """`extra`: further tasks' source, each `@app.task(name="…")` over `@noted`. `bound`: seconds
+        """`place` makes more than one server, for keys with a given root: a context manager whose
+        `url` is for workers and senders, who go there without a proxy, and whose `judge` is the
+        server that has all in the end. `extra`: further tasks' source, each `@app.task(name="…")` over `@noted`. `bound`: seconds
         that nothing may go on for. `short`: a scenario does with few tasks, as CI asks for."""
         self.folder, self.lease, self.concurrency, self.short = folder, lease, concurrency, short
         self.namespace = f"c{uuid4().hex[:8]}"
@@ -76,7 +79,11 @@ class Arena:
         try:
             self.journal = Journal(folder / "journal")
             self._stack.callback(self.journal.close)
-            self.server = self._enter(Server(appendonly=appendonly, config=config))
+            self.place: Any = self._enter(place(self.root)) if place else None
+            if place:
+                self.server: Server = self.place.judge
+            else:
+                self.server = self._enter(Server(appendonly=appendonly, config=config))
             self.proxy = self._enter(TcpProxy(self.server.url))
             self.producers = self._enter(TcpProxy(self.server.url))
             self.redis: Any = redis.Redis.from_url(
@@ -127,7 +134,7 @@ class Arena:
             name or f"w{len(self.workers) + 1}",
             (
                 "-q",
-                *("-u", (via or self.proxy).url),
+                *("-u", self.place.url if self.place else (via or self.proxy).url),
                 *("-n", name or f"w{len(self.workers) + 1}"),
                 *("--lease", f"{lease or self.lease:g}"),
                 *("-c", str(concurrency or self.concurrency)),
@@ -412,7 +419,7 @@ class Arena:
         path = self.folder / "arena_tasks.py"
         head = MODULE.format(
             journal=str(self.journal.path),
-            url=self.producers.url,
+            url=self.place.url if self.place else self.producers.url,
             namespace=self.namespace,
             patience=patience,
         )

@@ -276,6 +276,8 @@ def _check_runs(
 ) -> None:
     accepted = _accepted(id, runs, history, final)
     if len(accepted) > max(1, history.sends[id]):
+        accepted -= _forgotten([run for run in runs if run.token in accepted], history)
+    if len(accepted) > max(1, history.sends[id]):
         verdict.double.append(f"{id} by {sorted(accepted)}")
     causes: Counter[str] = Counter()
     open_runs = 0
@@ -318,11 +320,23 @@ def _accepted(id: str, runs: list[Execution], history: History, final: Final) ->
     return tokens
 
 
+def _forgotten(accepted: list[Execution], history: History) -> set[Token]:
+    """Of several that were accepted, those but the last which the server lost afterwards."""
+    return {
+        run.token
+        for run in sorted(accepted, key=lambda run: run.started)[:-1]
+        if any(moment > run.started for moment in history.data_lost)
+    }
+
+
 def cause_of(run: Execution, runs: list[Execution], history: History) -> str:
     """Why this execution's outcome does not count; '' when nothing says so."""
+    data_lost = any(moment > run.started for moment in history.data_lost)
     for kind, ours in history.settled.get((run.id, *run.token), ()):
         if ours and kind == "retry":
             return "retry"
+        if ours and kind == "release" and data_lost and run.how == "returned":
+            return "server lost data"  # a settle among it: its worker has given it back
         if ours and kind in ("release", "later"):
             return "released at a stop"
     if any(other.attempt > run.attempt for other in runs):
@@ -334,9 +348,7 @@ def cause_of(run: Execution, runs: list[Execution], history: History) -> str:
         if run.how == "Release" and code >= 0:
             return "released at a stop"
         return "worker killed" if code < 0 else "worker ended before it was settled"
-    if any(moment > run.started for moment in history.data_lost):
-        return "server lost data"
-    return ""
+    return "server lost data" if data_lost else ""
 
 
 def _check_announcements(history: History, verdict: Verdict) -> None:

@@ -120,6 +120,15 @@ def test_what_a_server_without_persistence_loses_is_counted_apart(story: Story) 
     assert verdict.lost == ["b"]
 
 
+def test_what_a_server_has_forgotten_to_be_done_may_be_done_again(story: Story) -> None:
+    story.sent("a").whole("a", ONE, pid=1).tell("fault", name="failover", loses_data=True)
+    # The worker that has settled it gives it back.
+    story.settled("a", kind="release")
+    verdict = story.whole("a", TWO, pid=2).check()
+    assert verdict.problems == []
+    assert verdict.twice == {"server lost data": 1}
+
+
 def test_what_is_left_after_the_drain_is_a_problem(story: Story) -> None:
     story.sent("a")
     story.present.add("a")
