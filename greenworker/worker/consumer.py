@@ -100,7 +100,6 @@ class Consumer(Service):
                 self._reconcile(me)
             self._claim(me)
         except NotRegistered:
-            _log.warning("reaped, or the server lost its data: going on as a new incarnation")
             self._membership.renew(me.id)
         return 0.0
 

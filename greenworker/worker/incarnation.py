@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 
 from gevent.event import Event
 
 from greenworker.message import Delivery
+
+_log = logging.getLogger("greenworker.worker")
 
 
 class Incarnation:
@@ -67,6 +70,8 @@ class Membership:
     def renew(self, worker: str) -> None:
         """Give up the incarnation `worker` if it is the current one: what it holds is others' now."""
         if self.is_current(worker):
+            # Here, since a beat may have learned it before any claim did.
+            _log.warning("reaped, or the server lost its data: going on as a new incarnation")
             self.current = Incarnation()
             self._on_renew()
             self.room.set()

@@ -316,6 +316,8 @@ class Worker:
         me = self._membership.current
         if not me.registered:
             return
+        # First: a beat under way that hears of the leave is not to take it for a death.
+        self._membership.fresh()
         try:
             with gevent.Timeout(1.0):
                 self._lanes["settler"].release(me.id)

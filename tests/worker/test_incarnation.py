@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from greenworker.worker.incarnation import Membership
 from tests.worker.builders import delivery_of
 
@@ -23,3 +25,12 @@ def test_a_late_settle_of_a_past_incarnation_drops_nothing_of_the_present_one() 
     assert membership.current.held == {present.id: present}
     membership.settled([present])
     assert membership.current.held == {}
+
+
+def test_whoever_learns_of_the_end_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    membership = Membership(on_renew=lambda: None)
+    past = membership.current.id
+    membership.renew(past)  # as the watchdog does, whose beat was the first to hear of it
+    membership.renew(past)  # as the consumer does
+    assert caplog.text.count("going on as a new incarnation") == 1
+    assert not membership.is_current(past)

@@ -106,11 +106,11 @@ def cut_release(arena: Arena, rng: random.Random) -> Report:
     eventually(lambda: set(held) <= set(arena.running()))
     crew(arena, 1)
     for leaver, (way, at) in zip(leavers, WAYS, strict=True):
-        # It may have left without knowing, and hear so from a last beat.
-        arena.note_fault(f"release: {way}", costs_lease=[leaver.pid])
+        arena.note_fault(f"release: {way}")
         trap = arena.proxy.truncate_next_reply(script("release").sha, at)
         arena.terminate(leaver)
         assert leaver.wait() == 0
+        assert "new incarnation" not in leaver.output, "it took its leave for a death"
         assert trap.sprung
     # One request was lost: that worker's lease runs out, and nobody else's.
     eventually(lambda: arena.redis.zcard(keys.workers(arena.root)) == 1)
