@@ -200,7 +200,7 @@ def _settled(arena: Arena, id: str) -> list[tuple[str, bool]]:
 @scenario("half-open connections; a claim that arrives after its worker has moved on",
           lease=4.0, bound=9.0)  # fmt: skip
 def half_open(arena: Arena, rng: random.Random) -> Report:
-    crew(arena)
+    workers = crew(arena)
     count = load(arena, rng)
     claim: Trap = arena.proxy.hold_next_request(script("claim").sha)
     eventually(lambda: claim.sprung)
@@ -210,6 +210,8 @@ def half_open(arena: Arena, rng: random.Random) -> Report:
         # No connection of before says anything any more: read timeouts, and new ones.
         eventually(lambda: arena.completed(began + 1.0), within=20)
     back = time.monotonic() - began
+    for worker in workers:  # each has fenced what it had claimed before
+        worker.command.wait_for("consumer: goes on")
     arena.proxy.deliver(claim)
     assert b"stale" in claim.answer, claim.answer
     return conclude(
