@@ -141,6 +141,7 @@ class History:
         self.settled: dict[tuple[str, str, int], list[tuple[str, bool]]] = defaultdict(list)
         self.renewed: dict[str, tuple[int, float]] = {}  # incarnation → its pid, when
         self.left: set[str] = set()
+        self.poisoned: set[int] = set()  # pids that a task of theirs has killed
         self.died: dict[int, tuple[int, float]] = {}  # pid → its code, when
         self.announced: dict[str, list[bytes]] = defaultdict(list)
         self.data_lost: list[float] = []
@@ -192,6 +193,8 @@ class History:
 
     def _on_fault(self, event: Event) -> None:
         self.faults.append({**event, "ended": None})
+        if event["name"] == "poison":
+            self.poisoned.add(event["of"])
         if event.get("loses_data"):
             self.data_lost.append(event["t"])
 
@@ -347,6 +350,8 @@ def cause_of(run: Execution, runs: list[Execution], history: History) -> str:
     if when > run.started:
         if run.how == "Release" and code >= 0:
             return "released at a stop"
+        if run.pid in history.poisoned:
+            return "a task killed its worker"
         return "worker killed" if code < 0 else "worker ended before it was settled"
     return "server lost data" if data_lost else ""
 

@@ -22,10 +22,12 @@ from tests.chaos.arena import Arena
 from tests.chaos.history import History, Verdict, cause_of
 from tests.chaos.schedule import Send, Step, faults, sends
 from tests.chaos.workers import Worker
+from tests.support.process import Command
 
 # Two with a short lease among two with a longer one: sweepers that think differently of time.
 LEASES = (2.0, 2.0, 4.0, 6.0)
-POISONS, STUCK = 3, 2
+MAX_BLOCK = 2.0  # seconds that a task may block the loop of its worker
+HARMFUL = 2  # tasks of each kind that hurts its worker
 PRODUCERS = 3
 
 
@@ -76,13 +78,14 @@ class Mix:
         self._began = 0.0
         self._admin: Any = redis.Redis.from_url(arena.server.url)
         self._faults: Counter[str] = Counter()
+        self._senders: list[Command] = []
 
     def run(self, minutes: float, patience: float) -> Figures:
         """Break and send for the time given, lift all faults, drain, and judge."""
         arena = self._arena
         for number, lease in enumerate(LEASES, 1):
             arena.worker(
-                *("--grace", "2", "--max-block", "10"),
+                *("--grace", "2", "--max-block", f"{MAX_BLOCK:g}"),
                 name=f"chaos{number}", lease=lease, supervised=True,
             )  # fmt: skip
         self._began = time.monotonic()
@@ -98,6 +101,8 @@ class Mix:
             thread.start()
         for thread in threads:
             thread.join()
+        for sender in self._senders:
+            sender.wait()
         arena.allow("stuck")
         if self._errors:
             raise self._errors[0]
@@ -134,15 +139,12 @@ class Mix:
                 self._arena.send(*specials.pop(at))
             self._send(send)
 
-    def _specials(self, number: int) -> dict[float, tuple[str, ...]]:
+    def _specials(self, number: int) -> dict[float, tuple[Any, ...]]:
         """The few tasks that hurt their worker: the first producer's, spread over the run."""
         if number:
             return {}
-        few = [("poison",)] * POISONS + [("stuck", "stuck")] * STUCK
-        return {
-            self._seconds * (n + 1) / (len(few) + 2): what
-            for n, what in enumerate(few[::2] + few[1::2])
-        }
+        few = [("poison",), ("stuck", "stuck"), ("block", 2 * MAX_BLOCK)] * HARMFUL
+        return {self._seconds * (n + 1) / (len(few) + 2): what for n, what in enumerate(few)}
 
     def _send(self, send: Send) -> None:
         if send.kind == "hostile":
@@ -202,6 +204,12 @@ class Mix:
         self._arena.terminate(self._victim(step))
         time.sleep(step.lasts)
         self._arena.terminate(self._victim(step))
+
+    def _senders_kill(self, step: Step) -> None:
+        """A program that sends dies before, or just after, it has heard of it."""
+        failpoint = f"{step.word}=KILL@{1 + int(20 * step.number)}"
+        with self._fault(f"sender killed at {step.word}", step):
+            self._senders.append(self._arena.sender("nap", 30, 0.01, failpoint=failpoint))
 
     def _server_kill(self, step: Step) -> None:
         with self._fault("server killed", step, stops_all=True):

@@ -40,8 +40,11 @@ FAULTS: dict[str, tuple[tuple[str, float, tuple[float, float]], ...]] = {
         ("black-hole", 1, (0.2, 5)),
         ("refuse", 1, (0.2, 4)),
     ),
+    "senders": (("kill", 1, (0, 0)),),
 }
-PAUSES = {"workers": (0.5, 3.0), "server": (2.0, 7.0), "network": (1.0, 5.0)}
+PAUSES = {
+    "workers": (0.5, 3.0), "server": (2.0, 7.0), "network": (1.0, 5.0), "senders": (5.0, 15.0),
+}  # fmt: skip
 
 # (task, weight): what the producers send.
 TASKS = (
@@ -95,7 +98,7 @@ def _word(rng: random.Random, name: str) -> str:
     if name == "failpoint":
         # Soon after its start, or in the middle of its work.
         return f"{rng.choice(failpoints.NAMES)}=KILL@{rng.choice((1, 1, 2, 3, 10))}"
-    return rng.choice(SCRIPTS) if name.startswith("drop") else ""
+    return rng.choice(SCRIPTS) if name.startswith("drop") else rng.choice(failpoints.CLIENT_STEPS)
 
 
 @dataclass(frozen=True, slots=True)

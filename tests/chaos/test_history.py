@@ -179,6 +179,10 @@ def test_one_delivery_must_not_be_begun_twice(story: Story) -> None:
         ("worker killed", [("down", {"of": 1, "code": -9})]),
         ("worker ended before it was settled", [("down", {"of": 1, "code": 1})]),
         (
+            "a task killed its worker",
+            [("fault", {"name": "poison", "of": 1}), ("down", {"of": 1, "code": 9})],
+        ),
+        (
             "incarnation given up",
             [
                 ("fault", {"name": "stop", "costs_lease": [1]}),

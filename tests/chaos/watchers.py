@@ -15,6 +15,8 @@ from greenworker import keys
 from tests.chaos.history import Journal
 from tests.chaos.workers import Worker
 
+STARTING = 10.0  # seconds that a process may take until it is registered, on a slow machine
+
 
 class Announcements:
     """Journals what is announced as a result, straight from the server: a line each."""
@@ -129,12 +131,12 @@ class Progress:
         """What would change if anything went on; None when nothing has to."""
         if self._excused:
             return None
-        able = [
+        up = [
             worker
             for worker in self._workers()
             if worker.running and not worker.stopped and not worker.leaving
         ]
-        if not able:
+        if not up:
             return None
         ask = self._client.pipeline(transaction=True)
         ask.time()
@@ -151,29 +153,34 @@ class Progress:
         for wid in registered:
             ask.hgetall(keys.processing(self._root, wid))
         replies = ask.execute()
-        lines = replies[: len(queues) * 11]
-        held = dict(zip(registered, replies[len(queues) * 11 :], strict=True))
-        suspects = sum(lines[10::11])
-        waiting = sum(lines) - suspects
+        lines = {queue: replies[11 * n : 11 * n + 11] for n, queue in enumerate(queues)}
+        held = dict(zip(registered, replies[11 * len(queues) :], strict=True))
         overdue = bool(first_due) and first_due[0][1] < (seconds - 2) * 1000
-        names = {wid: json.loads(text) for wid, text in about.items() if wid in held}
-        free, idle = self._free(able, names, held)
+        waiting = {queue: sum(line[:10]) for queue, line in lines.items() if sum(line[:10])}
+        suspects = {queue: line[10] for queue, line in lines.items() if line[10]}
+        told = {wid: json.loads(text) for wid, text in about.items() if wid in held}
+        free, idle = _free(up, told, held)
+        names = {one.get("name") for one in told.values()}
+        if any(one.name not in names and one.age > STARTING for one in up):
+            # Up for so long, and not even registered: whatever it listens to.
+            free, idle = set(queues), set(queues)
         # A suspect may have to wait until a worker has no other.
-        if not ((waiting or overdue) and free) and not (suspects and idle):
+        if not (overdue and free) and not free & set(waiting) and not idle & set(suspects):
             return None
         stats.pop("enqueued", None)
         return f"{waiting} waiting, {suspects} suspects, overdue {overdue}, {stats}, held {held}"
 
-    @staticmethod
-    def _free(able: Sequence[Worker], names: Any, held: Any) -> tuple[bool, bool]:
-        """Whether a worker has a free slot, and whether one holds nothing at all."""
-        free = idle = False
-        for worker in able:
-            mine = [wid for wid, told in names.items() if told.get("name") == worker.name]
-            if not mine:
-                # Up, and not even registered: from then on it has `bound` seconds, too.
-                free = idle = True
-            for wid in mine:
-                free = free or len(held[wid]) < names[wid]["concurrency"]
-                idle = idle or not held[wid]
-        return free, idle
+
+def _free(workers: Sequence[Worker], told: Any, held: Any) -> tuple[set[str], set[str]]:
+    """The queues for which a worker has a free slot, and those for which one holds nothing at all."""
+    free: set[str] = set()
+    idle: set[str] = set()
+    for worker in workers:
+        for wid, about in told.items():
+            if about.get("name") != worker.name:
+                continue
+            if len(held[wid]) < about["concurrency"]:
+                free.update(about["queues"])
+            if not held[wid]:
+                idle.update(about["queues"])
+    return free, idle

@@ -61,6 +61,11 @@ class Worker:
         return self.command.running
 
     @property
+    def age(self) -> float:
+        """Seconds since the present life was started."""
+        return time.monotonic() - self._since
+
+    @property
     def pids(self) -> list[int]:
         """Of all its lives."""
         return [life.pid for life in self.lives]
@@ -95,6 +100,7 @@ class Worker:
             env[failpoints.VARIABLE] = failpoint
         command = Command(*self._args, cwd=self._folder, env=env, program=program)
         self.stopped = self.leaving = False
+        self._since = time.monotonic()
         self.lives.append(command)
         self._journal.write(
             "up", of=command.pid, name=self.name, failpoint=failpoint, args=list(self._args)

@@ -225,7 +225,7 @@ def poison(arena: Arena, rng: random.Random) -> Report:
     poison = arena.send("poison", nap / 4)
     arena.send_many("nap", [[nap]] * (count // 2))
     arena.drain(within=300)
-    verdict = arena.verify(causes=("worker ended before it was settled",))
+    verdict = arena.verify(causes=("a task killed its worker",))
     assert (verdict.ended["dead"], verdict.ended["done"]) == (1, count)
     assert poison not in {id for id, *_ in arena.completed()}
     assert len(arena.events("down")) == 5
