@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import orjson
 
 from greenworker import keys
-from greenworker.errors import BrokerError, UnsuitableServer
-from greenworker.message import Delivery, Message, Moment, Outcome, State, encode_tail
+from greenworker.errors import BrokerError, MalformedMessage, UnsuitableServer
+from greenworker.message import Delivery, Message, Moment, Outcome, State, encode_tail, shown
 from greenworker.scripts import Script, load
 
 MAX_COUNT = 1000  # messages a call
@@ -251,12 +251,12 @@ class Broker:
         """What is where, read in one step."""
         now, scheduled, dead, due, counters, queues, workers = self._run("status")
         return Status(
-            queues=[QueueStatus(name.decode(), *rest) for name, *rest in _groups(queues, 4)],
+            queues=[QueueStatus(_name(name), *rest) for name, *rest in _groups(queues, 4)],
             workers=[worker_status(now, *group) for group in _groups(workers, 4)],
             scheduled=scheduled,
             dead=dead,
             next_due=None if due < 0 else max(0.0, (due - now) / 1000),
-            counters={name.decode(): int(value) for name, value in _groups(counters, 2)},
+            counters={_name(name): int(value) for name, value in _groups(counters, 2)},
         )
 
     def time(self) -> float:
@@ -354,17 +354,21 @@ def _groups(flat: list[Any], size: int) -> Iterable[list[Any]]:
 
 def _ended_state(result: bytes) -> State:
     # The state is the first member of every result: no need to decode the value.
-    return State(result[10 : result.index(b'"', 10)].decode())
+    try:
+        return State(result[10 : result.index(b'"', 10)].decode())
+    except ValueError:
+        raise MalformedMessage("what is kept of it is no result of ours") from None
 
 
 def worker_status(now: int, id: bytes, expires: int, held: int, about: bytes) -> WorkerStatus:
     """A worker as the scripts describe it: `now` and the end of its lease in ms."""
     known = _told(about)
+    name, queues, concurrency = map(known.get, ("name", "queues", "concurrency"))
     return WorkerStatus(
-        id=id.decode("utf-8", "backslashreplace"),
-        name=known.get("name", "?"),
-        queues=known.get("queues", []),
-        concurrency=known.get("concurrency", 0),
+        id=_name(id),
+        name=shown(name) if isinstance(name, str) else "?",
+        queues=[shown(str(queue)) for queue in queues] if isinstance(queues, list) else [],
+        concurrency=concurrency if isinstance(concurrency, int) else 0,
         running=held,
         lease=(expires - now) / 1000,
     )
@@ -377,6 +381,10 @@ def _told(about: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _name(raw: bytes) -> str:
+    return shown(raw.decode("utf-8", "backslashreplace"))
 
 
 def _parse_info(text: bytes) -> dict[str, str]:

@@ -87,6 +87,8 @@ Options:
   --version                 Show the version.
 
 Each option can be set in the environment, too: GREENWORKER_CONCURRENCY=1000.
+So can the keys that messages are signed with, the one that signs first:
+GREENWORKER_SIGNING_KEYS=key,older-key.
 
 Signals: TERM or INT finish what runs, then exit; a second one releases it and
 exits now; a loop that is blocked ends then, or after the grace, with 3. TSTP claims nothing more, CONT resumes, TTIN shows what runs.

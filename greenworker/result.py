@@ -13,6 +13,7 @@ from greenworker.context import CURRENT
 from greenworker.errors import (
     BrokerUnavailable,
     GreenworkerError,
+    MalformedMessage,
     ResultGone,
     ResultTimeout,
     TaskCancelled,
@@ -121,18 +122,22 @@ class Result(Generic[R]):
         return sighting, sighting.state
 
     def _value(self, payload: bytes) -> Any:
-        outcome = orjson.loads(payload)
-        state = outcome["state"]
-        if state == State.SUCCESS:
-            return outcome["value"]
+        try:
+            outcome = orjson.loads(payload)
+            state = outcome["state"]
+            if state == State.SUCCESS:
+                return outcome["value"]
+            error = {} if state in (State.EXPIRED, State.CANCELLED) else outcome["error"]
+            told = [str(error.get(name, "")) for name in ("type", "message", "traceback")]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise MalformedMessage(f"what is kept of {self.id} is no result of ours") from None
         if state == State.EXPIRED:
             raise TaskExpired(
                 self.id, "Expired", "it was still waiting when its expires had passed"
             )
         if state == State.CANCELLED:
             raise TaskCancelled(self.id, "Cancelled", "it was cancelled")
-        error = outcome["error"]
-        raise TaskFailed(self.id, error["type"], error["message"], error["traceback"])
+        raise TaskFailed(self.id, *told)
 
 
 class Results(Sequence[Result[R]]):

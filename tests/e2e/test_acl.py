@@ -125,14 +125,25 @@ def test_a_day_in_the_life_of_three_users(guarded: Guarded, guarded_project: Pro
         failed.get(timeout=20)
     looking = App(guarded.url("dashboard"), namespace=project.namespace)
     assert [letter.message for letter in looking.dead.list()] == ["broken"]
-    done = project.run("status", "-u", guarded.url("dashboard"), "--namespace", project.namespace)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "dead       1" in done.stdout
+    for args, says in (
+        (("status",), "dead       1"),
+        (("check",), "all is well"),
+        (("dead", "list"), "ValueError: broken"),
+        (("dead", "show", failed.id), "tasks.fails"),
+    ):
+        done = project.run(*args, "-A", "tasks", "-u", guarded.url("dashboard"))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert says in done.stdout
+    retry = ("dead", "retry", "-A", "tasks", failed.id, "-u")
+    done = project.run(*retry, guarded.url("dashboard"))
+    assert done.returncode == 2
+    assert "let its ACL allow this" in done.stderr
     project.allow("mended")
-    with_worker = App(guarded.url("worker"), namespace=project.namespace)
-    assert with_worker.dead.retry(failed.id) == {failed.id: "retried"}
+    done = project.run(*retry, guarded.url("worker"))
+    assert (done.returncode, done.stdout) == (0, "1 retried\n")
     assert failed.get(timeout=20) == "mended"
-    assert with_worker.dead.delete("nobody") == 0
+    done = project.run("dead", "delete", "-A", "tasks", "--all", "-u", guarded.url("worker"))
+    assert (done.returncode, done.stdout) == (0, "0 deleted\n")
     # A worker that is killed: another one reaps it
     held = tasks.hold.delay("go")
     eventually(lambda: project.notes)
@@ -155,8 +166,7 @@ def test_a_day_in_the_life_of_three_users(guarded: Guarded, guarded_project: Pro
     for one in (worker, second, third):
         assert "NOPERM" not in one.output
         assert "ACL failure" not in one.output
-    for app in (looking, with_worker):
-        app.close()
+    looking.close()
 
 
 @pytest.mark.parametrize("role", ["producer", "worker", "dashboard"])

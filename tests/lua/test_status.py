@@ -48,3 +48,19 @@ def test_a_corpse_shows_until_it_is_drained(space: Space) -> None:
     (worker,) = space.broker.status().workers
     assert (worker.id, worker.running) == ("w", 1)
     assert worker.lease < 0
+
+
+def test_what_others_wrote_is_told_as_far_as_it_can_be(space: Space) -> None:
+    abouts = {
+        "w1": "garbage", "w2": b"\xff", "w3": '{"name":5,"queues":7,"concurrency":"x"}',
+        "w4": '{"name":"a\\u001b[2J\\nb","queues":["q\\n",5]}', "w5": "[1]",
+    }  # fmt: skip
+    space.redis.zadd(space.key("workers"), dict.fromkeys([*abouts, b"\xff\n"], 2e12))
+    space.redis.hset(space.key("about"), mapping=abouts)
+    space.redis.sadd(space.key("queues"), b"\xff\x1b", "fine")
+    status = space.broker.status()
+    assert len(status.workers) == 6
+    shown = [worker.id + worker.name + "".join(worker.queues) for worker in status.workers]
+    for text in [*shown, *(queue.name for queue in status.queues)]:
+        assert text.isprintable()
+    assert {"?", "'a\\x1b[2J\\nb'"} == {worker.name for worker in status.workers}

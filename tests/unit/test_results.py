@@ -18,6 +18,7 @@ from greenworker.endpoint import Endpoint
 from greenworker.errors import (
     BrokerUnavailable,
     GreenworkerError,
+    MalformedMessage,
     ResultGone,
     ResultTimeout,
     TaskExpired,
@@ -363,6 +364,21 @@ def test_a_failure_is_ready_and_failed(space: Space, client: Client) -> None:
     space.settle("w", (delivery, Outcome("dead", b'{"state":"FAILURE"}', 60.0, reason="failed")))
     handle = client.result("m")
     assert (handle.ready(), handle.successful(), handle.failed()) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"", b"garbage", b"\xff\xfe", b"[" * 5000, b"5", b"{}", b'{"state":"SUCCESS"}',
+        b'{"state":"FAILURE"}', b'{"state":"FAILURE","error":5}', b'{"state":"WON","value":1}',
+        b'{"state":"SUCCESS","value":', b'{"state":["SUCCESS"]}',
+    ],
+)  # fmt: skip
+def test_a_result_that_no_worker_has_stored(space: Space, client: Client, raw: bytes) -> None:
+    handle = client.result("m")
+    space.redis.set(space.key("result:m"), raw, px=60_000)
+    with pytest.raises(MalformedMessage, match="no result of ours"):
+        handle.get(timeout=10)
 
 
 def test_handles_are_values(client: Client) -> None:
