@@ -85,7 +85,7 @@ class Project:
 
     def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `greenworker ARGS` to its end in the folder."""
-        if args[0] == "check" and SERVER_USER and "-u" not in args:
+        if SERVER_USER and args[:1] == ("check",) and "-u" not in args:
             args += ("-u", self.url_of("dashboard"))  # a worker's user may not look at all keys
         return run(*args, cwd=self.folder, **options)
 
