@@ -138,10 +138,13 @@ class Scripts(RuleBasedStateMachine):
         count=st.integers(1, MANY),
         queue=st.sampled_from(QUEUES),
         priority=st.sampled_from([0, 5, 5, 5, 9]),
+        due=st.sampled_from([None, None, 0.2]),
     )
-    def push_many(self, first: int, count: int, queue: str, priority: int) -> None:
+    def push_many(
+        self, first: int, count: int, queue: str, priority: int, due: float | None
+    ) -> None:
         names = [f"m{(first + n) % MANY}" for n in range(count)]
-        self.push([Message(id, "t", queue=queue, priority=priority) for id in names], 9)
+        self.push([Message(id, "t", queue=queue, priority=priority, due=due) for id in names], 9)
 
     @rule(
         crashed=st.lists(
@@ -210,9 +213,11 @@ class Scripts(RuleBasedStateMachine):
 
     @rule(slot=slots, most=st.integers(1, 8), queues=queues)
     def work(self, slot: int, most: int, queues: tuple[str, ...]) -> None:
-        """As workers do: register, and claim."""
+        """As workers do: register, take what tokens there are, and claim."""
         if self.worker(slot) not in self.model.workers:
             self.register(slot, queues, LEASE)
+        for _ in queues:
+            self.wakes(self.worker(slot), queues)
         self.claims(self.worker(slot), 1, most, queues, False)
 
     @rule(slot=slots, how=st.lists(ends, min_size=1, max_size=8))
@@ -237,7 +242,7 @@ class Scripts(RuleBasedStateMachine):
     ) -> None:
         """What most of the time is: messages come, are claimed and end."""
         if count:
-            self.push_many(first, count, "default", 5)
+            self.push_many(first, count, "default", 5, None)
         for slot, most, how in acts:
             self.work(slot, most, QUEUES)
             self.finish(slot, how)
@@ -295,7 +300,9 @@ class Scripts(RuleBasedStateMachine):
     @rule(slot=slots, queues=queues)
     def take_token(self, slot: int, queues: tuple[str, ...]) -> None:
         """As a worker that wakes up: it will claim."""
-        worker = self.someone(slot, 0)
+        self.wakes(self.someone(slot, 0), queues)
+
+    def wakes(self, worker: str, queues: tuple[str, ...]) -> None:
         listens = [queue for queue in queues if worker in self.model.consumers[queue]]
         woken = [queue for queue in listens if queue in self.model.wake]
         if worker not in self.model.workers or not woken:
@@ -422,6 +429,14 @@ class Scripts(RuleBasedStateMachine):
         moved, due = self.broker.promote()
         assert (moved, None if due is None else round(due * 1000)) == self.model.promote()
         self.look()
+
+    @rule(ms=st.sampled_from([-1, 0, 0, 1]))
+    def promote_what_is_due(self, ms: int) -> None:
+        """As the scheduler does: when the next is due, or about then."""
+        wait = min(self.model.scheduled.values(), default=0) + ms - self.model.now
+        if 0 < wait < 600_000:
+            self.pass_time(wait)
+        self.promote()
 
     @rule(slot=slots, most=st.integers(1, 8), queues=queues)
     def ordeal(self, slot: int, most: int, queues: tuple[str, ...]) -> None:
