@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -28,62 +27,32 @@ from greenworker import broker as broker_module
 from greenworker.audit import Audit
 from greenworker.broker import Claim, NotRegistered, push_fields
 from greenworker.errors import BrokerError
-from greenworker.message import Delivery, Message, Outcome, next_attempt
+from greenworker.message import Delivery, Message, Outcome
 from greenworker.probe import Probe
 from greenworker.scripts import load
 from tests.support.clockwork import CHANGES, Clockwork, constants
-from tests.support.model import Bounds, Model, Refused, State
+from tests.support.model import Model, Refused
+from tests.support.model_parts import Bounds, State
+from tests.support.model_steps import (
+    BEGINNING,
+    LEASE,
+    MANY,
+    NEVER_QUIET,
+    QUEUES,
+    bounds,
+    crashes,
+    delays,
+    ends,
+    ids,
+    kinds,
+    messages,
+    olds,
+    outcome,
+    queues,
+    slots,
+)
+from tests.support.promises import check_promises
 from tests.support.server import Server
-from tests.support.state import check_whole
-
-BEGINNING = 1_900_000_000_000  # ms
-LEASE = 30_000  # ms
-NEVER_QUIET = 10**13  # ms
-QUEUES = ("default", "other")
-MANY = 12  # ids
-SUCCESS = b'{"state":"SUCCESS","value":1}'
-FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"m","traceback":""}}'
-
-ids = st.sampled_from([f"m{n}" for n in range(MANY)])
-queues = st.sampled_from([("default",), ("other",), QUEUES, QUEUES[::-1]])
-slots = st.integers(0, 3)
-# Mostly a living incarnation, sometimes one that is over.
-olds = st.sampled_from([0, 0, 0, 0, 1])
-delays = st.sampled_from([0.0, 0.0, 0.2, 60.0])
-moments = st.sampled_from(
-    [
-        *[None] * 20,
-        *[0.0, 0.001, 1.0, 60.0, 3600.0],
-        *(
-            datetime.fromtimestamp((BEGINNING + ms) / 1000, UTC)
-            for ms in (-BEGINNING, -1, 0, 1, 500, 10_000)
-        ),
-    ]
-)
-messages = st.builds(
-    Message,
-    id=ids,
-    task=st.just("t"),
-    args=st.sampled_from([(), ("x" * 60,)]),
-    queue=st.sampled_from(QUEUES),
-    priority=st.sampled_from([0, 5, 5, 5, 9]),
-    result_ttl=st.sampled_from([0.0, 600.0, 3600.0]),
-    due=moments,
-    expires=moments,
-)
-kinds = st.sampled_from(["done", "retry", "later", "dead", "release"])
-ends = st.tuples(kinds, delays)
-bounds = st.builds(
-    Bounds,
-    few=st.sampled_from([2, 3, 32]),
-    look=st.sampled_from([5, 1000]),
-    chunk=st.sampled_from([2, 200]),
-    spread_over=st.sampled_from([2, 64]),
-    dead_most=st.sampled_from([2, 100_000]),
-    dead_for=st.sampled_from([60_000, 30 * 24 * 3_600_000]),
-    count=st.sampled_from([2, 4, 1000, 1000, 1000]),
-    size=st.sampled_from([200, 4 * 1024 * 1024]),
-)
 
 
 class Scripts(RuleBasedStateMachine):
@@ -146,18 +115,7 @@ class Scripts(RuleBasedStateMachine):
         names = [f"m{(first + n) % MANY}" for n in range(count)]
         self.push([Message(id, "t", queue=queue, priority=priority, due=due) for id in names], 9)
 
-    @rule(
-        crashed=st.lists(
-            st.tuples(
-                ids,
-                st.sampled_from([2, 2, 2, 2, 1, 3, 4]),
-                st.sampled_from([None, None, None, None, 0.0, 1.0]),
-            ),
-            min_size=1,
-            max_size=6,
-        ),
-        queue=st.sampled_from(QUEUES),
-    )
+    @rule(crashed=crashes, queue=st.sampled_from(QUEUES))
     def push_what_has_crashed(self, crashed: list[tuple[str, int, Any]], queue: str) -> None:
         """A shortcut to what takes many steps: messages that were present at crashes."""
         redis, root = self.place.redis, self.place.root
@@ -246,6 +204,14 @@ class Scripts(RuleBasedStateMachine):
         for slot, most, how in acts:
             self.work(slot, most, QUEUES)
             self.finish(slot, how)
+
+    @rule(slot=slots, crashed=crashes, how=st.lists(ends, min_size=1, max_size=4))
+    def suspects_in_turn(self, slot: int, crashed: list[Any], how: list[Any]) -> None:
+        """Some run, and the others when there is room."""
+        self.push_what_has_crashed(crashed, "default")
+        self.work(slot, 8, QUEUES)
+        self.finish(slot, how)
+        self.work(slot, 8, QUEUES)
 
     @rule(slot=slots, old=olds)
     def beat(self, slot: int, old: int) -> None:
@@ -567,57 +533,7 @@ class Scripts(RuleBasedStateMachine):
         self.seen = self.place.state()
         assert self.seen == self.model.state()
         self.born |= set(self.model.workers)
-        check_whole(without(self.seen, self.model.planted))  # I2, I13
-        alive, corpses = set(self.seen.get("workers", ())), self.seen.get("corpses", set())
-        assert not alive & corpses
-        few, alone_after = self.model.bounds.few, self.model.bounds.alone_after
-        for worker, held in family(self.seen, "processing:").items():
-            assert worker in alive | corpses, "I4: a reaper can see it"
-            suspected = self.seen.get(f"suspected:{worker}", set())
-            assert suspected <= set(held)
-            assert len(suspected) <= few
-            alone = any(self.model.msg[id].deliveries >= alone_after for id in suspected)
-            assert len(suspected) <= 1 or not alone, "I8"
-        for id, letter in self.model.msg.items():
-            assert letter.deliveries <= self.crashes[id], "I8: charged for crashes only"
-        for queue in QUEUES:
-            if any(f"ready:{queue}:{level}" in self.seen for level in range(10)):
-                listening = self.seen.get(f"consumers:{queue}", set())
-                told = self.tokens[queue] & (alive | corpses) & listening
-                assert f"wake:{queue}" in self.seen or told, "work waits and nobody is woken"
-
-
-def outcome(kind: Any, delay: float, one: Delivery, ttl: float) -> Outcome:
-    match kind:
-        case "done":
-            return Outcome("done", SUCCESS, ttl)
-        case "dead":
-            return Outcome("dead", FAILURE, ttl, reason="failed")
-        case "retry":
-            return Outcome("retry", delay=delay, envelope=next_attempt(one.envelope))
-        case "later":
-            return Outcome("later", delay=delay, envelope=one.envelope)
-    return Outcome("release")
-
-
-def family(state: State, prefix: str) -> dict[str, Any]:
-    return {
-        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
-    }
-
-
-def without(state: State, planted: Collection[str]) -> State:
-    """The state without entries that are not ours and were not met yet."""
-    kept: State = {}
-    for key, value in state.items():
-        match value:
-            case list():
-                kept[key] = [id for id in value if id not in planted]
-            case dict():
-                kept[key] = {id: one for id, one in value.items() if id not in planted}
-            case _:
-                kept[key] = value
-    return kept
+        check_promises(self.seen, self.model, self.tokens, self.crashes)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from greenworker.broker import Broker
 from greenworker.connection import Connection
 from greenworker.endpoint import Endpoint
 from greenworker.scripts import Script
-from tests.support.model import Bounds, State
+from tests.support.model_parts import Bounds, State
 
 _CLOCK = "model:clock"
 # Chance would make a failure that cannot be repeated.

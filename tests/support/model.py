@@ -10,60 +10,16 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
 from greenworker.message import Message, Moment, Outcome, encode_tail
+from tests.support.model_claim import ClaimRun
+from tests.support.model_parts import Bounds, Letter, State, failure
 
-State = dict[str, Any]
-
-EXPIRED = '{"state":"EXPIRED"}'
 JITTER = 500  # ms over which a reaper spreads what it returns
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The numbers in the scripts and of the broker, small here so that tests reach them."""
-
-    few: int = 3
-    suspect_after: int = 2
-    alone_after: int = 3
-    look: int = 1000
-    chunk: int = 200
-    spread_over: int = 64
-    dead_most: int = 100_000
-    dead_for: int = 30 * 24 * 3600 * 1000
-    count: int = 1000
-    size: int = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Letter:
-    """An envelope: the fields of its head that scripts know, and the rest."""
-
-    deliveries: int
-    attempt: int
-    priority: int
-    sent: int
-    expires: int
-    ttl: int
-    queue: str
-    rest: str
-
-    @classmethod
-    def read(cls, text: str) -> Self:
-        found = re.fullmatch(r"1 (\d+) (\d+) (\d) (\d+) (\d+) (\d+) (\S+) (.*)", text, re.DOTALL)
-        assert found, text
-        *numbers, queue, rest = found.groups()
-        return cls(*map(int, numbers), queue, rest)
-
-    def __str__(self) -> str:
-        return (
-            f"1 {self.deliveries} {self.attempt} {self.priority} {self.sent} {self.expires} "
-            f"{self.ttl} {self.queue} {self.rest}"
-        )
 
 
 class Refused(Exception):
@@ -163,7 +119,7 @@ class Model:
             else:
                 self.ready[queue, message.priority].append(message.id)
                 self.wake.add(queue)
-        self._count("enqueued", new)
+        self.count("enqueued", new)
         return new
 
     # Claims and leases
@@ -194,7 +150,7 @@ class Model:
         if seq <= self.seq.get(worker, 0):
             raise Refused("stale")
         self.seq[worker] = seq
-        run = _ClaimRun(self, worker, min(most, self.bounds.count))
+        run = ClaimRun(self, worker, min(most, self.bounds.count))
         lengths = {queue: len(self.waiting(queue)) for queue in queues}
         more = False
         for queue in queues:
@@ -231,14 +187,14 @@ class Model:
             ttl, delay = round(outcome.result_ttl * 1000), round(outcome.delay * 1000)
             match outcome.kind:
                 case "done":
-                    self._finish(id, "done", ttl, outcome.result.decode())
+                    self.finish(id, "done", ttl, outcome.result.decode())
                 case "dead":
                     letter = str(self.msg[id])
-                    self._bury(id, ttl, outcome.result.decode(), outcome.reason, worker, letter)
+                    self.bury(id, ttl, outcome.result.decode(), outcome.reason, worker, letter)
                 case "retry" | "later":
                     self.msg[id] = Letter.read(outcome.envelope.decode())
                     self.scheduled[id] = self.now + delay
-                    self._count("retried", outcome.kind == "retry")
+                    self.count("retried", outcome.kind == "retry")
                 case "release":
                     self._make_ready(id, in_front=True)
             cleared = cleared or id in self.suspected[worker]
@@ -328,7 +284,7 @@ class Model:
         del self.dead[id], self.records[id]
         self.queues.add(letter.queue)
         self._make_ready(id, in_front=False)
-        self._count("revived")
+        self.count("revived")
 
     def delete_dead(self, ids: Sequence[str]) -> int:
         known = [id for id in dict.fromkeys(ids) if id in self.records]
@@ -360,7 +316,7 @@ class Model:
             return self.now + round(moment * 1000)
         return round(moment.timestamp() * 1000)
 
-    def _count(self, counter: str, by: int = 1) -> None:
+    def count(self, counter: str, by: int = 1) -> None:
         if by:
             self.stats[counter] += by
 
@@ -394,16 +350,14 @@ class Model:
         even = -(-everything // len(listeners)) - held[worker]
         return max(part, even, 1)
 
-    def _finish(self, id: str, counter: str, ttl: int, result: str) -> None:
+    def finish(self, id: str, counter: str, ttl: int, result: str) -> None:
         self.msg.pop(id, None)
-        self._count(counter)
+        self.count(counter)
         if ttl > 0:
             self.results[id] = (result, self.now + ttl)
 
-    def _bury(
-        self, id: str, ttl: int, result: str, reason: str, worker: str, envelope: str
-    ) -> None:
-        self._finish(id, "dead", ttl, result)
+    def bury(self, id: str, ttl: int, result: str, reason: str, worker: str, envelope: str) -> None:
+        self.finish(id, "dead", ttl, result)
         self.dead[id] = self.now
         name = orjson.loads(self.about[worker])["name"] if worker in self.about else "?"
         self.records[id] = (f"{self.now} {reason} {worker} 0", name, result, envelope)
@@ -447,7 +401,7 @@ class Model:
             if id in few and letter.deliveries >= self.bounds.suspect_after + max_deliveries:
                 told = f"the worker died {letter.deliveries} times while it ran"
                 error = failure("WorkerCrashed", told)
-                self._bury(id, letter.ttl, error, "poison", corpse, str(letter))
+                self.bury(id, letter.ttl, error, "poison", corpse, str(letter))
                 buried += 1
                 continue
             self.msg[id] = letter
@@ -461,7 +415,7 @@ class Model:
         assert len(set(moments)) == len(moments) or len(moments) > 100, (
             "each at a moment of its own"
         )
-        self._count("reaped", returned)
+        self.count("reaped", returned)
         if not self.processing[corpse]:
             self._depart(corpse)
         return returned, buried
@@ -478,83 +432,6 @@ class Model:
                 names.discard(worker)
                 if self.waiting(queue):
                     self.wake.add(queue)
-
-
-class _ClaimRun:
-    """One claim: what it holds so far, and what it may still take."""
-
-    def __init__(self, model: Model, worker: str, room: int) -> None:
-        self.model, self.worker, self.room = model, worker, room
-        self.held: list[str] = []
-        self.size = self.looked = 0
-        self.full = False
-
-    def take_suspects(self, queue: str) -> None:
-        """A few at once; one that must run without others only if there is no other."""
-        model, line = self.model, self.model.suspects[queue]
-        mine = model.suspected[self.worker]
-        while line and self._goes_on() and len(mine) < model.bounds.few:
-            if mine and any(self._alone(id) for id in (*mine, line[0])):
-                return
-            id = line[0]
-            if self._take(line):
-                mine.add(id)
-
-    def take_ready(self, queue: str, share: int) -> None:
-        after = self.room - min(self.room, share)
-        self.room -= after
-        for level in range(9, -1, -1):
-            line = self.model.ready[queue, level]
-            while line and self._goes_on():
-                # It looks at a chunk, and only then whether it has looked at enough.
-                for _ in range(min(self.room, self.model.bounds.chunk, len(line))):
-                    if not self.full:
-                        self._take(line)
-        self.room += after
-
-    def _goes_on(self) -> bool:
-        return self.room > 0 and not self.full and self.looked < self.model.bounds.look
-
-    def _alone(self, id: str) -> bool:
-        return self.model.msg[id].deliveries >= self.model.bounds.alone_after
-
-    def _take(self, line: list[str]) -> bool:
-        model, id = self.model, line[0]
-        self.looked += 1
-        if id in model.planted:
-            line.pop(0)
-            self._bury_foreign(id)
-            return False
-        letter = model.msg[id]
-        if letter.expires and letter.expires <= model.now:
-            line.pop(0)
-            model._finish(id, "expired", letter.ttl, EXPIRED)
-            return False
-        size = len(str(letter).encode())
-        if self.size and self.size + size > model.bounds.size:
-            self.full = True
-            return False
-        self.size += size
-        self.room -= 1
-        self.held.append(line.pop(0))
-        return True
-
-    def _bury_foreign(self, id: str) -> None:
-        envelope = self.model.planted.pop(id)
-        self.model._count("foreign")
-        if envelope is None:
-            ttl, envelope, what = 0, id, "an entry that no push made"
-        elif re.match(r"\d+ ", envelope):
-            ttl, what = 3_600_000, "an envelope of an unknown version"
-        else:
-            ttl, what = 3_600_000, "not an envelope"
-        error = failure("MalformedMessage", what)
-        self.model._bury(id, ttl, error, "malformed", self.worker, envelope)
-
-
-def failure(kind: str, message: str) -> str:
-    error = f'"error":{{"type":"{kind}","message":"{message}","traceback":""}}'
-    return f'{{"state":"FAILURE",{error}}}'
 
 
 def _texts(numbers: Mapping[str, int]) -> dict[str, str]:

@@ -1,0 +1,83 @@
+"""A claim, as the model of tests/support/model.py has it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tests.support.model_parts import EXPIRED, failure
+
+if TYPE_CHECKING:
+    from tests.support.model import Model
+
+
+class ClaimRun:
+    """One claim: what it holds so far, and what it may still take."""
+
+    def __init__(self, model: Model, worker: str, room: int) -> None:
+        self.model, self.worker, self.room = model, worker, room
+        self.held: list[str] = []
+        self.size = self.looked = 0
+        self.full = False
+
+    def take_suspects(self, queue: str) -> None:
+        """A few at once; one that must run without others only if there is no other."""
+        model, line = self.model, self.model.suspects[queue]
+        mine = model.suspected[self.worker]
+        while line and self._goes_on() and len(mine) < model.bounds.few:
+            if mine and any(self._alone(id) for id in (*mine, line[0])):
+                return
+            id = line[0]
+            if self._take(line):
+                mine.add(id)
+
+    def take_ready(self, queue: str, share: int) -> None:
+        after = self.room - min(self.room, share)
+        self.room -= after
+        for level in range(9, -1, -1):
+            line = self.model.ready[queue, level]
+            while line and self._goes_on():
+                # It looks at a chunk, and only then whether it has looked at enough.
+                for _ in range(min(self.room, self.model.bounds.chunk, len(line))):
+                    if not self.full:
+                        self._take(line)
+        self.room += after
+
+    def _goes_on(self) -> bool:
+        return self.room > 0 and not self.full and self.looked < self.model.bounds.look
+
+    def _alone(self, id: str) -> bool:
+        return self.model.msg[id].deliveries >= self.model.bounds.alone_after
+
+    def _take(self, line: list[str]) -> bool:
+        model, id = self.model, line[0]
+        self.looked += 1
+        if id in model.planted:
+            line.pop(0)
+            self._bury_foreign(id)
+            return False
+        letter = model.msg[id]
+        if letter.expires and letter.expires <= model.now:
+            line.pop(0)
+            model.finish(id, "expired", letter.ttl, EXPIRED)
+            return False
+        size = len(str(letter).encode())
+        if self.size and self.size + size > model.bounds.size:
+            self.full = True
+            return False
+        self.size += size
+        self.room -= 1
+        self.held.append(line.pop(0))
+        return True
+
+    def _bury_foreign(self, id: str) -> None:
+        envelope = self.model.planted.pop(id)
+        self.model.count("foreign")
+        if envelope is None:
+            ttl, envelope, what = 0, id, "an entry that no push made"
+        elif re.match(r"\d+ ", envelope):
+            ttl, what = 3_600_000, "an envelope of an unknown version"
+        else:
+            ttl, what = 3_600_000, "not an envelope"
+        error = failure("MalformedMessage", what)
+        self.model.bury(id, ttl, error, "malformed", self.worker, envelope)
