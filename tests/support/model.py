@@ -235,6 +235,7 @@ class Model:
         returned = buried = 0
         if self.corpses:
             returned, buried = self._drain(*self._drained(seen), max_deliveries, seen)
+        self._forget_dead(100)
         for queue in {queue for queue in self.queues if not self._is_used(queue)}:
             self.queues.remove(queue)
             self.wake.discard(queue)
@@ -361,11 +362,13 @@ class Model:
         self.dead[id] = self.now
         name = orjson.loads(self.about[worker])["name"] if worker in self.about else "?"
         self.records[id] = (f"{self.now} {reason} {worker} 0", name, result, envelope)
+        self._forget_dead(10)
+
+    def _forget_dead(self, most: int) -> None:
         first = sorted(self.dead, key=lambda one: (self.dead[one], one))
-        old = [one for one in first if self.dead[one] <= self.now - self.bounds.dead_for][:10]
-        if not old and len(self.dead) > self.bounds.dead_most:
-            old = first[:1]
-        for one in old:
+        old = [one for one in first if self.dead[one] <= self.now - self.bounds.dead_for][:most]
+        over = min(len(self.dead) - self.bounds.dead_most, most)
+        for one in old or first[: max(0, over)]:
             del self.dead[one], self.records[one]
 
     def _declare_dead(self, worker: str) -> bool:
