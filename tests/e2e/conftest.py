@@ -46,11 +46,11 @@ def note(text):
 class Project:
     """A folder with app modules on a server, in a namespace of its own."""
 
-    def __init__(self, folder: Path, server: Server, namespace: str, url: str = "") -> None:
-        self.folder, self.server, self.namespace = folder, server, namespace
-        self.url = url or server.url  # as what is under test reaches it
+    def __init__(self, folder: Path, url: str, namespace: str, admin_url: str = "") -> None:
+        self.folder, self.url, self.namespace = folder, url, namespace
+        self.admin_url = admin_url or url  # for the tests' own looks
         self.root = keys.root(namespace)
-        self.redis: Any = redis.Redis.from_url(server.admin_url, decode_responses=True)
+        self.redis: Any = redis.Redis.from_url(self.admin_url, decode_responses=True)
         self._checking: App | None = None
         self._stack = ExitStack()
         self._stack.callback(self.redis.close)
@@ -98,7 +98,7 @@ class Project:
 
     def url_of(self, role: str) -> str:
         """The server as it is reached by a user of docs/security.md, where there are users."""
-        return acl.url_of(role, self.server.plain_url) if SERVER_USER else self.url
+        return acl.url_of(role, self.admin_url) if SERVER_USER else self.url
 
     def script(self, body: str, *args: str) -> Command:
         """Start a program of the user's own in the folder; killed with the test."""
@@ -137,7 +137,7 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path, server: Server, namespace: str) -> Iterator[Project]:
     """A project on the session's server."""
-    project = Project(tmp_path, server, namespace)
+    project = Project(tmp_path, server.url, namespace, server.admin_url)
     yield project
     project.close()
 
@@ -152,6 +152,6 @@ def own_server() -> Iterator[Server]:
 @pytest.fixture
 def own_project(tmp_path: Path, own_server: Server, namespace: str) -> Iterator[Project]:
     """A project on a server of this test alone."""
-    project = Project(tmp_path, own_server, namespace)
+    project = Project(tmp_path, own_server.url, namespace, own_server.admin_url)
     yield project
     project.close()

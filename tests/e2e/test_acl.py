@@ -80,7 +80,7 @@ def guarded(namespace: str) -> Iterator[Guarded]:
 @pytest.fixture
 def guarded_project(tmp_path: Path, guarded: Guarded, namespace: str) -> Iterator[Project]:
     """What is sent here, is sent as the producer."""
-    project = Project(tmp_path, guarded.server, namespace, guarded.url("producer"))
+    project = Project(tmp_path, guarded.url("producer"), namespace, guarded.server.admin_url)
     yield project
     project.close()
 

@@ -320,7 +320,7 @@ def test_what_is_found_in_a_queue_and_is_no_message(project: Project) -> None:
 
 def records(project: Project) -> dict[bytes, bytes]:
     """The dead letters' records as bytes: what is in them may be no text."""
-    with redis.Redis.from_url(project.server.admin_url) as client:
+    with redis.Redis.from_url(project.admin_url) as client:
         return dict(client.hgetall(keys.dead_records(project.root)))
 
 

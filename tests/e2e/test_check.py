@@ -83,7 +83,7 @@ def test_all_is_well_or_not(project: Project) -> None:
 
 
 def test_a_namespace_without_anything(project: Project) -> None:
-    done = project.run("check", "-u", project.url, "--namespace", project.namespace)
+    done = project.run("check", "-u", project.url_of("dashboard"), "--namespace", project.namespace)
     assert done.returncode == 0
     assert done.stdout.splitlines()[1:] == ["0 messages, 0 workers: all is well"]
 

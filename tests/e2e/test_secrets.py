@@ -74,7 +74,7 @@ def secret_server() -> Iterator[Server]:
 
 @pytest.fixture
 def secret_project(tmp_path: Path, secret_server: Server, namespace: str) -> Iterator[Project]:
-    project = Project(tmp_path, secret_server, namespace, secret_server.admin_url)
+    project = Project(tmp_path, secret_server.admin_url, namespace)
     yield project
     project.close()
 
@@ -201,9 +201,9 @@ def bad_servers(server: Server) -> list[str]:
     ]
 
 
-def test_a_server_that_cannot_be_used(secret_project: Project) -> None:
+def test_a_server_that_cannot_be_used(secret_server: Server, secret_project: Project) -> None:
     secret_project.write(TASKS)
-    for number, url in enumerate(bad_servers(secret_project.server)):
+    for number, url in enumerate(bad_servers(secret_server)):
         calls = [("--burst", "-l", "debug", "tasks"), ("status", "-A", "tasks")]
         for args in calls if number < 4 else calls[number % 2 :][:1]:
             done = secret_project.run("-u", url, *args)
@@ -212,8 +212,8 @@ def test_a_server_that_cannot_be_used(secret_project: Project) -> None:
             assert_silent(done.stdout, done.stderr)
 
 
-def test_tracebacks_of_a_program_that_sends(secret_project: Project) -> None:
-    for url in bad_servers(secret_project.server):
+def test_tracebacks_of_a_program_that_sends(secret_server: Server, secret_project: Project) -> None:
+    for url in bad_servers(secret_server):
         program = secret_project.script(
             """
             import logging, sys
