@@ -63,7 +63,15 @@ def test_all_is_well_or_not(project: Project) -> None:
     ]
     assert last == "4 messages, 1 worker: 4 findings"
     # And the same for programs: with -u it needs no app
-    as_json = ("-u", project.url, "--namespace", project.namespace, "--json", "--limit", "1")
+    as_json = (
+        "-u",
+        project.url_of("dashboard"),
+        "--namespace",
+        project.namespace,
+        "--json",
+        "--limit",
+        "1",
+    )
     done = project.run("check", *as_json)
     assert (done.returncode, done.stderr) == (1, "")
     report = json.loads(done.stdout)
