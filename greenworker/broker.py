@@ -211,7 +211,10 @@ class Broker:
     def processes(self) -> dict[str, Any]:
         """What each registered incarnation has told of the process that it lives in."""
         told = self._link.execute("HGETALL", keys.about(self.root))
-        return {worker.decode(): _told(about).get("process") for worker, about in _groups(told, 2)}
+        return {
+            worker.decode("utf-8", "backslashreplace"): _told(about).get("process")
+            for worker, about in _groups(told, 2)
+        }
 
     def reap(
         self, lease: float, quiet: float, max_deliveries: int, gone: Sequence[str] = ()

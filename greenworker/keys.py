@@ -88,6 +88,10 @@ def suspected(root: str, worker: str) -> str:
     return f"{root}suspected:{worker}"
 
 
+def solitary(root: str, worker: str) -> str:
+    return f"{root}solitary:{worker}"
+
+
 def scheduled(root: str) -> str:
     return root + "scheduled"
 
@@ -119,3 +123,7 @@ def stats(root: str) -> str:
 
 def sweep(root: str) -> str:
     return root + "sweep"
+
+
+def pulse(root: str) -> str:
+    return root + "pulse"

@@ -11,7 +11,8 @@ from typing import NamedTuple
 _SHARED = {
     "claim": ("finish",),
     "settle": ("finish",),
-    "reap": ("finish", "depart"),
+    "beat": ("pulse",),
+    "reap": ("finish", "depart", "pulse"),
     "release": ("depart",),
     "revive": ("record",),
     "dead_records": ("record",),

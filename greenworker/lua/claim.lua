@@ -9,27 +9,51 @@
 -- a burst is spread over the workers that listen there.
 
 local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local PROCESSING, SUSPECTED = processing_key(wid), suspected_key(wid)
+local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
 local LOOK_AT_MOST, CHUNK, SPREAD_OVER = 1000, 200, 64
 
 require_type(MSG, 'hash')
 require_type(PROCESSING, 'hash')
 require_type(SUSPECTED, 'set')
--- What waits, before anything is popped: a list of a wrong type is refused here.
+require_type(SOLITARY, 'string')
+
+-- What a worker may take of a queue, and whether it is the first of those who listen there.
+local function share(queue, waiting)
+  local consumers = redis.call('SMEMBERS', consumers_key(queue))
+  local first = true
+  for _, other in ipairs(consumers) do first = first and wid <= other end
+  if #consumers < 2 then return waiting, first end
+  local part = math.ceil(waiting / #consumers)
+  if #consumers > SPREAD_OVER then return part, first end
+  -- Even out what is held, too: the first claim of a burst takes its half, and
+  -- the second one takes the other half, not a quarter.
+  local all = waiting
+  for _, other in ipairs(consumers) do all = all + redis.call('HLEN', processing_key(other)) end
+  local even = math.ceil(all / #consumers) - redis.call('HLEN', PROCESSING)
+  return math.max(part, even, 1), first
+end
+
+-- All that is looked at, before anything is popped: what is of a wrong type is refused here.
 local lines = {}
 for i = 5, #ARGV do
-  local lengths = {waiting = 0, suspects = redis.call('LLEN', suspects_key(ARGV[i]))}
+  local queue = ARGV[i]
+  local line = {waiting = 0, suspects = redis.call('LLEN', suspects_key(queue))}
   for priority = 9, 0, -1 do
-    lengths[priority] = redis.call('LLEN', ready_key(ARGV[i], priority))
-    lengths.waiting = lengths.waiting + lengths[priority]
+    line[priority] = redis.call('LLEN', ready_key(queue, priority))
+    line.waiting = line.waiting + line[priority]
   end
-  if lengths.waiting > 0 then require_type(wake_key(ARGV[i]), 'list') end
-  lines[i] = lengths
+  if line.waiting + line.suspects > 0 then
+    require_type(wake_key(queue), 'list')
+    line.share, line.first = share(queue, line.waiting)
+  end
+  lines[i] = line
 end
+local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
+local holds_any = redis.call('HLEN', PROCESSING) > 0
 
 redis.call('DEL', NIL)
 if not redis.call('ZSCORE', WORKERS, wid) then return {'gone'} end
-if seq <= tonumber(redis.call('HGET', SEQ, wid) or 0) then return {'stale'} end
+if seq <= (tonumber(redis.call('HGET', SEQ, wid) or 0) or 0) then return {'stale'} end
 redis.call('HSET', SEQ, wid, seq)
 
 local now = now_ms()
@@ -43,6 +67,13 @@ local function take(id)
   looked = looked + 1
   local envelope = redis.call('HGET', MSG, id)
   local name = #id <= 64 and string.match(id, '^[%w_.:/@-]+$')
+  -- A second copy of what has ended as a dead letter: that tells more.
+  if not envelope and redis.call('HEXISTS', RECORDS, id) == 1 then return true end
+  if envelope then
+    local size = math.min(#envelope, LARGEST)
+    if bytes > 0 and bytes + size > most then return false end
+    bytes = bytes + size
+  end
   if not envelope or not name then
     -- Ids are pushed by our scripts only: anything else in a list is not ours.
     count('foreign')
@@ -69,8 +100,6 @@ local function take(id)
     finish(id, 'expired', tonumber(ttl), EXPIRED)
     return true
   end
-  if bytes > 0 and bytes + #envelope > most then return false end
-  bytes = bytes + #envelope
   held[#held + 1] = id
   held[#held + 1] = seq
   reply[#reply + 1] = id
@@ -95,69 +124,82 @@ local function pop(key, room)
   end
 end
 
--- Whether a suspect must run without other suspects.
-local function runs_alone(id)
-  local deliveries = head(id and redis.call('HGET', MSG, id) or '')
-  return deliveries and tonumber(deliveries) >= ALONE_AFTER
+-- The next suspect, if it still is one to run: it leaves its list for what is held, or has ended.
+local function pop_suspect(key, id)
+  local before = #held
+  full = not take(id)
+  if full then return false end
+  redis.call('RPOP', key)
+  if #held == before then return false end
+  redis.call('SADD', SUSPECTED, id)
+  return true
 end
 
--- Suspects: a few at once, or one that must run alone.
+-- Suspects: a few at once, or one without others of them.
 local function pop_suspects(key, room)
   local few = redis.call('SCARD', SUSPECTED)
-  if few == 1 and runs_alone(redis.call('SRANDMEMBER', SUSPECTED)) then return end
+  if few == 1 and crashes_of(redis.call('SRANDMEMBER', SUSPECTED)) >= ALONE_AFTER then return end
   while few < FEW and room > 0 and not full and looked < LOOK_AT_MOST do
     -- One by one: behind one that has expired may wait one that runs alone.
     local id = redis.call('LINDEX', key, -1)
-    local alone = runs_alone(id)
-    if not id or alone and few > 0 then return end
-    local before = #held
-    full = not take(id)
-    if full then return end
-    redis.call('RPOP', key)
-    if #held > before then
-      redis.call('SADD', SUSPECTED, id)
+    local crashes = crashes_of(id)
+    if not id or crashes >= SOLITARY_AFTER or (crashes >= ALONE_AFTER and few > 0) then return end
+    if pop_suspect(key, id) then
       few, room = few + 1, room - 1
-      if alone then return end
+      if crashes >= ALONE_AFTER then return end
     end
   end
 end
 
-local function share(queue, waiting)
-  local consumers = redis.call('SMEMBERS', consumers_key(queue))
-  if #consumers < 2 then return waiting end
-  local part = math.ceil(waiting / #consumers)
-  if #consumers > SPREAD_OVER then return part end
-  -- Even out what is held, too: the first claim of a burst takes its half, and
-  -- the second one takes the other half, not a quarter.
-  local all = waiting
-  for _, other in ipairs(consumers) do all = all + redis.call('HLEN', processing_key(other)) end
-  local even = math.ceil(all / #consumers) - redis.call('HLEN', PROCESSING)
-  return math.max(part, even, 1)
-end
-
-for i = 5, #ARGV do
-  local queue, lengths = ARGV[i], lines[i]
-  if lengths.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2) end
-  local waiting = lengths.waiting
-  if waiting > 0 then
-    local room = math.min(n - #held / 2, share(queue, waiting))
-    for priority = 9, 0, -1 do
-      if lengths[priority] > 0 then
-        local before = #held
-        pop(ready_key(queue, priority), room)
-        room = room - (#held - before) / 2
-        waiting = waiting - lengths[priority] + redis.call('LLEN', ready_key(queue, priority))
+-- A suspect that runs without anything else: true when this worker claims nothing besides, for it
+-- runs one, or is to. Who holds nothing takes it; else the first of those who listen lets what it
+-- holds end, and the others go on.
+local function makes_room_for_one()
+  if redis.call('EXISTS', SOLITARY) == 1 then return true end
+  for i = 5, #ARGV do
+    local line, key = lines[i], suspects_key(ARGV[i])
+    while line.suspects > 0 and looked < LOOK_AT_MOST do
+      local id = redis.call('LINDEX', key, -1)
+      if not id or crashes_of(id) < SOLITARY_AFTER then break end
+      if holds_any then
+        if line.first then return true end
+        break
       end
-    end
-    if waiting > 0 then
-      reply[3] = 1
-      wake(queue)
+      if n > 0 and pop_suspect(key, id) then
+        redis.call('SET', SOLITARY, id)
+        for k = 5, #ARGV do
+          if lines[k].waiting > 0 then wake(ARGV[k]) end
+        end
+        return true
+      end
+      if full or n == 0 then return true end
     end
   end
 end
 
+local function claim_from(queue, line)
+  if line.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2) end
+  local waiting = line.waiting
+  if waiting == 0 then return end
+  local room = math.min(n - #held / 2, line.share)
+  for priority = 9, 0, -1 do
+    if line[priority] > 0 then
+      local before = #held
+      pop(ready_key(queue, priority), room)
+      room = room - (#held - before) / 2
+      waiting = waiting - line[priority] + redis.call('LLEN', ready_key(queue, priority))
+    end
+  end
+  if waiting > 0 then
+    reply[3] = 1
+    wake(queue)
+  end
+end
+
+if not makes_room_for_one() then
+  for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
+end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end
-local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
 if due[2] then reply[2] = tonumber(due[2]) end
 close()
 return reply

@@ -6,7 +6,7 @@ local function depart(wid)
   redis.call('HDEL', ABOUT, wid)
   redis.call('HDEL', LEASES, wid)
   redis.call('HDEL', SEQ, wid)
-  redis.call('DEL', suspected_key(wid))
+  redis.call('DEL', suspected_key(wid), solitary_key(wid))
   for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
     if redis.call('SREM', consumers_key(queue), wid) == 1 then
       -- It may have taken a wake token along.

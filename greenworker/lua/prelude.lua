@@ -10,7 +10,7 @@ local ROOT = string.sub(NIL, 1, -4)
 local MSG, SCHEDULED, STATS = ROOT .. 'msg', ROOT .. 'scheduled', ROOT .. 'stats'
 local WORKERS, CORPSES, SEQ = ROOT .. 'workers', ROOT .. 'corpses', ROOT .. 'seq'
 local ABOUT, LEASES = ROOT .. 'about', ROOT .. 'leases'
-local QUEUES, SWEEP = ROOT .. 'queues', ROOT .. 'sweep'
+local QUEUES, SWEEP, PULSE = ROOT .. 'queues', ROOT .. 'sweep', ROOT .. 'pulse'
 local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
 
 local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end
@@ -19,12 +19,16 @@ local function wake_key(queue) return ROOT .. 'wake:' .. queue end
 local function consumers_key(queue) return ROOT .. 'consumers:' .. queue end
 local function processing_key(wid) return ROOT .. 'processing:' .. wid end
 local function suspected_key(wid) return ROOT .. 'suspected:' .. wid end
+local function solitary_key(wid) return ROOT .. 'solitary:' .. wid end
 local function result_key(id) return ROOT .. 'result:' .. id end
 local function done_channel(id) return ROOT .. 'done:' .. id end
 
--- Messages that were present at so many crashes are suspects: a worker runs a few of them at
--- once, and one that was among those few at yet another crash alone, without other suspects.
-local SUSPECT_AFTER, ALONE_AFTER, FEW = 2, 3, 32
+-- Messages that were present at so many crashes are suspects: a worker runs a few of them at once;
+-- then, after another crash, one without other suspects; and at last one without anything else.
+local SUSPECT_AFTER, ALONE_AFTER, SOLITARY_AFTER, FEW = 2, 3, 4, 32
+
+-- What a call may read of messages, at least one: 300 of 1 MB hold a server up for seconds.
+local BUDGET = 4194304
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -35,6 +39,12 @@ end
 -- (0 = never), result ttl ms (0 = none), queue; or nil when it is none of ours.
 local HEAD = '^1 (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%S+) '
 local function head(envelope) return string.match(envelope, HEAD) end
+
+-- At how many crashes a message was present; 0 when that cannot be told.
+local function crashes_of(id)
+  local deliveries = head(id and redis.call('HGET', MSG, id) or '')
+  return tonumber(deliveries or 0)
+end
 
 -- One token at most: it wakes one idle worker, who passes it on if work remains.
 local function wake(queue)
@@ -69,4 +79,18 @@ local function make_ready(id, envelope, in_front)
     redis.call(in_front and 'RPUSH' or 'LPUSH', key, id)
   end
   return queue
+end
+
+-- Nobody can tell where it belongs: the next claim there buries it. Returns the queue.
+local function make_ready_anywhere(id)
+  redis.call('SADD', QUEUES, 'default')
+  redis.call('LPUSH', ready_key('default', 5), id)
+  return 'default'
+end
+
+-- Refuse, before the first write, to move a message to where no list is.
+local function require_home(envelope)
+  local key, queue = home(envelope or '')
+  require_type(key or ready_key('default', 5), 'list')
+  require_type(wake_key(queue or 'default'), 'list')
 end

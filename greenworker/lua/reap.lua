@@ -4,16 +4,15 @@
 -- Returns {extended, corpses found, messages returned, messages buried, corpses left,
 --          the shortest lease ms of all}.
 --
--- If nobody swept for longer than the quiet time, the server or all workers were away,
--- and old leases say nothing: all are lengthened by one lease and no lease is taken for over.
--- Where leases differ the quiet time is that of the shortest one, and whoever sweeps is told of
--- it, to sweep as often as it asks for: by a longer one's measure an outage may be none.
+-- After a quiet time (pulse.lua) all leases are lengthened, and no lease is taken for over. Whoever
+-- sweeps is told of the shortest one, to sweep as often as that asks for.
 --
--- Blame: which of the messages killed the worker cannot be known. All are charged one delivery;
--- from the second on they are suspects, of which a worker runs a few at once; from the third on
--- they run without other suspects. If the corpse held suspects, only they are charged. Whoever is
--- charged max deliveries times as a suspect is buried.
-
+-- Blame: which of the messages killed the worker cannot be known. All are charged one delivery; from
+-- the second on they are suspects, of which a worker runs a few at once, and if it dies only they
+-- are charged. From the third on one runs without other suspects; if its worker dies, all are charged
+-- again, since those beside it may be as guilty. From the fourth on one runs without anything else. Only
+-- then, and charged max deliveries times as a suspect, it is buried.
+--
 -- A sweep also tidies up: dead letters that nobody's burying pushes out, and queues that nobody uses
 -- any more, lest names that were used once pile up.
 
@@ -21,6 +20,8 @@ local lease, quiet, n, max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
 require_type(QUEUES, 'set')
+require_type(ready_key('default', 5), 'list')
+require_type(wake_key('default'), 'list')
 redis.call('DEL', NIL)
 
 local now = now_ms()
@@ -53,16 +54,9 @@ local function tidy()
 end
 
 for i = 5, #ARGV do declare_dead(ARGV[i]) end
-local shortest = lease
-for _, other in ipairs(redis.call('HVALS', LEASES)) do shortest = math.min(shortest, tonumber(other)) end
-local last = tonumber(redis.call('GET', SWEEP) or 0)
 redis.call('SET', SWEEP, now)
-if now - last > quiet * shortest / lease then
-  local all = redis.call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')
-  for i = 1, #all, 2 do
-    local own = tonumber(redis.call('HGET', LEASES, all[i]) or lease)
-    redis.call('ZADD', WORKERS, 'XX', math.max(tonumber(all[i + 1]), now + math.max(lease, own)), all[i])
-  end
+local shortest = shortest_lease(lease)
+if heard(now, lease, quiet) then
   return {1, found, 0, 0, redis.call('SCARD', CORPSES), shortest}
 end
 
@@ -73,21 +67,24 @@ local returned, buried = 0, 0
 local wid = redis.call('SRANDMEMBER', CORPSES)
 if wid then
   local PROCESSING = processing_key(wid)
-  local suspected, any_suspected = {}, false
-  for _, id in ipairs(redis.call('SMEMBERS', suspected_key(wid))) do
-    suspected[id], any_suspected = true, true
-  end
-  local held = some_of(wid, n)
+  local suspects = redis.call('SMEMBERS', suspected_key(wid))
+  local solitary = redis.call('GET', solitary_key(wid))
+  local suspected = {}
+  for _, id in ipairs(suspects) do suspected[id] = true end
+  local all_charged = #suspects == 0 or (#suspects == 1 and crashes_of(suspects[1]) >= ALONE_AFTER)
+  local held, bytes = some_of(wid, n), 0
   for i = 1, #held, 2 do
+    if bytes > BUDGET then break end
     local id = held[i]
     local envelope = redis.call('HGET', MSG, id)
     local deliveries, _, _, _, _, ttl = head(envelope or '')
     if deliveries then
-      if suspected[id] or not any_suspected then
+      bytes = bytes + #envelope
+      if suspected[id] or all_charged then
         deliveries = tonumber(deliveries) + 1
         envelope = string.gsub(envelope, '^1 %d+', '1 ' .. deliveries, 1)
       end
-      if suspected[id] and deliveries >= SUSPECT_AFTER + max then
+      if solitary == id and deliveries >= SUSPECT_AFTER + max then
         bury(id, tonumber(ttl), failure('WorkerCrashed', 'the worker died ' .. deliveries .. ' times while it ran'),
           now, 'poison', wid, envelope)
         buried = buried + 1
@@ -98,6 +95,8 @@ if wid then
         redis.call('ZADD', SCHEDULED, now + (i * 37) % 500, id)
         returned = returned + 1
       end
+    elseif envelope then
+      wake(make_ready_anywhere(id))
     end
     redis.call('HDEL', PROCESSING, id)
   end

@@ -6,14 +6,23 @@
 
 local wid, n = ARGV[1], tonumber(ARGV[2])
 local PROCESSING = processing_key(wid)
+require_type(MSG, 'hash')
+require_type(QUEUES, 'set')
+local held = some_of(wid, n)
+local ids, envelopes, bytes = {}, {}, 0
+for i = 1, #held, 2 do
+  if bytes > BUDGET then break end
+  local id = held[i]
+  local envelope = redis.call('HGET', MSG, id)
+  if envelope then require_home(envelope) end
+  ids[#ids + 1], envelopes[id], bytes = id, envelope, bytes + #(envelope or '')
+end
 redis.call('DEL', NIL)
 
-local held = some_of(wid, n)
 -- The oldest last: it is the next one popped. (Of more than some hundred the order is not kept.)
-for i = #held - 1, 1, -2 do
-  local id = held[i]
-  local queue = make_ready(id, redis.call('HGET', MSG, id), true)
-  if queue then wake(queue) end
+for i = #ids, 1, -1 do
+  local id = ids[i]
+  if envelopes[id] then wake(make_ready(id, envelopes[id], true) or make_ready_anywhere(id)) end
   redis.call('HDEL', PROCESSING, id)
 end
 local left = redis.call('HLEN', PROCESSING)

@@ -15,7 +15,7 @@ local FIELDS, FIRST = 6, 2
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
 require_type(SUSPECTED, 'set')
-redis.call('DEL', NIL)
+require_type(QUEUES, 'set')
 -- Whoever was reaped settles nothing, even what nobody has taken from it yet.
 local alive = redis.call('ZSCORE', WORKERS, wid)
 
@@ -23,8 +23,23 @@ local ids = {}
 for i = FIRST, #ARGV, FIELDS do ids[#ids + 1] = ARGV[i] end
 local held = {}
 for k, seq in ipairs(redis.call('HMGET', PROCESSING, unpack(ids))) do held[ids[k]] = seq end
-local suspected, cleared = {}, {}
+-- All that may be refused, before the first write.
+local suspected, cleared, waiting = {}, {}, {}
 for _, id in ipairs(redis.call('SMEMBERS', SUSPECTED)) do suspected[id] = true end
+if next(suspected) then
+  for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
+    if redis.call('LLEN', suspects_key(queue)) > 0 then
+      require_type(wake_key(queue), 'list')
+      waiting[#waiting + 1] = queue
+    end
+  end
+end
+for k, id in ipairs(ids) do
+  local i = FIRST + (k - 1) * FIELDS
+  if ARGV[i + 2] == 'release' and held[id] == ARGV[i + 1] then require_home(redis.call('HGET', MSG, id)) end
+end
+
+redis.call('DEL', NIL)
 local now = now_ms()
 local reply, settled = {}, {}
 
@@ -44,8 +59,8 @@ for k, id in ipairs(ids) do
     elseif outcome == 'dead' then
       bury(id, tonumber(a), b, now, ARGV[i + 5], wid, redis.call('HGET', MSG, id) or '')
     else
-      local queue = make_ready(id, redis.call('HGET', MSG, id), true)
-      if queue then wake(queue) end
+      local envelope = redis.call('HGET', MSG, id)
+      if envelope then wake(make_ready(id, envelope, true) or make_ready_anywhere(id)) end
     end
     if suspected[id] then cleared[#cleared + 1] = id end
   else
@@ -56,9 +71,8 @@ end
 if #settled > 0 then redis.call('HDEL', PROCESSING, unpack(settled)) end
 if #cleared > 0 then
   redis.call('SREM', SUSPECTED, unpack(cleared))
-  for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
-    if redis.call('LLEN', suspects_key(queue)) > 0 then wake(queue) end
-  end
+  redis.call('DEL', solitary_key(wid))
+  for _, queue in ipairs(waiting) do wake(queue) end
 end
 close()
 return reply

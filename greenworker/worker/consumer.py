@@ -14,6 +14,7 @@ from gevent.event import Event
 from greenworker.broker import MAX_COUNT, Broker, NotRegistered
 from greenworker.errors import BrokerUnavailable, UnsuitableServer
 from greenworker.message import RELEASE, Delivery
+from greenworker.worker import proof
 from greenworker.worker.incarnation import Incarnation, Membership
 from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.service import Service
@@ -121,7 +122,9 @@ class Consumer(Service):
         try:
             # Here, not only at the start: the server may have been away, or be another one.
             self._broker.check_server(self._allow_eviction)
-            registered = self._broker.register(me.id, self._lease, self._about, self._queues)
+            # The mark of this very process: it may have forked since the worker was built.
+            about = {**self._about, "process": proof.mark()}
+            registered = self._broker.register(me.id, self._lease, about, self._queues)
         except UnsuitableServer as error:
             self._give_up(error)
             raise

@@ -1,8 +1,9 @@
 """Proof that a process of this host is gone: then nobody needs to wait for its lease.
 
 A name or a pid alone prove nothing: pids are used again, and containers have their own. A process is
-gone when this very boot of this host, in this very pid namespace, has no process of that pid, or
-has one that began at another moment. Without /proc (macOS) there is no proof, and leases decide.
+gone when this very boot of this host, in these very pid and time namespaces, has no process of that
+pid, or has one that began at another moment. Without /proc (macOS) there is no proof, and leases decide.
+(Virtual machines that were cloned from one running memory look like one host: docs/reliability.md.)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_CLOCK = "/proc/self/ns/time"
 
 
 def mark() -> dict[str, Any] | None:
@@ -35,7 +37,7 @@ def is_gone(mark: Any) -> bool:
         except (FileNotFoundError, ProcessLookupError):
             # Hidden (hidepid) is not gone.
             return not _exists(pid)
-    except (OSError, ValueError, IndexError, KeyError, TypeError):
+    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError):
         return False
 
 
@@ -46,6 +48,8 @@ def _place() -> dict[str, str]:
         "host": socket.gethostname(),
         "boot": _BOOT.read_text().strip(),
         "namespace": os.readlink("/proc/self/ns/pid"),
+        # Ticks are counted from the boot as the reader's time namespace has it.
+        "clock": os.readlink(_CLOCK) if os.path.lexists(_CLOCK) else "",
     }
 
 

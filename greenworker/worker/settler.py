@@ -92,7 +92,8 @@ class Settler(Service):
         while self._pending and not self._membership.is_current(self._pending[0][0].worker):
             self._pending.popleft()
         for delivery, outcome in self._pending:
-            size += outcome.size
+            # A dead letter takes the message along.
+            size += outcome.size + (len(delivery.envelope) if outcome.kind == "dead" else 0)
             if batch and (len(batch) >= self._most or size > MAX_BYTES):
                 break
             batch.append((delivery, outcome))

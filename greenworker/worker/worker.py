@@ -22,7 +22,6 @@ from greenworker.errors import (
     NotPatched,
 )
 from greenworker.message import Delivery, Outcome
-from greenworker.worker import proof
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.executor import Executor, Release
@@ -110,7 +109,6 @@ class Worker:
                 "name": config.name,
                 "queues": config.queues,
                 "concurrency": self.pool.size,
-                "process": proof.mark(),
             },
             expect=self.scheduler.expect,
             burst=config.burst,

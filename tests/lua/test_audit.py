@@ -328,13 +328,13 @@ def test_who_is_dead_or_overdue_is_told_and_no_fault(space: Space) -> None:
     assert "returns 1 message" in late
     assert "worker w (w) is dead: 1 message of it are being returned" in dead
     # When nobody sweeps, that is worth a line
-    space.sweep_was(300.0)
+    space.pulse_was(300.0)
     *_, last = audit(space).notes
     assert last.startswith("nobody has swept for 30")
     space.redis.delete(space.key("sweep"))
     assert audit(space).notes[-1].startswith("nobody has swept yet")
     # Once it has been drained, nothing is
-    space.sweep_was(0.0)
+    space.pulse_was(0.0)
     while space.redis.scard(space.key("corpses")) + space.redis.zcard(space.key("workers")):
         space.reap()
     assert audit(space).notes == []

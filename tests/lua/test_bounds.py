@@ -61,7 +61,7 @@ def test_dead_letters_leave_after_thirty_days(space: Space) -> None:
 def test_they_leave_as_well_where_nothing_dies_any_more(space: Space) -> None:
     seed_dead(space, 250, days_ago=31)
     for left in (150, 50, 0, 0):
-        space.sweep_was(0.0)
+        space.pulse_was(0.0)
         space.reap()
         assert len(dead(space)) == left
 
@@ -69,7 +69,7 @@ def test_they_leave_as_well_where_nothing_dies_any_more(space: Space) -> None:
 def test_too_many_of_them_leave_at_a_sweep(space: Space) -> None:
     seed_dead(space, 100_120, days_ago=1)
     for left in (100_020, 100_000, 100_000):
-        space.sweep_was(0.0)
+        space.pulse_was(0.0)
         space.reap()
         assert len(dead(space)) == left
 
@@ -90,7 +90,7 @@ def test_a_queue_that_nobody_uses_any_more_is_forgotten(space: Space) -> None:
     assert len(space.redis.smembers(space.key("queues"))) == 104
     # When sweeps look at some of them at a time
     for _ in range(20):
-        space.sweep_was(0.0)
+        space.pulse_was(0.0)
         space.reap()
     # Then the names that are in use are left, and nothing of the others
     assert space.redis.smembers(space.key("queues")) == used
@@ -100,7 +100,7 @@ def test_a_queue_that_nobody_uses_any_more_is_forgotten(space: Space) -> None:
 
 def test_a_queue_is_known_again_when_something_becomes_due_there(space: Space) -> None:
     space.push("m", queue="rare", due=60.0)
-    space.sweep_was(0.0)
+    space.pulse_was(0.0)
     space.reap()
     assert space.redis.smembers(space.key("queues")) == set()
     space.make_due()

@@ -9,6 +9,7 @@ import pytest
 
 from greenworker.broker import NotRegistered
 from greenworker.errors import BrokerError
+from greenworker.message import Outcome
 from tests.support.state import Space, envelope
 
 MALFORMED = '{"state":"FAILURE","error":{"type":"MalformedMessage","message":"%s","traceback":""}}'
@@ -284,7 +285,17 @@ def test_an_entry_that_no_push_made_becomes_a_dead_letter(space: Space) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["ready:second:5", "suspects:second", "wake:first", "processing:w", "suspected:w", "msg"]
+    "key",
+    [
+        "ready:second:5",
+        "suspects:second",
+        "wake:first",
+        "processing:w",
+        "suspected:w",
+        "msg",
+        "consumers:first",
+        "scheduled",
+    ],
 )
 def test_a_key_of_a_wrong_type_is_refused_before_anything_is_popped(space: Space, key: str) -> None:
     space.push("m", queue="first")
@@ -381,6 +392,45 @@ def test_an_expired_suspect_makes_nobody_busy(space: Space) -> None:
     space.register("w")
     assert space.claim_ids("w") == ["s2"]
     assert space.state()["suspected:w"] == {"s2"}
+    space.check()
+
+
+def test_the_one_that_runs_by_itself_waits_until_the_first_listener_holds_nothing(
+    space: Space,
+) -> None:
+    space.push("m1", "m2", "m3")
+    space.register("w1", "w2")
+    held = [*space.claim("w1", 1).deliveries, *space.claim("w2", 1).deliveries]
+    space.push_suspect("s1", "s2", deliveries=4)
+    # The first of those who listen lets what it holds end, the other goes on
+    assert space.claim_ids("w1") == []
+    assert space.claim_ids("w2") == ["m3"]
+    space.done("w1", held[0])
+    assert space.claim_ids("w1") == ["s1"]
+    space.push("m4")
+    assert space.claim_ids("w1") == []
+    assert space.claim_ids("w2") == ["m4"]
+    space.check()
+
+
+def test_whoever_holds_nothing_takes_the_one_that_runs_by_itself(space: Space) -> None:
+    space.push("m")
+    space.register("w1", "w2")
+    space.claim("w1", 1)
+    space.push_suspect("s", deliveries=4)
+    space.push("other")
+    assert space.claim_ids("w2") == ["s"]
+    assert space.state()["solitary:w2"] == "s"
+    assert space.claim_ids("w1") == ["other"]
+
+
+def test_a_second_copy_of_a_dead_letter_is_dropped(space: Space) -> None:
+    (one,) = space.run("w", "m")
+    space.settle("w", (one, Outcome("dead", b'{"state":"FAILURE"}', 60.0, reason="failed")))
+    before = space.state()["dead:record"]
+    space.redis.rpush(space.key("ready:default:5"), "m")
+    assert space.claim_ids("w") == []
+    assert space.state()["dead:record"] == before
     space.check()
 
 

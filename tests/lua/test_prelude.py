@@ -24,6 +24,7 @@ NAMES = {
     ("sequences",): "SEQ",
     ("processing", "w"): "processing_key('w')",
     ("suspected", "w"): "suspected_key('w')",
+    ("solitary", "w"): "solitary_key('w')",
     ("scheduled",): "SCHEDULED",
     ("dead",): "DEAD",
     ("dead_records",): "RECORDS",
@@ -32,6 +33,7 @@ NAMES = {
     ("push", "p"): "ROOT .. 'push:p'",  # push.lua alone has a use for it
     ("stats",): "STATS",
     ("sweep",): "SWEEP",
+    ("pulse",): "PULSE",
 }
 
 

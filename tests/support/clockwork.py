@@ -28,6 +28,7 @@ _FIRST = "(function(all) table.sort(all) return all[1] end)(redis.call('SMEMBERS
 CHANGES = {
     "SUSPECT_AFTER": "suspect_after",
     "ALONE_AFTER": "alone_after",
+    "SOLITARY_AFTER": "solitary_after",
     "FEW": "few",
     "LOOK_AT_MOST": "look",
     "CHUNK": "chunk",

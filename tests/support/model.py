@@ -53,7 +53,9 @@ class Model:
         self.records: dict[str, tuple[str, str, str, str]] = {}  # front, name, result, envelope
         self.pushes: dict[str, int] = {}  # until when
         self.stats: Counter[str] = Counter()
+        self.solitary: dict[str, str] = {}
         self.sweep: int | None = None
+        self.pulse: int | None = None
 
     def state(self) -> State:
         """As the server has it, key by key; see Clockwork.state."""
@@ -71,6 +73,8 @@ class Model:
             "dead:record": self.records,
             "stats": _texts(self.stats),
             "sweep": self.sweep and str(self.sweep),
+            "pulse": self.pulse and str(self.pulse),
+            **{f"solitary:{worker}": id for worker, id in self.solitary.items()},
             **{f"ready:{queue}:{level}": line for (queue, level), line in self.ready.items()},
             **{f"suspects:{queue}": line for queue, line in self.suspects.items()},
             **{f"wake:{queue}": ["1"] for queue in self.wake},
@@ -138,7 +142,17 @@ class Model:
     def beat(self, worker: str, lease: int) -> bool:
         if worker not in self.workers:
             return False
+        self._heard(lease, lease * 2 / 3)
         self.workers[worker] = self.now + lease
+        return True
+
+    def _heard(self, lease: int, quiet: float) -> bool:
+        """Whether nobody had been heard of for too long: then all leases are lengthened."""
+        last, self.pulse = self.pulse or 0, self.now
+        if self.now - last <= quiet * min([lease, *self.leases.values()]) / lease:
+            return False
+        for worker, end in self.workers.items():
+            self.workers[worker] = max(end, self.now + max(lease, self.leases[worker]))
         return True
 
     def claim(
@@ -153,10 +167,13 @@ class Model:
         run = ClaimRun(self, worker, min(most, self.bounds.count))
         lengths = {queue: len(self.waiting(queue)) for queue in queues}
         more = False
-        for queue in queues:
+        shares = {
+            queue: self._share(worker, queue, length) for queue, length in lengths.items() if length
+        }
+        for queue in [] if run.makes_room_for_one(queues) else queues:
             run.take_suspects(queue)
             if lengths[queue]:
-                run.take_ready(queue, self._share(worker, queue, lengths[queue]))
+                run.take_ready(queue, shares[queue])
             if self.waiting(queue):
                 more = True
                 self.wake.add(queue)
@@ -200,6 +217,7 @@ class Model:
             cleared = cleared or id in self.suspected[worker]
             self.suspected[worker].discard(id)
         if cleared:
+            self.solitary.pop(worker, None)
             self.wake |= {queue for queue, line in self.suspects.items() if line}
         return replies
 
@@ -225,10 +243,8 @@ class Model:
         self, lease: int, quiet: int, max_deliveries: int, gone: Sequence[str], seen: State
     ) -> tuple[bool, int, int, int, int]:
         found = sum(self._declare_dead(worker) for worker in gone)
-        last, self.sweep = self.sweep or 0, self.now
-        if self.now - last > quiet * min([lease, *self.leases.values()]) / lease:
-            for worker, end in self.workers.items():
-                self.workers[worker] = max(end, self.now + max(lease, self.leases[worker]))
+        self.sweep = self.now
+        if self._heard(lease, quiet):
             return True, found, 0, 0, len(self.corpses)
         over = [worker for worker, end in self.workers.items() if end <= self.now]
         found += sum(self._declare_dead(worker) for worker in over)
@@ -394,14 +410,16 @@ class Model:
         self, corpse: str, taken: list[str], max_deliveries: int, seen: State
     ) -> tuple[int, int]:
         few = self.suspected[corpse]
+        alone = len(few) == 1 and all(self.crashes_of(id) >= self.bounds.alone_after for id in few)
         returned = buried = 0
         moments = []
         for k, id in enumerate(taken):
             del self.processing[corpse][id]
             letter = self.msg[id]
-            if id in few or not few:
+            if id in few or not few or alone:
                 letter = replace(letter, deliveries=letter.deliveries + 1)
-            if id in few and letter.deliveries >= self.bounds.suspect_after + max_deliveries:
+            most = self.bounds.suspect_after + max_deliveries
+            if self.solitary.get(corpse) == id and letter.deliveries >= most:
                 told = f"the worker died {letter.deliveries} times while it ran"
                 error = failure("WorkerCrashed", told)
                 self.bury(id, letter.ttl, error, "poison", corpse, str(letter))
@@ -423,7 +441,11 @@ class Model:
             self._depart(corpse)
         return returned, buried
 
+    def crashes_of(self, id: str) -> int:
+        return self.msg[id].deliveries if id in self.msg else 0
+
     def _depart(self, worker: str) -> None:
+        self.solitary.pop(worker, None)
         self.workers.pop(worker, None)
         self.corpses.discard(worker)
         self.about.pop(worker, None)

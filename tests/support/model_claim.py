@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tests.support.model_parts import EXPIRED, failure
@@ -28,8 +29,36 @@ class ClaimRun:
             if mine and any(self._alone(id) for id in (*mine, line[0])):
                 return
             id = line[0]
+            if model.crashes_of(id) >= model.bounds.solitary_after:
+                return
             if self._take(line):
                 mine.add(id)
+
+    def makes_room_for_one(self, queues: Sequence[str]) -> bool:
+        """Whether nothing else is claimed: one runs by itself, or is to."""
+        model, mine = self.model, self.model.suspected[self.worker]
+        if self.worker in model.solitary:
+            return True
+        holds_any = bool(model.processing[self.worker])
+        lengths = {queue: len(model.waiting(queue)) for queue in queues}
+        for queue in queues:
+            line = model.suspects[queue]
+            while line and self.looked < model.bounds.look:
+                id = line[0]
+                if model.crashes_of(id) < model.bounds.solitary_after:
+                    break
+                if holds_any:
+                    if all(self.worker <= other for other in model.consumers[queue]):
+                        return True
+                    break
+                if self.room > 0 and self._take(line):
+                    mine.add(id)
+                    model.solitary[self.worker] = id
+                    model.wake |= {queue for queue, length in lengths.items() if length}
+                    return True
+                if self.full or not self.room:
+                    return True
+        return False
 
     def take_ready(self, queue: str, share: int) -> None:
         after = self.room - min(self.room, share)
@@ -47,11 +76,21 @@ class ClaimRun:
         return self.room > 0 and not self.full and self.looked < self.model.bounds.look
 
     def _alone(self, id: str) -> bool:
-        return self.model.msg[id].deliveries >= self.model.bounds.alone_after
+        return self.model.crashes_of(id) >= self.model.bounds.alone_after
 
     def _take(self, line: list[str]) -> bool:
         model, id = self.model, line[0]
         self.looked += 1
+        text = model.planted[id] if id in model.planted else str(model.msg[id])
+        size = len((text or "").encode())
+        if text is not None and self.size and self.size + size > model.bounds.size:
+            self.full = True
+            return False
+        self.size += size
+        if text is None and id in model.records:
+            line.pop(0)
+            del model.planted[id]
+            return False
         if id in model.planted:
             line.pop(0)
             self._bury_foreign(id)
@@ -61,11 +100,6 @@ class ClaimRun:
             line.pop(0)
             model.finish(id, "expired", letter.ttl, EXPIRED)
             return False
-        size = len(str(letter).encode())
-        if self.size and self.size + size > model.bounds.size:
-            self.full = True
-            return False
-        self.size += size
         self.room -= 1
         self.held.append(line.pop(0))
         return True

@@ -18,6 +18,7 @@ class Bounds:
     few: int = 3
     suspect_after: int = 2
     alone_after: int = 3
+    solitary_after: int = 4
     look: int = 1000
     chunk: int = 200
     spread_over: int = 64

@@ -221,13 +221,14 @@ class Space:
         return self.settle(worker, *((delivery, outcome) for delivery in deliveries))
 
     def crash(self, *workers: str) -> None:
-        """Let their leases have run out long ago, with sweeps made all the time until now."""
+        """Let their leases have run out long ago, with beats of others until now."""
         self.redis.zadd(self.key("workers"), dict.fromkeys(workers, 1), xx=True)
-        self.sweep_was(0.0)
+        self.pulse_was(0.0)
 
-    def sweep_was(self, seconds_ago: float) -> None:
+    def pulse_was(self, seconds_ago: float) -> None:
+        """Let that be when somebody was heard of last."""
         seconds, _ = self.redis.time()
-        self.redis.set(self.key("sweep"), int((seconds - seconds_ago) * 1000))
+        self.redis.set(self.key("pulse"), int((seconds - seconds_ago) * 1000))
 
     def reap(self, max_deliveries: int = 3) -> Sweep:
         return self.broker.reap(30.0, 60.0, max_deliveries)

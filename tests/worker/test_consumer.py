@@ -452,7 +452,7 @@ def test_it_beats_when_nobody_else_does(space: Space) -> None:
         gevent.sleep(1.3)
         space.push(f"m{n}")  # what has it look
         eventually(lambda n=n: len(bench.slots.begun) > n)
-        space.sweep_was(0.0)
+        space.pulse_was(0.0)
         assert space.reap().corpses == 0
     assert bench.renewals == 0
     bench.leave()

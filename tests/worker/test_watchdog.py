@@ -89,7 +89,7 @@ def blocks(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_the_lease_lives_on_while_the_loop_runs_and_while_it_is_blocked(bench: Bench) -> None:
-    bench.space.sweep_was(0.0)
+    bench.space.pulse_was(0.0)
     block_the_loop(1.5)
     assert bench.lease() > 0
     assert bench.space.reap().corpses == 0
