@@ -47,11 +47,15 @@ class NotRegistered(BrokerError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim's reply: deliveries, and when more becomes due (seconds from now, or None)."""
+    """A claim's reply: deliveries, and when more becomes due (seconds from now, or None).
+
+    `alone`: nothing more is for this worker until it has settled what it holds.
+    """
 
     deliveries: list[Delivery]
     next_due: float | None
     more: bool
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,8 @@ class Broker:
             Delivery(reply[i].decode(), seq, worker, reply[i + 1], at)
             for i in range(3, len(reply), 2)
         ]
-        return Claim(deliveries, None if due < 0 else max(0.0, (due - now) / 1000), bool(more))
+        next_due = None if due < 0 else max(0.0, (due - now) / 1000)
+        return Claim(deliveries, next_due, more > 0, alone=more == 2)
 
     def wait(self, queues: Iterable[str], timeout: float) -> bool:
         """Block until something may be claimed, or for `timeout` s (at most 2); True if woken."""

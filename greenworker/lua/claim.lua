@@ -2,7 +2,8 @@
 -- order, then priority, then age.
 --
 -- ARGV  wid, seq, n, most bytes, queues...
--- Returns {now ms, next due ms or -1, 1 if more is waiting, id, envelope, id, envelope, ...};
+-- Returns {now ms, next due ms or -1, 1 if more is waiting, or 2 if nothing more is for this
+--         worker until it has settled what it holds, id, envelope, id, envelope, ...};
 --         {'gone'} when wid is not registered (any more), {'stale'} when seq did not grow.
 --
 -- A claim takes at most its share of what waits in a queue, at least one, so that
@@ -165,14 +166,12 @@ local function makes_room_for_one()
         if line.first then return true end
         break
       end
-      if n > 0 and pop_suspect(key, id) then
+      if n == 0 then break end
+      if pop_suspect(key, id) then
         redis.call('SET', SOLITARY, id)
-        for k = 5, #ARGV do
-          if lines[k].waiting > 0 then wake(ARGV[k]) end
-        end
         return true
       end
-      if full or n == 0 then return true end
+      if full then break end
     end
   end
 end
@@ -196,7 +195,13 @@ local function claim_from(queue, line)
   end
 end
 
-if not makes_room_for_one() then
+if makes_room_for_one() then
+  reply[3] = 2
+  -- It may have taken tokens that are for others.
+  for i = 5, #ARGV do
+    if lines[i].waiting > 0 then wake(ARGV[i]) end
+  end
+else
   for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
 end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end

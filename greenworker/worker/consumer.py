@@ -212,6 +212,11 @@ class Consumer(Service):
             return
         if claim.next_due is not None:
             self._expect(claim.next_due)
+        if claim.alone:
+            # Tokens are for others now.
+            self._membership.room.clear()
+            self._membership.room.wait(_BURST_WAIT if self._burst else 1.0)
+            return
         self._wait(_BURST_WAIT if self._burst else _WAIT_MOST)
 
     def _room(self, me: Incarnation) -> int:

@@ -170,7 +170,11 @@ class Model:
         shares = {
             queue: self._share(worker, queue, length) for queue, length in lengths.items() if length
         }
-        for queue in [] if run.makes_room_for_one(queues) else queues:
+        makes_room = run.makes_room_for_one(queues)
+        if makes_room:
+            more = True
+            self.wake |= {queue for queue, length in lengths.items() if length}
+        for queue in [] if makes_room else queues:
             run.take_suspects(queue)
             if lengths[queue]:
                 run.take_ready(queue, shares[queue])

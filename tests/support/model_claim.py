@@ -40,7 +40,6 @@ class ClaimRun:
         if self.worker in model.solitary:
             return True
         holds_any = bool(model.processing[self.worker])
-        lengths = {queue: len(model.waiting(queue)) for queue in queues}
         for queue in queues:
             line = model.suspects[queue]
             while line and self.looked < model.bounds.look:
@@ -51,13 +50,14 @@ class ClaimRun:
                     if all(self.worker <= other for other in model.consumers[queue]):
                         return True
                     break
-                if self.room > 0 and self._take(line):
+                if not self.room:
+                    break
+                if self._take(line):
                     mine.add(id)
                     model.solitary[self.worker] = id
-                    model.wake |= {queue for queue, length in lengths.items() if length}
                     return True
-                if self.full or not self.room:
-                    return True
+                if self.full:
+                    break
         return False
 
     def take_ready(self, queue: str, share: int) -> None:
