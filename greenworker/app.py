@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from greenworker import keys
-from greenworker.broker import Status
 from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.dead import DeadLetters
@@ -22,6 +21,7 @@ from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailabl
 from greenworker.findings import Report
 from greenworker.result import Result
 from greenworker.signing import Signer, signer_from_environment
+from greenworker.status import Status
 from greenworker.task import Task, make_options
 
 P = ParamSpec("P")
@@ -102,7 +102,7 @@ class App:
     def check(self, limit: int = 100) -> Report:
         """Audit the server, busy or not: is every message in one place, do the counters add up?
 
-        Changes nothing. Per kind of fault at most `limit` findings are listed, and looked for.
+        Changes nothing. Per kind of fault at most `limit` findings, 1 or more, are listed and looked for.
         """
         return self.client.check(limit)
 

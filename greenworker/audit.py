@@ -22,8 +22,10 @@ from zlib import crc32
 
 from greenworker import keys
 from greenworker.broker import MAX_COUNT
+from greenworker.errors import ConfigError
 from greenworker.findings import CAME, WENT, Finding, Report, Wording, count
 from greenworker.probe import Probe, Sight, Totals, Wrong, printable, shown
+from greenworker.status import is_number
 
 AT_ONCE = 500_000  # ids in memory, some 80 MB
 QUIET = 60.0  # seconds without a sweep after which nobody sweeps; longer with longer leases
@@ -32,10 +34,10 @@ QUIET = 60.0  # seconds without a sweep after which nobody sweeps; longer with l
 _TYPES = {
     "msg": "hash", "scheduled": "zset", "workers": "zset", "corpses": "set", "seq": "hash",
     "about": "hash", "leases": "hash", "queues": "set", "dead": "zset", "dead:record": "hash", "stats": "hash",
-    "sweep": "string",
+    "sweep": "string", "pulse": "string",
 }  # fmt: skip
 _TYPES_BELOW = {
-    "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "set",
+    "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "set", "solitary": "string",
     "consumers": "set", "result": "string", "push": "string",
 }  # fmt: skip
 # What audit_scan.lua tells, in words.
@@ -45,6 +47,7 @@ _JUDGED: dict[str, Callable[..., Finding]] = {
     "unreadable": Wording.unreadable,
     "ownerless": Wording.ownerless,
     "stranger": Wording.stranger,
+    "unnumbered": Wording.unnumbered,
     "unheld": Wording.unheld,
     "unrecorded": Wording.unrecorded,
     "undated": Wording.undated,
@@ -53,9 +56,12 @@ _JUDGED: dict[str, Callable[..., Finding]] = {
 
 
 class Audit:
-    """One look at a namespace. Per kind at most `limit` findings are listed, and looked for."""
+    """One look at a namespace. Per kind at most `limit` findings are listed, and looked for:
+    1 or more, else ConfigError."""
 
     def __init__(self, probe: Probe, limit: int = 100, at_once: int = AT_ONCE) -> None:
+        if not isinstance(limit, int) or limit < 1:
+            raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")
         self._probe = probe
         self._say = Wording(probe.root)
         self._limit = limit
@@ -198,7 +204,7 @@ class Audit:
             self._add(self._say.totals(totals.messages, totals.places))
         numbers: Counter[str] = Counter()
         for name, value in totals.counters.items():
-            if value.removeprefix("-").isdecimal():
+            if is_number(value):
                 numbers[name] = int(value)
             else:
                 self._add(self._say.counter(name, value))
@@ -247,8 +253,8 @@ def _notes(totals: Totals) -> Iterator[str]:
     overdue = [worker for worker in totals.workers if worker.lease < 0]
     for worker in overdue:
         yield (
-            f"worker {worker.name} ({worker.id}) is overdue by {-worker.lease:.0f} s: the next sweep "
-            f"takes it for dead and returns {count(worker.running, 'message')}"
+            f"worker {worker.name} ({worker.id}) is overdue by {-worker.lease:.0f} s: if it stays silent, a "
+            f"sweep will take it for dead and return {count(worker.running, 'message')}"
         )
     for corpse in totals.corpses:
         yield (

@@ -17,13 +17,16 @@ import orjson
 
 from greenworker import keys
 from greenworker.errors import BrokerError, MalformedMessage, UnsuitableServer
-from greenworker.message import Delivery, Message, Moment, Outcome, State, encode_tail, shown
+from greenworker.message import Delivery, Message, Moment, Outcome, State, encode_tail
 from greenworker.scripts import Script, load
+from greenworker.status import Status, groups, read_status, told
 
 MAX_COUNT = 1000  # messages a call
 MAX_BYTES = 4 * 1024 * 1024  # a call: 300 messages of 1 MB in one blocked a server for 4.9 s
 PUSH_TTL = 300.0  # seconds for which repeating a push is a no-op
 OLDEST_SERVER = (6, 2)
+
+NO_MOMENTS: Mapping[bytes, float] = {}
 
 # id, queue, priority, due, expires, and the tail of the envelope
 PushFields = tuple[str, str, int, str, str, bytes]
@@ -71,46 +74,6 @@ class Sweep:
     buried: int
     left: int
     shortest: float
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStatus:
-    name: str
-    waiting: int
-    suspects: int
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """A registered worker; `lease` is what is left of it in seconds, negative when overdue."""
-
-    id: str
-    name: str
-    queues: list[str]
-    concurrency: int
-    running: int
-    lease: float
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What is where: see `greenworker status`."""
-
-    queues: list[QueueStatus]
-    workers: list[WorkerStatus]
-    scheduled: int
-    dead: int
-    next_due: float | None
-    counters: dict[str, int]
-
-    @property
-    def waiting(self) -> int:
-        return sum(queue.waiting + queue.suspects for queue in self.queues)
-
-    @property
-    def running(self) -> int:
-        return sum(worker.running for worker in self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +152,7 @@ class Broker:
     def held(self, worker: str) -> dict[str, int]:
         """What an incarnation holds, as the server sees it: id → claim sequence."""
         reply = self._link.execute("HGETALL", keys.processing(self.root, worker))
-        return {id.decode(): int(seq) for id, seq in _groups(reply, 2)}
+        return {id.decode(): int(seq) for id, seq in groups(reply, 2)}
 
     def settle(self, worker: str, outcomes: Sequence[tuple[Delivery, Outcome]]) -> list[bool]:
         """Settle deliveries; False for each that is no longer ours."""
@@ -215,10 +178,10 @@ class Broker:
 
     def processes(self) -> dict[str, Any]:
         """What each registered incarnation has told of the process that it lives in."""
-        told = self._link.execute("HGETALL", keys.about(self.root))
+        reply = self._link.execute("HGETALL", keys.about(self.root))
         return {
-            worker.decode("utf-8", "backslashreplace"): _told(about).get("process")
-            for worker, about in _groups(told, 2)
+            worker.decode("utf-8", "backslashreplace"): told(about).get("process")
+            for worker, about in groups(reply, 2)
         }
 
     def reap(
@@ -256,16 +219,8 @@ class Broker:
         return bool(self._link.execute("DEL", keys.result(self.root, id)))
 
     def status(self) -> Status:
-        """What is where, read in one step."""
-        now, scheduled, dead, due, counters, queues, workers = self._run("status")
-        return Status(
-            queues=[QueueStatus(_name(name), *rest) for name, *rest in _groups(queues, 4)],
-            workers=[worker_status(now, *group) for group in _groups(workers, 4)],
-            scheduled=scheduled,
-            dead=dead,
-            next_due=None if due < 0 else max(0.0, (due - now) / 1000),
-            counters={_name(name): int(value) for name, value in _groups(counters, 2)},
-        )
+        """What is where, read in one step; what is damaged and cannot be shown is left out."""
+        return read_status(self._run("status"))
 
     def time(self) -> float:
         """The server's clock, in epoch seconds, as exact as the scripts see it."""
@@ -292,18 +247,23 @@ class Broker:
             yield from records
             ids = ids[len(records) :]
 
-    def dead_delete(self, ids: Sequence[bytes]) -> int:
-        """Forget at most MAX_COUNT dead letters; returns how many there were."""
-        return int(self._run("dead_delete", *ids))
-
-    def revive(self, ids: Sequence[bytes], dry_run: bool = False) -> str:
-        """Make messages of dead letters again; a letter for the fate of each: see revive.lua."""
+    def dead_delete(self, ids: Sequence[bytes], died: Mapping[bytes, float] = NO_MOMENTS) -> int:
+        """Forget dead letters; returns how many there were. One whose moment of death (epoch seconds)
+        is told in `died`, and that has died again since, stays."""
         fates = ""
         while rest := ids[len(fates) : len(fates) + MAX_COUNT]:
-            revival = os.urandom(12).hex()
-            how = "dry" if dry_run else ""
-            reply = self._run("revive", revival, _ms(PUSH_TTL), MAX_BYTES, how, *rest)
-            fates += reply.decode()
+            fates += self._run("dead_delete", MAX_BYTES, *_with_moments(rest, died)).decode()
+        return fates.count("d")
+
+    def revive(
+        self, ids: Sequence[bytes], dry_run: bool = False, died: Mapping[bytes, float] = NO_MOMENTS
+    ) -> str:
+        """Make messages of dead letters again; a letter for the fate of each: see revive.lua.
+        `died` is as for `dead_delete`."""
+        fates = ""
+        while rest := ids[len(fates) : len(fates) + MAX_COUNT]:
+            revival = (os.urandom(12).hex(), _ms(PUSH_TTL), MAX_BYTES, "dry" if dry_run else "")
+            fates += self._run("revive", *revival, *_with_moments(rest, died)).decode()
         return fates
 
     def check_server(self, allow_eviction: bool = False) -> str:
@@ -356,8 +316,9 @@ def _moment(moment: Moment | None) -> str:
     return f"+{_ms(moment)}"
 
 
-def _groups(flat: list[Any], size: int) -> Iterable[list[Any]]:
-    return (flat[i : i + size] for i in range(0, len(flat), size))
+def _with_moments(ids: Iterable[bytes], died: Mapping[bytes, float]) -> Iterator[bytes | int]:
+    for id in ids:
+        yield from (id, _ms(died[id]) if id in died else b"")
 
 
 def _ended_state(result: bytes) -> State:
@@ -366,33 +327,6 @@ def _ended_state(result: bytes) -> State:
         return State(result[10 : result.index(b'"', 10)].decode())
     except ValueError:
         raise MalformedMessage("what is kept of it is no result of ours") from None
-
-
-def worker_status(now: int, id: bytes, expires: int, held: int, about: bytes) -> WorkerStatus:
-    """A worker as the scripts describe it: `now` and the end of its lease in ms."""
-    known = _told(about)
-    name, queues, concurrency = map(known.get, ("name", "queues", "concurrency"))
-    return WorkerStatus(
-        id=_name(id),
-        name=shown(name) if isinstance(name, str) else "?",
-        queues=[shown(str(queue)) for queue in queues] if isinstance(queues, list) else [],
-        concurrency=concurrency if isinstance(concurrency, int) else 0,
-        running=held,
-        lease=(expires - now) / 1000,
-    )
-
-
-def _told(about: bytes) -> dict[str, Any]:
-    """What an incarnation has told of itself; nothing of what cannot be read."""
-    try:
-        told = orjson.loads(about)
-    except orjson.JSONDecodeError:
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-def _name(raw: bytes) -> str:
-    return shown(raw.decode("utf-8", "backslashreplace"))
 
 
 def _parse_info(text: bytes) -> dict[str, str]:

@@ -63,7 +63,7 @@ Options:
   -q, --quiet               The same as -l warning, and no banner.
   --log-json                Log lines as JSON.
   --log-values              Show arguments and results in log lines.
-  --namespace NAME          For status, check and dead with -u. Default: default
+  --namespace NAME          For status, check and dead without -A. Default: default
   --json                    For status, check and dead: print JSON; dead letters a
                             line each.
   --task NAME               For dead: those of this task.
@@ -76,9 +76,9 @@ Options:
                             ago.
   --newer AGE               For dead: those that died less than so long ago.
   --limit N                 For dead: at most so many, the oldest ones. For check:
-                            at most so many findings of a kind. Default: 100
+                            at most so many findings of a kind.
+                            Default: 100 for check, none for dead
   --all                     For dead retry and delete, in place of ids or filters.
-                            A flag only.
   --rate N                  For dead retry: at most so many a second.
   --dry-run                 For dead retry and delete: say how many it would be, and
                             change nothing.
@@ -88,7 +88,9 @@ Options:
 
 Each option can be set in the environment, too: GREENWORKER_CONCURRENCY=1000.
 So can the keys that messages are signed with, the one that signs first:
-GREENWORKER_SIGNING_KEYS=key,older-key.
+GREENWORKER_SIGNING_KEYS=key,older-key. Only
+flags are --task, --error, --reason, --text, --older, --newer, --limit,
+and --all, --values, --version.
 
 Signals: TERM or INT finish what runs, then exit; a second one releases it and
 exits now; a loop that is blocked ends then, or after the grace, with 3. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
@@ -103,12 +105,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from docopt import DocoptExit, docopt
 
 from greenworker import __version__
 from greenworker.commands.options import Options
+from greenworker.commands.text import harmless
 from greenworker.endpoint import redact_all
 from greenworker.errors import ConfigError, GreenworkerError
 
@@ -124,10 +128,12 @@ _LOOKING = {
 
 def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
     """Run the command line; returns the exit code. Mistakes are told in one line."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names and errors may hold what this terminal's encoding does not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = parse(argv)
-        # By the flag alone: GREENWORKER_VERSION=0.1.0 is what a Dockerfile may well say.
-        if options.said_by_flag("version"):
+        if options.flag("version"):
             print(f"greenworker {__version__}")
             return 0
         code = _command(options, early_ssl)
@@ -215,6 +221,6 @@ def _misread(argv: Sequence[str]) -> str:
 
 
 def _say(error: Exception, code: int) -> int:
-    # A mistaken call is quoted, and may hold a URL in the wrong place.
-    print(f"greenworker: {redact_all(str(error))}", file=sys.stderr)
+    # What is quoted may be anything: a mistaken call with a URL in the wrong place, a server's words.
+    print(f"greenworker: {harmless(redact_all(str(error)))}", file=sys.stderr)
     return code

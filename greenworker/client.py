@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from greenworker.audit import Audit
-from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, PushFields, Status, push_fields
+from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, PushFields, push_fields
 from greenworker.connection_pool import ConnectionPool
 from greenworker.endpoint import Endpoint
 from greenworker.errors import BrokerUnavailable, GreenworkerError, SendUnknown
@@ -16,6 +16,7 @@ from greenworker.message import Message
 from greenworker.probe import Probe
 from greenworker.result import Result, Results
 from greenworker.signing import Signer
+from greenworker.status import Status
 from greenworker.subscriber import Subscriber
 
 R = TypeVar("R")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import orjson
 
 from greenworker.broker import MAX_COUNT, Broker
-from greenworker.errors import MalformedMessage
+from greenworker.errors import ConfigError, MalformedMessage
 from greenworker.message import Message, decode
 
 # As the prelude of the scripts reads it, and the task.
@@ -79,8 +79,12 @@ class DeadLetters:
 
         `text` is a part of the error's text or traceback; `older` and `newer` are seconds since
         the death; `values=False` leaves the arguments where they are. They are read in bounded calls
-        while you iterate; what dies meanwhile is not among them.
+        while you iterate; what dies meanwhile is not among them. Raises ConfigError for an empty text:
+        it would fit all of them.
         """
+        for name, given in (("task", task), ("error", error), ("reason", reason), ("text", text)):
+            if given == "":
+                raise ConfigError(f"{name}='': give a text, or None for all")
         found = self._read(ids, older, newer, values)
         fitting = (
             letter
@@ -101,19 +105,20 @@ class DeadLetters:
 
         retried; gone: there is no such dead letter; present: a message of this id is waiting or
         running; unreadable: it is no message that can run. `dry_run` tells and changes nothing.
+        A DeadLetter means that very death: if it has died again since, it is gone. An id means any.
 
         A message whose `expires` has passed may wait once more for as long as it might at first.
         """
-        ids = _ids_of(letters)
-        fates = self._broker.revive([_encode(id) for id in ids], dry_run)
-        return {id: _FATES[fate] for id, fate in zip(ids, fates, strict=True)}
+        died = _moments_of(letters)
+        ids, moments = [_encode(id) for id in died], _told(died)
+        fates = self._broker.revive(ids, dry_run, moments)
+        return {id: _FATES[fate] for id, fate in zip(died, fates, strict=True)}
 
     def delete(self, *letters: DeadLetter | str) -> int:
-        """Forget dead letters; returns how many there were."""
-        return sum(
-            self._broker.dead_delete([_encode(id) for id in some])
-            for some in in_batches(_ids_of(letters), MAX_COUNT)
-        )
+        """Forget dead letters; returns how many there were. What a DeadLetter means, and an id, is as
+        for `retry`."""
+        died = _moments_of(letters)
+        return self._broker.dead_delete([_encode(id) for id in died], _told(died))
 
     def _read(
         self, ids: Iterable[str] | None, older: float | None, newer: float | None, values: bool
@@ -197,9 +202,15 @@ def _error_of(report: bytes) -> dict[str, Any]:
     return error if isinstance(error, dict) else {}
 
 
-def _ids_of(letters: Iterable[DeadLetter | str]) -> dict[str, None]:
-    """Each id once, in order."""
-    return dict.fromkeys(one.id if isinstance(one, DeadLetter) else one for one in letters)
+def _moments_of(letters: Iterable[DeadLetter | str]) -> dict[str, float | None]:
+    """Each id once, in order, with its moment of death if that was given."""
+    return dict(
+        (one.id, one.died) if isinstance(one, DeadLetter) else (one, None) for one in letters
+    )
+
+
+def _told(died: Mapping[str, float | None]) -> dict[bytes, float]:
+    return {_encode(id): moment for id, moment in died.items() if moment is not None}
 
 
 def _encode(id: str) -> bytes:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from greenworker.broker import WorkerStatus
 from greenworker.probe import FOREIGN
+from greenworker.status import WorkerStatus
 
 # I13: what came is what went and what is present.
 CAME = ("enqueued", "foreign", "revived")
@@ -48,7 +48,7 @@ class Report:
 
     @property
     def well(self) -> bool:
-        return not self.findings
+        return not self.findings and not self.more
 
     @property
     def summary(self) -> str:
@@ -136,6 +136,14 @@ class Wording:
                 f"{self._mend('HDEL', self._root + key, worker)}"
             )
         return Finding("stranger", key, worker, text)
+
+    def unnumbered(self, key: str, worker: str, _: str = "") -> Finding:
+        harm = "it may claim nothing" if key == "seq" else "sweeps cannot tell its lease"
+        text = (
+            f"what {key} says of worker {worker} is no positive number: {harm}; "
+            f"{self._mend('HDEL', self._root + key, worker)}"
+        )
+        return Finding("unnumbered", key, worker, text)
 
     def unheld(self, key: str, id: str, _: str = "") -> Finding:
         text = (

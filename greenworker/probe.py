@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from greenworker import keys
-from greenworker.broker import MAX_BYTES, MAX_COUNT, Link, worker_status
-from greenworker.broker import WorkerStatus as WorkerStatus
+from greenworker.broker import MAX_BYTES, MAX_COUNT, Link
 from greenworker.scripts import load
+from greenworker.status import WorkerStatus, groups, worker_status
 
 FOREIGN = "foreign:"  # what cannot be a name is called so, and its SHA-1, here and in claim.lua
 CHUNK = 500  # entries that one call reads, some 4 ms
@@ -81,7 +81,7 @@ class Probe:
         cursor = b"0"
         while True:
             cursor, *found = self._run("audit_keys", cursor, MAX_COUNT)
-            for name, kind in _groups(found, 2):
+            for name, kind in groups(found, 2):
                 yield printable(name), kind.decode()
             if cursor == b"0":
                 return
@@ -96,7 +96,7 @@ class Probe:
             )
             found = [
                 Wrong(printable(how), shown(name), printable(detail))
-                for how, name, detail in _groups(wrong, 3)
+                for how, name, detail in groups(wrong, 3)
             ]
             yield Chunk(start, names, found)
             if cursor == b"0":
@@ -123,14 +123,14 @@ class Probe:
         now, messages, places, dead, records, swept, counters, workers = self._run(
             "audit_totals", *further
         )
-        known = list(_groups(workers, 4))
+        known = list(groups(workers, 4))
         return Totals(
             messages,
             places,
             dead,
             records,
             (now - swept) / 1000 if swept else None,
-            {printable(name): printable(value) for name, value in _groups(counters, 2)},
+            {printable(name): printable(value) for name, value in groups(counters, 2)},
             [worker_status(now, *group) for group in known if group[1]],
             [worker_status(now, *group) for group in known if not group[1]],
         )
@@ -150,7 +150,3 @@ def shown(raw: bytes) -> str:
     if _NAME.fullmatch(raw):
         return raw.decode()
     return FOREIGN + hashlib.sha1(raw, usedforsecurity=False).hexdigest()
-
-
-def _groups(flat: list[Any], size: int) -> Iterator[list[Any]]:
-    return (flat[i : i + size] for i in range(0, len(flat), size))

@@ -16,6 +16,7 @@ _SHARED = {
     "release": ("depart",),
     "revive": ("record",),
     "dead_records": ("record",),
+    "dead_delete": ("record",),
 }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from dataclasses import asdict
-
-import orjson
 
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import Options
@@ -14,14 +14,13 @@ from greenworker.findings import Report
 def run(options: Options) -> int:
     """Print what an audit finds; returns the exit code, 1 when something is wrong."""
     limit = options.count("limit")
-    app = app_or_url(options)
-    report = app.check() if limit is None else app.check(limit)
-    if options.flag("json"):
-        print(orjson.dumps(_as_json(report), option=orjson.OPT_INDENT_2).decode())
-    else:
-        print(f"server     {app.endpoint.redacted}, namespace {app.namespace}")
-        print(render(report))
-    app.close()
+    with closing(app_or_url(options)) as app:
+        report = app.check() if limit is None else app.check(limit)
+        if options.flag("json"):
+            print(json.dumps(_as_json(report), indent=2))
+        else:
+            print(f"server     {app.endpoint.redacted}, namespace {app.namespace}")
+            print(render(report))
     return 0 if report.well else 1
 
 

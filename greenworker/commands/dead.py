@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
-from io import TextIOWrapper
 from itertools import chain, islice, takewhile
 from typing import Any, Self
 
@@ -49,9 +48,6 @@ def run(options: Options) -> int:
     filters = _filters(options) if verb != "show" else {}
     if verb in ("retry", "delete"):
         _refuse_all_by_accident(options, verb)
-    if isinstance(sys.stdout, TextIOWrapper):
-        # Names and errors may hold what this terminal's encoding does not.
-        sys.stdout.reconfigure(errors="backslashreplace")
     with closing(app_or_url(options)) as app:
         if verb == "list":
             return _list(options, app, filters)
@@ -61,7 +57,10 @@ def run(options: Options) -> int:
 
 
 def _list(options: Options, app: App, filters: dict[str, Any]) -> int:
-    letters = app.dead.list(**filters, values=False)
+    limit = filters["limit"]
+    # One more: only so can be said whether there are more.
+    found = app.dead.list(**{**filters, "limit": limit and limit + 1}, values=False)
+    letters = islice(found, limit)
     if options.flag("json"):
         for letter in letters:
             print(json.dumps(dead_view.as_json(letter, values=False)))
@@ -77,7 +76,7 @@ def _list(options: Options, app: App, filters: dict[str, Any]) -> int:
             print(table.header)
         print(table.row(letter))
         total += 1
-    more = total and total == filters["limit"]
+    more = next(found, None) is not None
     print(_letters(total) + (", --limit reached" if more else ""))
     return 0
 
@@ -103,6 +102,7 @@ def _work_off(options: Options, app: App, filters: dict[str, Any], verb: str) ->
     dry_run = options.flag("dry-run")
     ids = options.ids or None
     letters = app.dead.list(**filters, ids=ids, values=False)
+    filtered = any(options.said_by_flag(name) for name in (*_FILTERS, "limit"))
     step = _retrying(app, dry_run) if verb == "retry" else _deleting(app, dry_run)
     rate = options.count("rate") if verb == "retry" and not dry_run else None
     fates: Counter[str] = Counter()
@@ -113,7 +113,9 @@ def _work_off(options: Options, app: App, filters: dict[str, Any], verb: str) ->
         try:
             # Throttled, ten batches a second: a rate of 5,000 is no reason for as many calls.
             for batch in in_batches(wanted, max(1, rate // 10) if rate else _BATCH):
-                fates.update(step(batch))
+                # Whoever names one means it, whenever it died. What was chosen by how it died is left
+                # when it has been sent again meanwhile, and has died of something else.
+                fates.update(step(batch if filtered or not ids else [one.id for one in batch]))
                 if ids:
                     seen += [letter.id for letter in batch]
                 if rate:
@@ -128,20 +130,20 @@ def _work_off(options: Options, app: App, filters: dict[str, Any], verb: str) ->
                 print(broken_off + dead_view.summary(verb, fates, dry_run), flush=True)
     if interrupt.heard:
         return 1
-    if not any(options.said_by_flag(name) for name in (*_FILTERS, "limit")):
+    if not filtered:
         _miss(options.ids, seen)
     return 0
 
 
-def _retrying(app: App, dry_run: bool) -> Callable[[Iterable[DeadLetter]], Iterable[str]]:
+def _retrying(app: App, dry_run: bool) -> Callable[[Iterable[DeadLetter | str]], Iterable[str]]:
     return lambda batch: app.dead.retry(*batch, dry_run=dry_run).values()
 
 
-def _deleting(app: App, dry_run: bool) -> Callable[[Iterable[DeadLetter]], Iterable[str]]:
-    def delete(batch: Iterable[DeadLetter]) -> Iterator[str]:
-        ids = [letter.id for letter in batch]
-        deleted = len(ids) if dry_run else app.dead.delete(*ids)
-        yield from ["deleted"] * deleted + ["gone"] * (len(ids) - deleted)
+def _deleting(app: App, dry_run: bool) -> Callable[[Iterable[DeadLetter | str]], Iterable[str]]:
+    def delete(batch: Iterable[DeadLetter | str]) -> Iterator[str]:
+        letters = tuple(batch)
+        deleted = len(letters) if dry_run else app.dead.delete(*letters)
+        yield from ["deleted"] * deleted + ["gone"] * (len(letters) - deleted)
 
     return delete
 
@@ -171,13 +173,17 @@ class _Interrupt:
 
 def _filters(options: Options) -> dict[str, Any]:
     texts = {name: options.text(name) for name in ("task", "error", "reason", "text")}
+    for name, text in texts.items():
+        if text == "":  # a variable of the shell that is not set
+            raise ConfigError(f"--{name} is empty: give a text, or leave it out")
     ages = {name: options.age(name) for name in ("older", "newer")}
     return {**texts, **ages, "limit": options.count("limit")}
 
 
 def _refuse_all_by_accident(options: Options, verb: str) -> None:
-    # By flags alone: no setting of the environment may take a slip for a choice.
-    chosen = options.ids or any(options.said_by_flag(name) for name in _FILTERS)
+    # What died more than no time ago is all that died.
+    narrowing = [name for name in _FILTERS if name != "older" or options.age(name)]
+    chosen = options.ids or any(options.said_by_flag(name) for name in narrowing)
     every = options.said_by_flag("all")
     if not chosen and not every:
         raise ConfigError(

@@ -42,13 +42,26 @@ def find_app(names: Sequence[str], need_tasks: bool = True) -> App:
 
 
 def app_or_url(options: Options) -> App:
-    """For commands that look at the data: the App of -A, or the namespace at -u."""
-    if options.modules:
-        app = find_app(options.modules, need_tasks=False)
-    else:
-        app = App(namespace=options.text("namespace") or "default")
+    """For commands that look at the data: the App of -A, or the namespace at -u.
+
+    An App has a namespace of its own. So --namespace is refused beside one, unless that one is said
+    by the environment alone, and -u by its flag.
+    """
+    modules, namespace = options.modules, options.text("namespace")
     # What the environment says comes after what the App says: it looks there by itself.
     url = options.text("url") if options.said_by_flag("url") else None
+    if modules and options.said_by_flag("namespace"):
+        if options.said_by_flag("app") or url is None:
+            where = "-A" if options.said_by_flag("app") else "GREENWORKER_APP"
+            raise ConfigError(
+                f"--namespace {namespace}: the App of {where} {modules[0]} has a namespace of its own; "
+                f"leave --namespace out, or give it with -u URL and without -A"
+            )
+        modules = []
+    if modules:
+        app = find_app(modules, need_tasks=False)
+    else:
+        app = App(namespace="default" if namespace is None else namespace)
     if url is not None:
         app.use(url, "--url")
     return app

@@ -9,9 +9,17 @@ from typing import Any
 
 from greenworker.errors import ConfigError
 
+# What counts by its flag alone. What chooses dead letters, or shows what is private: no setting of
+# the environment may take a slip for a choice, or narrow a choice unseen. And
+# GREENWORKER_VERSION=0.1.0 is what a Dockerfile may well say.
+BY_FLAG_ALONE = frozenset(
+    ("task", "error", "reason", "text", "older", "newer", "limit", "all", "values", "version")
+)
+
 
 class Options:
-    """What the user said. A flag goes before GREENWORKER_<OPTION>; None: nothing was said."""
+    """What the user said. A flag goes before GREENWORKER_<OPTION>, where that counts at all
+    (BY_FLAG_ALONE); None: nothing was said."""
 
     def __init__(self, parsed: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> None:
         self._parsed = parsed
@@ -42,7 +50,7 @@ class Options:
             return bool(self._parsed[name])
         if self._parsed[f"--{name}"]:
             return True
-        value = self._environ.get(_variable(name), "").lower()
+        value = (self._setting(name) or "").lower()
         if value not in ("", "0", "1", "no", "yes", "false", "true"):
             raise ConfigError(f"{_variable(name)}={value!r}: give 1 or 0")
         return value in ("1", "yes", "true")
@@ -107,7 +115,11 @@ class Options:
         given = self._parsed[f"--{name}"]
         if given is not None:
             return f"--{name}", str(given)
-        return _variable(name), self._environ.get(_variable(name)) or None
+        return _variable(name), self._setting(name)
+
+    def _setting(self, name: str) -> str | None:
+        """What the environment says, where that counts."""
+        return None if name in BY_FLAG_ALONE else self._environ.get(_variable(name)) or None
 
 
 def _variable(name: str) -> str:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from dataclasses import asdict
 
-import orjson
-
-from greenworker.broker import Status
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import Options
+from greenworker.status import Status
 
 
 def run(options: Options) -> int:
     """Print the status of the app's server; returns the exit code."""
-    app = app_or_url(options)
-    status = app.status()
-    if options.flag("json"):
-        print(orjson.dumps(_as_json(status), option=orjson.OPT_INDENT_2).decode())
-    else:
-        print(f"server     {app.endpoint.redacted}, namespace {app.namespace}")
-        print(render(status))
-    app.close()
+    with closing(app_or_url(options)) as app:
+        status = app.status()
+        if options.flag("json"):
+            print(json.dumps(_as_json(status), indent=2))
+        else:
+            print(f"server     {app.endpoint.redacted}, namespace {app.namespace}")
+            print(render(status))
     return 0
 
 

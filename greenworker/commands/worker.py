@@ -21,6 +21,7 @@ from greenworker.commands import logs
 from greenworker.commands.find_app import find_app
 from greenworker.commands.options import Options
 from greenworker.commands.signals import StopSignals
+from greenworker.commands.text import harmless
 from greenworker.errors import BrokerError, ConfigError
 from greenworker.task import Task
 from greenworker.worker import Worker
@@ -166,7 +167,7 @@ def _dump(worker: Worker) -> None:
 
 def _banner(worker: Worker) -> str:
     app, config = worker.app, worker.config
-    server = f", {worker.server}" if worker.server else ""
+    server = f", {harmless(worker.server)}" if worker.server else ""
     mode = "one at a time, in the main greenlet" if config.solo else str(config.concurrency)
     lines = [
         f"greenworker {__version__}, {config.name}",

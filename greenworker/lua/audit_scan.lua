@@ -5,7 +5,8 @@
 --              messages   msg: every envelope can be read
 --              place      where ids are: each is a message, in the list that its envelope names
 --              suspected  suspected:<wid>: the worker holds each of them
---              members    about, leases, seq, consumers: each is a worker, alive or being drained
+--              members    about, leases, seq, consumers: each is a worker, alive or being drained; what
+--                         leases and seq say of one is a positive number
 --              dead       each has a record, and is no message
 --              records    each is a dead letter
 -- Returns {next cursor, bytes read, {id or worker, ...}, {what is wrong, id or worker, detail, ...}}.
@@ -29,6 +30,9 @@ end
 local function is_worker(wid)
   return redis.call('ZSCORE', WORKERS, wid) or redis.call('SISMEMBER', CORPSES, wid) == 1
 end
+
+local IS_NUMBERS = {leases = true, seq = true}
+local function is_positive(value) return #value <= 15 and string.find(value, '^[1-9]%d*$') end
 
 local function is_message(id) return redis.call('HEXISTS', MSG, id) == 1 end
 
@@ -70,7 +74,11 @@ elseif SCANS[kind] then
     elseif what == 'place' then
       if not is_message(id) then is_wrong('missing', id) end
     elseif what == 'members' then
-      if not is_worker(id) then is_wrong('stranger', id) end
+      if not is_worker(id) then
+        is_wrong('stranger', id)
+      elseif IS_NUMBERS[name] and not is_positive(value) then
+        is_wrong('unnumbered', id)
+      end
     elseif what == 'dead' then
       if redis.call('HEXISTS', RECORDS, id) == 0 then is_wrong('unrecorded', id) end
       if is_message(id) then is_wrong('undead', id) end

@@ -20,18 +20,22 @@ local function add(key)
   end
 end
 
-add(SCHEDULED)
-for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
+local function add_queue(queue)
   for priority = 0, 9 do add(ready_key(queue, priority)) end
   add(suspects_key(queue))
 end
+
+add(SCHEDULED)
+for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do add_queue(queue) end
+-- What nobody can read is promoted to this one, whether anybody knows it or not.
+add_queue('default')
 for i = 1, #ARGV do add(ROOT .. ARGV[i]) end
 
 local workers = {}
 local function add_worker(wid, lease)
   add(processing_key(wid))
   workers[#workers + 1] = wid
-  workers[#workers + 1] = lease
+  workers[#workers + 1] = lease or 0
   workers[#workers + 1] = size(processing_key(wid))
   workers[#workers + 1] = redis.call('HGET', ABOUT, wid) or '{}'
 end
@@ -39,5 +43,7 @@ local leases = redis.call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')
 for i = 1, #leases, 2 do add_worker(leases[i], tonumber(leases[i + 1])) end
 for _, wid in ipairs(redis.call('SMEMBERS', CORPSES)) do add_worker(wid, 0) end
 
-return {now_ms(), size(MSG), places, size(DEAD), size(RECORDS), tonumber(redis.call('GET', SWEEP) or 0),
+-- A nil would end the reply there.
+local swept = tonumber(redis.call('GET', SWEEP) or 0) or 0
+return {now_ms(), size(MSG), places, size(DEAD), size(RECORDS), swept,
   redis.call('HGETALL', STATS), workers}

@@ -1,8 +1,9 @@
 -- revive: dead letters become messages again, at the back of their queues.
 --
--- ARGV  revival id, its ttl ms, most bytes, 'dry' (look, change nothing) or '', ids...
+-- ARGV  revival id, its ttl ms, most bytes, 'dry' (look, change nothing) or '',
+--       then for each: id, when it died in ms, or '' for whenever it was
 -- Returns a letter for each of the first of them, as many as the bytes allow:
---         r revived, g gone (no such dead letter), p present again, u unreadable;
+--         r revived, g gone (no such dead letter: it may have died again), p present again, u unreadable;
 --         the same revival id again answers the same and does nothing.
 --
 -- What a revived message keeps is the whole envelope but for deliveries and attempt, which are
@@ -37,11 +38,12 @@ end
 
 -- All are looked at before the first write.
 local reply, ids, envelopes, seen, checked, bytes = {}, {}, {}, {}, {}, 0
-for i = FIRST, #ARGV do
-  local id = ARGV[i]
+for i = FIRST, #ARGV, 2 do
+  local id, died = ARGV[i], ARGV[i + 1]
   bytes = bytes + redis.call('HSTRLEN', RECORDS, id)
   if bytes > most and i > FIRST then break end
   local record = redis.call('HGET', RECORDS, id)
+  if record and died ~= '' and died_at(record) ~= tonumber(died) then record = nil end
   local from = record and envelope_at(record)
   local is_whole = from and string.find(record, '^%d+ %S+ %S+ 0\n')
   local envelope = is_whole and string.sub(record, from) or ''

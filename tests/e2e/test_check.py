@@ -166,7 +166,27 @@ def test_no_false_alarm_while_thousands_come_and_go(project: Project) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "status"])
-def test_the_password_is_not_shown(project: Project, command: str) -> None:
-    url = project.url.replace("redis://", "redis://:canary@")
-    done = project.run(command, "-u", url, "--namespace", project.namespace)
-    assert "canary" not in done.stdout + done.stderr
+def test_the_password_is_not_shown(own_project: Project, command: str) -> None:
+    user = ("on", ">canary", "~*", "&*", "+@all")
+    own_project.redis.execute_command("ACL", "SETUSER", "looker", *user)
+    url = own_project.admin_url.replace("redis://", "redis://looker:canary@")
+    done = own_project.run(command, "-u", url, "--namespace", own_project.namespace)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("server     redis://looker:***@127.0.0.1:")
+    assert "canary" not in done.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "status"])
+def test_the_names_of_an_environment_that_cannot_show_them(project: Project, command: str) -> None:
+    """A terminal's encoding is no reason for a traceback, and JSON stays JSON."""
+    about = '{"name": "M\u00fcller", "queues": ["default"]}'
+    project.redis.zadd(project.root + "workers", {"w": 1})
+    project.redis.hset(project.root + "about", "w", about)
+    where = (command, "-u", project.url_of("dashboard"), "--namespace", project.namespace)
+    done = project.run(*where, env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "M\\xfcller" in done.stdout
+    done = project.run(*where, "--json", env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    (worker,) = json.loads(done.stdout)["workers"]
+    assert worker["name"] == "M\u00fcller"

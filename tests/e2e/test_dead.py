@@ -79,7 +79,9 @@ def test_failed_letters_are_read_mended_and_sent_again(project: Project, tasks: 
     ):
         lines = run(project, "list", "--json", *filters).stdout.splitlines()
         assert {json.loads(line)["id"] for line in lines} == ids, filters
-    assert run(project, "list", "--limit", "2").stdout.endswith("2 dead letters, --limit reached\n")
+    assert run(project, "list", "--limit", "3").stdout.endswith("3 dead letters, --limit reached\n")
+    assert run(project, "list", "--limit", "4").stdout.endswith("\n4 dead letters\n")
+    assert len(run(project, "list", "--limit", "3", "--json").stdout.splitlines()) == 3
 
     # One of them is shown: its arguments only when they are asked for
     page = run(project, "show", "order-1").stdout.splitlines()
@@ -125,6 +127,17 @@ def test_failed_letters_are_read_mended_and_sent_again(project: Project, tasks: 
     check(project)
     audit = project.run("check", "-A", "tasks")
     assert audit.returncode == 0, audit.stdout
+
+
+def test_the_environment_narrows_nothing(project: Project, tasks: Any) -> None:
+    """What was set once, somewhere, hides no dead letter and shows no argument."""
+    env = {"GREENWORKER_TASK": "foo", "GREENWORKER_LIMIT": "1", "GREENWORKER_VALUES": "1"}
+    page = project.run("dead", "show", "-A", "tasks", "letter", env=env).stdout
+    assert "arguments   not shown without --values" in page
+    done = project.run("dead", "retry", "-A", "tasks", "letter", env=env)
+    assert (done.returncode, done.stdout) == (0, "1 retried\n")
+    done = project.run("dead", "retry", "-A", "tasks", "--all", env=env)
+    assert (done.returncode, done.stdout) == (0, "3 retried\n")
 
 
 @pytest.mark.parametrize("verb", ["show", "retry", "delete"])

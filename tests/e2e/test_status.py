@@ -78,6 +78,17 @@ def test_a_namespace_without_anything(project: Project) -> None:
     assert "without a worker" not in done.stdout
 
 
+def test_what_other_workers_are_called_gives_a_terminal_no_orders(project: Project) -> None:
+    """Nor a line of its own, in the banner of a worker that comes later."""
+    about = json.dumps({"name": "\x1b[31mEVIL\nready", "queues": ["default"]})
+    project.redis.zadd(project.root + "workers", {"w": 1})
+    project.redis.hset(project.root + "about", "w", about)
+    project.module("@app.task\ndef fine(): ...")
+    worker = project.worker()
+    line = worker.wait_for("other on these queues")
+    assert line.endswith("1 other on these queues: '\\x1b[31mEVIL\\nready'")
+
+
 @pytest.mark.parametrize("buffered", ["", "1"])
 def test_a_reader_that_leaves_early(project: Project, buffered: str) -> None:
     """As in `greenworker status | head`."""

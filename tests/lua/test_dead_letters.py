@@ -225,6 +225,27 @@ def test_delete_leaves_nothing_but_the_result(space: Space) -> None:
     space.check()
 
 
+def test_what_has_died_again_stays(space: Space) -> None:
+    seed(space, "m1", "m2", "m3", died=7000)
+    read = {b"m1": 7.0, b"m2": 6.999}
+    assert space.broker.dead_delete([b"m1", b"m2", b"nobody"], {**read, b"nobody": 7.0}) == 1
+    assert set(space.state()["dead"]) == {"m2", "m3"}
+    assert space.broker.dead_delete([b"m2", b"m3"]) == 2
+    assert "dead" not in space.state()
+
+
+def test_many_and_large_ones_take_several_calls(space: Space) -> None:
+    """Records are looked at where a moment is told: no more than 4 MiB a call."""
+    seed(space, *(f"m{n}" for n in range(1500)), died=1000)
+    large = f"1000 failed w 0\nw\n{{}}\n{'x' * 1_000_000}"
+    space.redis.hset(space.key("dead:record"), mapping={f"m{n}": large for n in range(9)})
+    pairs = [word for n in range(9) for word in (f"m{n}", 1000)]
+    assert space.broker._run("dead_delete", 4 * 1024 * 1024, *pairs) == b"dddd"
+    ids = [f"m{n}".encode() for n in range(1500)]
+    assert space.broker.dead_delete(ids, dict.fromkeys(ids, 1.0)) == 1496
+    assert "dead:record" not in space.state()
+
+
 @pytest.mark.parametrize("key", ["dead", "dead:record"])
 def test_a_key_of_a_wrong_type_is_refused_before_anything_is_deleted(
     space: Space, key: str

@@ -120,13 +120,38 @@ def test_the_same_revival_again_is_a_no_op(space: Space) -> None:
     space.push("m")
     bury(space, "m")
     run = space.broker._run
-    assert run("revive", "id", 60000, 1000, "", "m", "x") == b"rg"
+    assert run("revive", "id", 60000, 1000, "", "m", "", "x", "") == b"rg"
     bury(space, "m")
-    assert run("revive", "id", 60000, 1000, "", "m", "x") == b"rg"
+    assert run("revive", "id", 60000, 1000, "", "m", "", "x", "") == b"rg"
     assert list(space.state()["dead"]) == ["m"]
     assert space.stats() == {"enqueued": 1, "dead": 2, "revived": 1}
     assert 50_000 < space.redis.pttl(keys.push(space.root, "id")) <= 60_000
     space.check()
+
+
+def test_what_has_died_again_is_another_one(space: Space) -> None:
+    """Who read it the first time and chose it by its error means that death."""
+    space.push("m")
+    bury(space, "m")
+    records = space.key("dead:record")
+    died = int(space.redis.hget(records, "m").split(" ")[0])
+    for read, fate in ((died / 1000 - 0.001, "g"), (died / 1000, "r")):
+        moments = {b"m": read}
+        assert space.broker.revive([b"m", b"x"], True, moments) == fate + "g"
+        assert space.broker.revive([b"m", b"x"], False, moments) == fate + "g"
+        space.check()
+
+
+@pytest.mark.parametrize(
+    "record", ["", "no record", "x failed w 0\n", "1 failed w\nw", "9" * 16 + " f w 0\n"]
+)
+def test_a_death_that_cannot_be_read_is_at_0(space: Space, record: str) -> None:
+    space.redis.zadd(space.key("dead"), {"m": 1})
+    space.redis.hset(space.key("dead:record"), "m", record)
+    assert space.broker.revive([b"m"], died={b"m": 7.0}) == "g"
+    assert space.broker.revive([b"m"], died={b"m": 0.0}) == "u"
+    assert space.broker.dead_delete([b"m"], {b"m": 7.0}) == 0
+    assert space.broker.dead_delete([b"m"], {b"m": 0.0}) == 1
 
 
 def test_what_fails_again_is_a_dead_letter_again(space: Space) -> None:
@@ -174,7 +199,8 @@ def test_large_ones_take_several_calls(space: Space) -> None:
     space.push(*(f"m{n}" for n in range(8)), args=["x" * 900_000])
     bury(space, "m0", "m1", "m2", "m3")  # as much as a claim brings
     bury(space, "m4", "m5", "m6", "m7")
-    first = space.broker._run("revive", "id", 60000, 4 * 1024 * 1024, "", *space.state()["dead"])
+    pairs = [word for id in space.state()["dead"] for word in (id, "")]
+    first = space.broker._run("revive", "id", 60000, 4 * 1024 * 1024, "", *pairs)
     assert first == b"rrrr"
     space.push(*(f"n{n}" for n in range(1500)))
     assert revive(space, *(f"m{n}" for n in range(8))) == "gggg" + "rrrr"

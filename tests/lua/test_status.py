@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from greenworker.broker import QueueStatus, Status
+import pytest
+
+from greenworker.commands import check
+from greenworker.commands.status import render
 from greenworker.message import Outcome
+from greenworker.status import QueueStatus, Status
+from tests.support.auditing import audit
 from tests.support.state import Space
 
 
@@ -64,3 +69,52 @@ def test_what_others_wrote_is_told_as_far_as_it_can_be(space: Space) -> None:
     for text in [*shown, *(queue.name for queue in status.queues)]:
         assert text.isprintable()
     assert {"?", "'a\\x1b[2J\\nb'"} == {worker.name for worker in status.workers}
+
+
+ABOUTS = [
+    "", "7", "[]", "{", "\xff", '{"name": ["list"], "queues": 7, "concurrency": "many"}',
+    '{"name": null, "queues": [1, null], "concurrency": 1e99}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("about", ABOUTS)
+def test_a_worker_that_says_nonsense_of_itself_is_shown(space: Space, about: str) -> None:
+    space.run("w", "m")
+    space.redis.hset(space.key("about"), "w", about.encode("latin-1"))
+    status = space.broker.status()
+    (worker,) = status.workers
+    assert (worker.id, worker.name, worker.concurrency, worker.running) == ("w", "?", 0, 1)
+    assert all(isinstance(queue, str) for queue in worker.queues)
+    assert "default" in render(status)
+
+
+@pytest.mark.parametrize("value", ["abc", "", "1.5", "9" * 20, "9" * 5000])
+def test_a_counter_that_is_no_number_is_left_out(space: Space, value: str) -> None:
+    space.push("m")
+    space.redis.hset(space.key("stats"), "done", value)
+    assert space.broker.status().counters == {"enqueued": 1}
+
+
+def test_names_that_are_no_text_are_shown(space: Space) -> None:
+    for queue in (b"\xff", b"M\xc3\xbcller"):
+        space.redis.sadd(space.key("queues"), queue)
+    space.redis.zadd(space.key("workers"), {b"\xfe": 1})
+    space.redis.hset(space.key("stats"), b"\xfd", 1)
+    status = space.broker.status()
+    assert [queue.name for queue in status.queues] == ["M\u00fcller", "\\xff"]
+    assert [worker.id for worker in status.workers] == ["\\xfe"]
+    assert "\\xff" in render(status)
+
+
+def test_what_others_call_themselves_gives_a_terminal_no_orders(space: Space) -> None:
+    evil = "\x1b[31mEVIL\nnote: fake\x9b"
+    assert space.broker.register("w", 60.0, {"name": evil, "queues": [evil]}, [evil])
+    assert render(space.broker.status()).replace("\n", "").isprintable()
+    assert "\\x1b[31mEVIL\\nnote: fake\\x9b" in render(space.broker.status())
+    report = audit(space)
+    assert report.well
+    space.crash("w")
+    text = check.render(audit(space))
+    assert text.replace("\n", "").isprintable()
+    assert [line for line in text.splitlines() if line.startswith("note: fake")] == []
+    assert "worker '\\x1b[31mEVIL\\nnote: fake\\x9b' (w) is overdue" in text

@@ -14,7 +14,7 @@ from greenworker import App, __version__, cli, codec
 from greenworker.commands import dead, logs
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
-from greenworker.commands.options import Options
+from greenworker.commands.options import BY_FLAG_ALONE, Options
 from greenworker.errors import ConfigError
 from greenworker.task import TaskOptions
 from greenworker.worker import WorkerConfig
@@ -173,6 +173,19 @@ def test_nothing_is_done_to_all_dead_letters_by_accident(
     assert "either ids or --all" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["list", "retry", "delete"])
+@pytest.mark.parametrize("name", ["task", "error", "reason", "text", "older", "newer", "limit"])
+def test_a_filter_that_is_empty_is_a_variable_that_is_not_set(
+    verb: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--text "$ERR"` would fit every dead letter."""
+    assert cli.main(["dead", verb, f"--{name}", ""]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"--{name} " in err
+    assert "give a" in err
+
+
 @pytest.mark.parametrize(
     "line", ["-c 7 m", "-c7 m", "--concurrency 7 m", "--concurrency=7 m", "m -c 7", "m --conc 7"]
 )
@@ -299,6 +312,18 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("dead retry --all --rate 0", "--rate 0: give a whole number"),
         ("dead list --limit -1", "--limit -1: give a whole number"),
         ("dead list --older yesterday", "--older yesterday: give an age"),
+        ("dead delete --older=0s", "dead delete: which ones?"),
+        ("dead retry --older 0h --dry-run", "dead retry: which ones?"),
+        (
+            "dead list -A m --namespace x",
+            "--namespace x: the App of -A m has a namespace of its own",
+        ),
+        (
+            "status -A m --namespace x",
+            "leave --namespace out, or give it with -u URL and without -A",
+        ),
+        ("check -A m -u redis://h --namespace x", "--namespace x: the App of -A m"),
+        ("status --namespace=", "namespace ''"),
         ("-A m m", "name the modules once"),
         ("-c 99999999999999999999 m", "give a whole number, 1 to 1,000,000"),
     ],
@@ -335,7 +360,9 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     assert DEFAULTS["loglevel"] == "info"
     assert logs.level_of(parse("m")) == 20
     assert app_or_url(parse("status -u redis://h")).namespace == DEFAULTS["namespace"]
-    assert int(DEFAULTS["limit"]) == inspect.signature(App.check).parameters["limit"].default
+    limit, _, what = DEFAULTS["limit"].partition(" ")
+    assert what == "for check, none for dead"
+    assert int(limit) == inspect.signature(App.check).parameters["limit"].default
 
 
 def test_the_table_of_defaults() -> None:
@@ -355,7 +382,9 @@ def test_the_table_of_defaults() -> None:
 # --- the environment
 
 
-@pytest.mark.parametrize("name", [name for name, (takes, _) in OPTIONS.items() if takes])
+@pytest.mark.parametrize(
+    "name", [name for name, (takes, _) in OPTIONS.items() if takes and name not in BY_FLAG_ALONE]
+)
 def test_a_value_can_come_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variable = f"GREENWORKER_{name.replace('-', '_').upper()}"
     monkeypatch.setenv(variable, "7")
@@ -367,7 +396,11 @@ def test_a_value_can_come_from_the_environment(name: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "name",
-    [name for name, (takes, _) in OPTIONS.items() if not takes and name not in ("help", "version")],
+    [
+        name
+        for name, (takes, _) in OPTIONS.items()
+        if not takes and name not in ("help", *BY_FLAG_ALONE)
+    ],
 )
 def test_a_switch_can_come_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variable = f"GREENWORKER_{name.replace('-', '_').upper()}"
@@ -378,6 +411,26 @@ def test_a_switch_can_come_from_the_environment(name: str, monkeypatch: pytest.M
     monkeypatch.setenv(variable, "perhaps")
     with pytest.raises(ConfigError, match=f"{variable}='perhaps': give 1 or 0"):
         parse("m").flag(name)
+
+
+@pytest.mark.parametrize("name", sorted(BY_FLAG_ALONE))
+def test_what_chooses_or_shows_counts_by_its_flag_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter that was set once, somewhere, narrows nothing unseen."""
+    takes, _ = OPTIONS[name]
+    monkeypatch.setenv(f"GREENWORKER_{name.upper()}", "7")
+    if takes:
+        assert parse("dead list").text(name) is None
+        assert cli.parse(["dead", "list", f"--{name}", "8"]).text(name) == "8"
+    else:
+        assert parse("dead list").flag(name) is False
+        assert cli.parse(["dead", "list", f"--{name}"]).flag(name) is True
+
+
+def test_help_says_which_options_are_flags_only() -> None:
+    told = cli.__doc__.partition("Only\nflags are ")[2].partition(".\n")[0]
+    assert {word.strip(",")[2:] for word in told.split() if word != "and"} == BY_FLAG_ALONE
 
 
 def test_the_environment_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,6 +504,34 @@ def test_a_flag_goes_before_the_app_and_the_app_before_the_environment(
     monkeypatch.setenv("GREENWORKER_URL", "redis://environment")
     endpoint = app_or_url(parse(line)).endpoint
     assert (endpoint.url, endpoint.source) == (server, source)
+
+
+@pytest.mark.parametrize(
+    ("line", "server", "namespace"),
+    [
+        ("dead list", "redis://declared", "default"),
+        ("dead list -u redis://flag", "redis://flag", "default"),
+        ("dead list -u redis://flag --namespace staging", "redis://flag", "staging"),
+        ("dead list -A open -u redis://flag", "redis://flag", "default"),
+    ],
+)
+def test_a_namespace_by_its_flag_goes_before_the_app_of_the_environment(
+    line: str, server: str, namespace: str, modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENWORKER_APP", "declared")
+    app = app_or_url(parse(line))
+    assert (app.endpoint.url, app.namespace) == (server, namespace)
+
+
+def test_a_namespace_without_a_server_is_refused_beside_the_app_of_the_environment(
+    modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENWORKER_APP", "declared")
+    with pytest.raises(ConfigError, match="the App of GREENWORKER_APP declared has a namespace"):
+        app_or_url(parse("dead list --namespace staging"))
+    # What the environment says of both is the App's
+    monkeypatch.setenv("GREENWORKER_NAMESPACE", "staging")
+    assert app_or_url(parse("dead list")).namespace == "default"
 
 
 @pytest.mark.parametrize("line", ["status", "status -A open"])

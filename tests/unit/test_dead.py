@@ -12,6 +12,7 @@ import pytest
 
 from greenworker import App, DeadLetter, State
 from greenworker.dead import DeadLetters
+from greenworker.errors import ConfigError
 from tests.support.state import Space
 
 
@@ -179,6 +180,28 @@ def test_retry_says_what_became_of_each(space: Space, dead: DeadLetters) -> None
     assert space.waiting("mail") == ["m1"]
     assert dead.retry() == {}
     assert dead.delete() == 0
+
+
+def test_a_letter_that_has_died_again_is_left_and_an_id_means_any(
+    space: Space, dead: DeadLetters
+) -> None:
+    bury(space, "a", "b")
+    read = list(dead.list(error="ValueError"))
+    bury(space, "a", error="KeyError", age=5.0)  # somebody has sent it again
+    assert dead.retry(*read, dry_run=True) == {"a": "gone", "b": "retried"}
+    assert dead.retry(read[0]) == {"a": "gone"}
+    assert dead.delete(*read) == 1
+    (left,) = dead.list()
+    assert (left.id, left.error) == ("a", "KeyError")
+    assert dead.retry("a", dry_run=True) == dead.retry(left, dry_run=True) == {"a": "retried"}
+    assert dead.delete(left) == 1
+
+
+@pytest.mark.parametrize("name", ["task", "error", "reason", "text"])
+def test_an_empty_text_is_no_filter(dead: DeadLetters, name: str) -> None:
+    """`text=os.environ.get("ERR", "")` would fit all of them."""
+    with pytest.raises(ConfigError, match=f"{name}='': give a text"):
+        dead.list(**{name: ""})
 
 
 def test_the_filtered_ones_can_be_retried_at_once(space: Space, dead: DeadLetters) -> None:

@@ -25,7 +25,7 @@ STOREYS = (
     ("route",),
     ("codec",),
     ("message",),
-    ("connection",),
+    ("connection", "status"),
     ("connection_pool",),
     ("broker", "middleware", "embedded", "embedded_guard", "signing"),
     ("subscriber", "probe"),
