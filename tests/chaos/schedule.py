@@ -9,7 +9,10 @@ from typing import Any
 
 from tests.support import failpoints
 
-SCRIPTS = ("claim", "settle", "push", "promote", "reap", "register", "beat", "sync", "release")
+# Whose requests and replies are dropped; those that carry tasks more often.
+SCRIPTS = ("claim", "settle", "push") * 3 + (
+    "promote", "reap", "register", "beat", "sync", "release",
+)  # fmt: skip
 
 # By track: each breaks one thing at a time, and all three go on beside each other.
 # (name, weight, seconds that it lasts)
@@ -17,7 +20,7 @@ FAULTS: dict[str, tuple[tuple[str, float, tuple[float, float]], ...]] = {
     "workers": (
         ("kill", 4, (0, 0)),
         ("failpoint", 4, (0, 0)),
-        ("freeze", 3, (0.2, 6)),
+        ("freeze", 4, (0.1, 10)),
         ("term", 2, (0, 0)),
         ("term-twice", 1, (0.05, 0.5)),
     ),
@@ -34,8 +37,8 @@ FAULTS: dict[str, tuple[tuple[str, float, tuple[float, float]], ...]] = {
         ("cut", 3, (0, 0)),
         ("delay", 2, (0.5, 4)),
         ("trickle", 1, (0.5, 3)),
-        ("drop-reply", 4, (0.5, 1)),
-        ("drop-request", 2, (0.5, 1)),
+        ("drop-reply", 6, (0.1, 0.5)),
+        ("drop-request", 2, (0.1, 0.5)),
         ("half-open", 1, (5.5, 6)),
         ("black-hole", 1, (0.2, 5)),
         ("refuse", 1, (0.2, 4)),
@@ -43,12 +46,12 @@ FAULTS: dict[str, tuple[tuple[str, float, tuple[float, float]], ...]] = {
     "senders": (("kill", 1, (0, 0)),),
 }
 PAUSES = {
-    "workers": (0.5, 3.0), "server": (2.0, 7.0), "network": (1.0, 5.0), "senders": (5.0, 15.0),
+    "workers": (0.5, 3.0), "server": (1.5, 5.0), "network": (0.3, 3.0), "senders": (5.0, 15.0),
 }  # fmt: skip
 
 # (task, weight): what the producers send.
 TASKS = (
-    ("nap", 40), ("effect", 18), ("flaky", 10), ("delayed", 10), ("expiring", 6), ("many", 4),
+    ("nap", 38), ("long", 4), ("effect", 16), ("flaky", 10), ("delayed", 10), ("expiring", 6), ("many", 4),
     ("fails", 3), ("hangs", 2), ("swallows", 2), ("big", 3), ("hostile", 1), ("block", 0.3),
 )  # fmt: skip
 
@@ -123,6 +126,8 @@ def sends(seed: int, producer: int) -> Iterator[Send]:
         match kind:
             case "nap":
                 yield Send(kind, "nap", (nap,), (priority,))
+            case "long":
+                yield Send(kind, "nap", (round(rng.uniform(2, 6), 2),), (priority,))
             case "flaky":
                 yield Send(kind, "flaky", (rng.randint(1, 3),), (priority,))
             case "delayed":
