@@ -94,7 +94,7 @@ def term_under_load(arena: Arena, rng: random.Random) -> Report:
 @scenario("SIGTERM while the server is away", lease=3.0)
 def term_without_server(arena: Arena, rng: random.Random) -> Report:
     worker = arena.worker("--grace", "1")
-    arena.send_many("nap", [[0.3]] * 100)
+    arena.send_many("nap", [[0.3]] * 400)
     eventually(lambda: len(arena.completed()) > 10)
     with arena.fault("the server refuses", stops_all=True):
         arena.proxy.refuse()
@@ -108,5 +108,5 @@ def term_without_server(arena: Arena, rng: random.Random) -> Report:
     arena.drain()
     verdict = arena.verify(causes=("worker ended before it was settled", *RELEASED))
     return Report(
-        "100 naps; exit code 1, what could not be settled is said and runs again", verdict
+        "400 naps; exit code 1, what could not be settled is said and runs again", verdict
     )
