@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from greenworker import keys
+from greenworker.broker import PUSH_TTL
 from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.dead import DeadLetters
@@ -33,13 +34,13 @@ _log = logging.getLogger("greenworker")
 class App:
     """Declares tasks and sends them.
 
-    The server: `url` (redis://, rediss://, unix://), else $GREENWORKER_URL, else a
-    private embedded server shared by the processes of this folder; `embedded=False` or
+    The server: `url` (redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://), else
+    $GREENWORKER_URL, else a private embedded server shared by the processes of this folder; `embedded=False` or
     GREENWORKER_URL=required forbids that. `include` names modules whose tasks belong to the app.
     `signing_keys`, else $GREENWORKER_SIGNING_KEYS (commas between), sign what is sent and refuse to
     run what none of them has signed; the first one signs, see docs/security.md.
     `connections` bounds what sending and looking up use at once; a send that cannot be made
-    fails after `patience` seconds. Creating an App connects to nothing.
+    fails after `patience` seconds (below 300). Creating an App connects to nothing.
     """
 
     def __init__(
@@ -56,6 +57,9 @@ class App:
         keys.root(namespace)  # refuses a bad name here and now
         if not isinstance(connections, int) or connections < 1:
             raise ConfigError(f"connections={connections!r}: give a whole number from 1 on")
+        if not isinstance(patience, (int, float)) or not 0 < patience < PUSH_TTL:
+            # Later, a repeat would send again.
+            raise ConfigError(f"patience={patience!r}: give seconds above 0 and below {PUSH_TTL:g}")
         self.namespace = namespace
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}

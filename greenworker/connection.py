@@ -43,7 +43,8 @@ class Connection:
     """One connection for one greenlet or thread at a time; reconnects at the next call.
 
     `patience` bounds (s) all that a call does, connecting included; without it the reply has
-    `timeout` s. `keep_alive`: see Wire.
+    `timeout` s. `keep_alive`: see Wire. `on_connect` is told of each new connection: it may be
+    to another server than the last one.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class Connection:
         name: str = "greenworker",
         timeout: float = READ_TIMEOUT,
         keep_alive: float = 15.0,
+        on_connect: Callable[[], None] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._name = name
         self._read_timeout = timeout
         self._keep_alive = keep_alive
+        self._on_connect = on_connect
         self._route = Route(endpoint.target)
         self._at: Address = endpoint.target.address  # whom the route has led to
         self._wire: Wire | None = None
@@ -118,6 +121,8 @@ class Connection:
                 raise self._lost(error, maybe_done=False) from error
             raise
         self._wire = wire
+        if self._on_connect is not None:
+            self._on_connect()
 
     @property
     def is_open(self) -> bool:

@@ -77,7 +77,8 @@ class Consumer(Service):
         self._away_since = 0.0
         self._waiting = False
         self._has_token = False
-        self._in_doubt = False  # the server may be another one than before, or remember less
+        self._doubts = 0  # so many of the membership's are resolved
+        self._compared_at = 0.0
 
     def fresh(self) -> None:
         """Forget what a former start and stop have left."""
@@ -97,7 +98,9 @@ class Consumer(Service):
                 self._beat(me)
             if me.used > me.known:
                 self._adopt(me)
-            if self._in_doubt:
+            # After so long in any case: another lane may still have been led to another server.
+            overdue = time.monotonic() - self._compared_at > self._lease
+            if overdue or self._doubts != self._membership.doubts:
                 self._reconcile(me)
             self._claim(me)
         except NotRegistered:
@@ -142,7 +145,7 @@ class Consumer(Service):
 
     def _failed(self, error: Exception) -> float:
         if isinstance(error, BrokerUnavailable):
-            self._in_doubt = True
+            self._membership.doubt()
             self._away_since = self._away_since or time.monotonic()
             if self._burst and time.monotonic() - self._away_since > _BURST_PATIENCE:
                 self._give_up(error)
@@ -173,6 +176,7 @@ class Consumer(Service):
         A replica that became master lags behind, and so does a file that is synced every second.
         As long as we live, nobody else would ever take those.
         """
+        doubts = self._membership.doubts  # a later one is about what happens meanwhile
         before = {id: delivery.seq for id, delivery in me.held.items()}
         stale = [
             (Delivery(id, seq, me.id, b"", 0.0), RELEASE)
@@ -182,7 +186,7 @@ class Consumer(Service):
         ]
         for start in range(0, len(stale), MAX_COUNT):
             self._broker.settle(me.id, stale[start : start + MAX_COUNT])
-        self._in_doubt = False
+        self._doubts, self._compared_at = doubts, time.monotonic()
         if stale:
             _log.warning(
                 "the server has lost what it had acknowledged: %d message(s) run again", len(stale)

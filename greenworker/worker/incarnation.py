@@ -49,6 +49,7 @@ class Membership:
     def __init__(self, on_renew: Callable[[], None]) -> None:
         self.current = Incarnation()
         self.room = Event()
+        self.doubts = 0
         self._on_renew = on_renew
 
     def fresh(self) -> None:
@@ -57,6 +58,10 @@ class Membership:
 
     def is_current(self, worker: str) -> bool:
         return worker == self.current.id
+
+    def doubt(self) -> None:
+        """The server may be another one than before, or remember less: see Consumer._reconcile."""
+        self.doubts += 1
 
     def settled(self, deliveries: Iterable[Delivery]) -> None:
         """These are no longer held, whoever ended them."""

@@ -25,7 +25,8 @@ class Settler(Service):
     """Sends outcomes in batches: what ends while one batch is on the wire is the next one.
 
     Outcomes are kept while the server is away and sent again, until they are settled or
-    the incarnation that they belong to is over.
+    the incarnation that they belong to is over. After each doubt (see Membership) they leave on a
+    new connection: it leads to the server from which is claimed now.
     """
 
     name = "settler"
@@ -38,6 +39,7 @@ class Settler(Service):
         self._pending: deque[tuple[Delivery, Outcome]] = deque()
         self._refused: deque[tuple[Delivery, Outcome]] = deque()
         self._try_again_at = 0.0
+        self._doubts = 0  # so many of the membership's are heeded
 
     def add(self, delivery: Delivery, outcome: Outcome) -> None:
         """Take an outcome; one that belongs to a past incarnation, or comes twice, is dropped."""
@@ -50,6 +52,8 @@ class Settler(Service):
         batch = self._next_batch()
         if not batch:
             return None
+        if self._doubts != self._membership.doubts:
+            self._broker.close()
         try:
             verdicts = self._broker.settle(batch[0][0].worker, batch)
         except (BrokerUnavailable, ConfigError):
@@ -62,12 +66,15 @@ class Settler(Service):
             self._refused.append(self._pending.popleft())
             self._try_again_at = time.monotonic() + _TRY_AGAIN
             raise
+        self._doubts = self._membership.doubts  # with that of our own new connection
         self._most = min(MAX_COUNT, 2 * self._most)
         for _ in batch:
             self._pending.popleft()
         self._membership.settled(delivery for delivery, _ in batch)
         for (delivery, outcome), ours in zip(batch, verdicts, strict=True):
             if not ours:
+                # Or it was claimed on another server than it was settled on.
+                self._membership.doubt()
                 _log.debug("%s was not ours any more: its %s is void", delivery.id, outcome.kind)
         return 0.0 if self._pending else None
 

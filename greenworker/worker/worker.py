@@ -69,20 +69,22 @@ class Worker:
             raise ConfigError(f"Worker: {error}") from None
         self.app = app
         self.stats = Stats()
+        self._membership = membership = Membership(on_renew=self._drop_all)
         self._lanes = {
             lane: Broker(
-                Connection(app.endpoint, f"greenworker-{lane}", timeout, keep_alive=1.0),
+                Connection(
+                    app.endpoint, f"greenworker-{lane}", timeout, keep_alive=1.0, on_connect=doubt
+                ),
                 app.namespace,
             )
             # Beats are small, and a stop waits for the one under way.
-            for lane, timeout in (
-                ("consumer", READ_TIMEOUT),
-                ("settler", READ_TIMEOUT),
-                ("watchdog", 1.5),
+            for lane, timeout, doubt in (
+                ("consumer", READ_TIMEOUT, membership.doubt),
+                ("settler", READ_TIMEOUT, membership.doubt),
+                ("watchdog", 1.5, None),
             )
         }
         lanes, shared = self._lanes, app.client.broker
-        self._membership = Membership(on_renew=self._drop_all)
         self.settler = Settler(lanes["settler"], self._membership)
         run = Executor(
             app.tasks,
@@ -316,11 +318,16 @@ class Worker:
             return
         # First: a beat under way that hears of the leave is not to take it for a death.
         self._membership.fresh()
-        try:
-            with gevent.Timeout(1.0):
-                self._lanes["settler"].release(me.id)
-        except (BrokerError, ConfigError, gevent.Timeout) as error:
-            _log.warning("could not take leave, the lease will run out: %s", error)
+        failure: BaseException | None = None
+        # The lane may have been dead since an outage; what was released stays so: again, on a new one.
+        for _ in range(2):
+            try:
+                with gevent.Timeout(_LAST_TRY):
+                    self._lanes["settler"].release(me.id)
+                return
+            except (BrokerError, ConfigError, gevent.Timeout) as error:
+                failure = error
+        _log.warning("could not take leave, the lease will run out: %s", failure)
 
     def _write_off(self, delivery: Delivery, outcome: Outcome) -> None:
         self.pool.write_off(delivery, outcome)

@@ -360,6 +360,12 @@ def test_an_app_needs_a_connection(connections: Any) -> None:
         App("redis://nowhere:1", connections=connections)
 
 
+@pytest.mark.parametrize("patience", [0, -1.0, float("nan"), float("inf"), 300, "5"])
+def test_patience_ends_while_a_repeat_is_still_known_as_one(patience: Any) -> None:
+    with pytest.raises(ConfigError, match="give seconds above 0 and below 300"):
+        App("redis://nowhere:1", patience=patience)
+
+
 def test_queues_are_those_of_the_tasks_and_the_default(app: App) -> None:
     @app.task(queue="slow")
     def task() -> None: ...

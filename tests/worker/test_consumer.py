@@ -49,7 +49,9 @@ class Slots:
 class Bench:
     """A consumer with its slots and its membership."""
 
-    def __init__(self, space: Space, url: str = "", size: int = 3, burst: bool = False) -> None:
+    def __init__(
+        self, space: Space, url: str = "", size: int = 3, burst: bool = False, lease: float = 60.0
+    ) -> None:
         self.space = space
         self.slots = Slots(size)
         self.renewals = 0
@@ -63,7 +65,7 @@ class Bench:
             self.membership,
             self.slots,  # type: ignore[arg-type]
             ["default"],
-            lease=60.0,
+            lease=lease,
             about={"name": "test"},
             expect=self.expected.append,
             burst=burst,
@@ -170,6 +172,32 @@ def test_what_the_server_has_forgotten_to_be_settled_runs_again(
     eventually(lambda: sorted(bench.slots.ids[4:]) == ["retried", "settled"])
     held = space.redis.hkeys(space.key(f"processing:{bench.id}"))
     assert sorted(held) == ["retried", "running", "settled"]
+    space.check()
+    bench.leave()
+
+
+def test_what_another_lane_has_settled_elsewhere_runs_again_once_that_is_in_doubt(
+    bench: Bench,
+) -> None:
+    bench.space.push("elsewhere", "running")
+    bench.consumer.start()
+    eventually(lambda: bench.slots.ids == ["elsewhere", "running"])
+    eventually(lambda: bench.consumer._waiting)
+    bench.slots.running -= 1
+    bench.membership.settled(bench.slots.begun[:1])
+    bench.membership.doubt()
+    eventually(lambda: bench.slots.ids == ["elsewhere", "running", "elsewhere"])
+    bench.space.check()
+
+
+def test_what_nobody_doubts_is_compared_once_a_lease(space: Space) -> None:
+    bench = Bench(space, lease=1.0)
+    space.push("elsewhere", "running")
+    bench.consumer.start()
+    eventually(lambda: bench.slots.ids == ["elsewhere", "running"])
+    bench.slots.running -= 1
+    bench.membership.settled(bench.slots.begun[:1])
+    eventually(lambda: bench.slots.ids == ["elsewhere", "running", "elsewhere"])
     space.check()
     bench.leave()
 

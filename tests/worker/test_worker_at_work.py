@@ -233,3 +233,18 @@ def test_a_worker_whose_beats_get_lost_keeps_what_it_runs(
     assert runs == [1]
     assert other.stats.received == 0
     monkeypatch.undo()
+
+
+def test_leave_is_taken_though_the_settlers_connection_is_dead_since_an_outage(
+    app: App, start: Start, space: Space
+) -> None:
+    worker = start(lease=60.0)
+    eventually(lambda: "greenworker-consumer" in connections(space))
+    declare_nothing(app).delay()
+    eventually(lambda: "greenworker-settler" in connections(space))
+    eventually(lambda: not worker._membership.current.held)
+    for client in space.redis.client_list():
+        if client["name"] == "greenworker-settler":
+            space.redis.client_kill_filter(_id=client["id"])
+    worker.stop(timeout=0)
+    assert "workers" not in space.state()
