@@ -121,12 +121,12 @@ class Executor:
                 if deadline is not None:
                     deadline.cancel()
                 self._stats.durations.append(time.monotonic() - run.started)
-        except Release:
-            self._stats.released += 1
-            return RELEASE
         except BaseException as error:
             if deadline is not None and deadline.given_up:
                 return self._ended_after_all()
+            if isinstance(error, Release):
+                self._stats.released += 1
+                return RELEASE
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
             if deadline is None or not deadline.passed:
                 return self._failed(run, error)
@@ -207,14 +207,16 @@ class Executor:
     def _write_off(self, run: Run) -> None:
         self._stats.stuck += 1
         self._stats.failed += 1
-        _log.critical(
-            "%s[%s] ignores its timeout of %g s, and cannot be ended: written off, it goes on beside its slot",
-            run.task.name, run.message.id, run.timeout,
-        )  # fmt: skip
         # No retry: it would take another slot.
         error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
         outcome = Outcome("dead", _failure(error), run.message.result_ttl, reason="stuck")
         self._on_stuck(run.delivery, outcome)
+        # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
+        gevent.spawn(
+            _log.critical,
+            "%s[%s] ignores its timeout of %g s, and cannot be ended: written off, it goes on beside its slot",
+            run.task.name, run.message.id, run.timeout,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,12 @@ class Settler(Service):
             self.wake()
 
     def step(self) -> float | None:
-        batch = self._next_batch()
+        # Whatever is pending: under load something always is.
+        again = bool(self._refused) and time.monotonic() >= self._try_again_at
+        queue = self._refused if again else self._pending
+        batch = self._next_batch(queue)
         if not batch:
-            return None
+            return 0.0 if self._pending else None
         if self._doubts != self._membership.doubts:
             self._broker.close()
         try:
@@ -63,27 +66,29 @@ class Settler(Service):
             self._most = max(1, len(batch) // 2)
             if len(batch) > 1:
                 return 0.0
-            self._refused.append(self._pending.popleft())
+            # Once per round: each of them costs a pause.
+            self._refused.append(queue.popleft())
             self._try_again_at = time.monotonic() + _TRY_AGAIN
             raise
         self._doubts = self._membership.doubts  # with that of our own new connection
         self._most = min(MAX_COUNT, 2 * self._most)
         for _ in batch:
-            self._pending.popleft()
+            queue.popleft()
         self._membership.settled(delivery for delivery, _ in batch)
         for (delivery, outcome), ours in zip(batch, verdicts, strict=True):
             if not ours:
                 # Or it was claimed on another server than it was settled on.
                 self._membership.doubt()
                 _log.debug("%s was not ours any more: its %s is void", delivery.id, outcome.kind)
-        return 0.0 if self._pending else None
+        return 0.0 if queue or self._pending else None
 
     def flush(self, timeout: float, hurry: Event | None = None) -> int:
         """Wait until all outcomes are settled, for at most `timeout` s, or two once `hurry` is set.
 
-        Returns how many are left.
+        What was refused is tried at once. Returns how many are left.
         """
         began = time.monotonic()
+        self._try_again_at = 0.0
         while (self._pending or self._refused) and time.monotonic() - began < timeout:
             if hurry is not None and hurry.is_set():
                 timeout = min(timeout, IN_A_HURRY)
@@ -91,14 +96,12 @@ class Settler(Service):
             gevent.sleep(0.005)
         return len(self._pending) + len(self._refused)
 
-    def _next_batch(self) -> list[tuple[Delivery, Outcome]]:
+    def _next_batch(self, queue: deque[tuple[Delivery, Outcome]]) -> list[tuple[Delivery, Outcome]]:
         batch: list[tuple[Delivery, Outcome]] = []
         size = 0
-        if not self._pending and time.monotonic() >= self._try_again_at:
-            self._pending, self._refused = self._refused, self._pending
-        while self._pending and not self._membership.is_current(self._pending[0][0].worker):
-            self._pending.popleft()
-        for delivery, outcome in self._pending:
+        while queue and not self._membership.is_current(queue[0][0].worker):
+            queue.popleft()
+        for delivery, outcome in queue:
             # A dead letter takes the message along.
             size += outcome.size + (len(delivery.envelope) if outcome.kind == "dead" else 0)
             if batch and (len(batch) >= self._most or size > MAX_BYTES):

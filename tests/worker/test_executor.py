@@ -321,12 +321,59 @@ def test_a_task_that_swallows_all_its_timeouts_is_written_off(
     assert "ignores it" in error_of(outcome, "stuck")["message"]
     assert bench.stats.stuck == 1
     assert not greenlet.dead
+    eventually(lambda: caplog.text)
     assert f"{immortal.name}[{delivery.id}] ignores its timeout of 0.02 s" in caplog.text
 
     # What it answers in the end is the settler's to drop; it is written off once.
     end.set()
     assert greenlet.get() == RELEASE
     assert len(bench.written_off) == 1
+
+
+def test_a_log_that_hangs_does_not_keep_the_slot_of_what_is_written_off(bench: Bench) -> None:
+    end = Event()
+
+    @bench.task(timeout=0.02)
+    def immortal() -> None:
+        while not end.is_set():
+            try:
+                end.wait(60)
+            except BaseException:
+                continue
+
+    log, slow = logging.getLogger("greenworker.task"), logging.Handler(logging.CRITICAL)
+    lines: list[str] = []
+    slow.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(slow)
+    slow.acquire()  # somebody writes, and the network is slow
+    greenlet = bench.start(delivery_of(immortal.name))
+    try:
+        eventually(lambda: bench.written_off)
+        assert not lines
+    finally:
+        slow.release()
+    eventually(lambda: lines)
+    log.removeHandler(slow)
+    end.set()
+    greenlet.get()
+
+
+def test_what_was_written_off_and_is_released_later_counts_once(bench: Bench) -> None:
+    @bench.task(timeout=0.02)
+    def stubborn() -> None:
+        while True:
+            try:
+                gevent.sleep(60)
+            except Release:
+                raise
+            except BaseException:
+                continue
+
+    greenlet = bench.start(delivery_of(stubborn.name))
+    eventually(lambda: bench.written_off)
+    greenlet.kill(Release)
+    assert greenlet.value == RELEASE
+    assert (bench.stats.failed, bench.stats.released, bench.stats.running) == (1, 0, 0)
 
 
 def test_a_timeout_does_not_fall_into_the_telling_of_an_error(bench: Bench) -> None:

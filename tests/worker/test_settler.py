@@ -265,6 +265,48 @@ def test_what_was_refused_is_tried_again_later(
     bench.space.check()
 
 
+def test_what_was_refused_is_tried_again_whatever_is_pending(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a server that refuses m7 once, and one batch after another
+    monkeypatch.setattr(settler, "_TRY_AGAIN", 0.0)
+    monkeypatch.setattr(settler, "MAX_COUNT", 1)
+    bench.settler._most = 1
+    settled: list[str] = []
+    settle = bench.broker.settle
+
+    def refuse_once(worker: str, outcomes: list[tuple[Delivery, Outcome]]) -> list[bool]:
+        (id,) = (delivery.id for delivery, _ in outcomes)
+        if id == "m7" and not refused:
+            refused.append(id)
+            raise BrokerError("refused")
+        settled.append(id)
+        return settle(worker, outcomes)
+
+    refused: list[str] = []
+    bench.broker.settle = refuse_once  # type: ignore[method-assign,assignment]
+    bench.add(bench.hold("m7", *(f"other{n}" for n in range(20))))
+    bench.settler.start()
+    eventually(lambda: len(settled) == 21, within=20)
+    assert refused == ["m7"]
+    assert settled.index("m7") < 20, "not the last of all"
+    bench.space.check()
+
+
+def test_a_flush_tries_at_once_what_was_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "_TRY_AGAIN", 600.0)
+    bench.settler.every = 600.0
+    refusal = Refusal(bench)
+    bench.add(bench.hold("m7"))
+    bench.settler.start()
+    eventually(lambda: bench.settler._refused)
+    refusal.over = True
+    assert bench.settler.flush(20) == 0
+    assert bench.space.stats()["done"] == 1
+
+
 def test_an_outcome_that_cannot_be_sent_holds_up_no_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
