@@ -12,6 +12,9 @@ import gevent
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
+_AFTER_GRACE = 5.0  # seconds: a stop's own work, and what tasks do in `finally`
+_AFTER_SECOND = 2.0  # … after a second signal
+
 
 class StopSignals:
     """Hears TERM and INT, whatever the loop does; calls `on_signal` in a greenlet for each, with the
@@ -45,14 +48,16 @@ class StopSignals:
         os.register_at_fork(after_in_child=_leave_to_the_system)
 
     def stop_by(self) -> float | None:
-        """When a stop must be over that was asked for: after the grace, or at the second signal.
+        """When a stop must be over that was asked for: some seconds after the grace, or after the
+        second signal.
 
         For the watchdog's thread, when it finds the loop blocked.
         """
         arrived = self._look()
         if not arrived:
             return None
-        return arrived[1] if len(arrived) > 1 else arrived[0] + self._grace
+        latest = arrived[0] + self._grace + _AFTER_GRACE
+        return min(latest, arrived[1] + _AFTER_SECOND) if len(arrived) > 1 else latest
 
     def _handle(self, _: int, __: FrameType | None) -> None:
         # Between two bytecodes of whatever runs: it may not wait.

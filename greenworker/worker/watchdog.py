@@ -30,6 +30,7 @@ BLOCKED = 3  # the exit code of a process whose loop was blocked for too long
 
 _LATE = 0.5  # seconds: the thread itself ran so much later than it wanted to
 _HELD = 0.25  # seconds: so long it waited for the GIL
+_AT_A_STOP = 2.0  # seconds: an overdue stop whose loop is blocked for less may yet end by itself
 _BEAT_FAILS_AFTER = 3.0  # seconds, to connect and to read, at the latest
 _PATIENCE = 1.0  # seconds: an output that takes longer is left behind
 
@@ -207,7 +208,7 @@ class Watchdog:
     def _why_give_up(self, now: float, blocked: float) -> str:
         if 0 < self._config.max_block < blocked:
             return f"for more than {self._config.max_block:g} s"
-        if blocked > max(self._config.block_warn, 2 * self._tick):
+        if blocked > _AT_A_STOP:
             stop_by = self.stop_by()
             if stop_by is not None and stop_by < now:
                 return "and a stop is overdue"

@@ -208,7 +208,7 @@ class Worker:
         raise errors[0]
 
     def quiet(self) -> None:
-        """Claim nothing more; what runs goes on."""
+        """Claim nothing more, until `resume()` or a stop; what runs goes on."""
         self.consumer.quiet = True
 
     def resume(self) -> None:
@@ -229,6 +229,7 @@ class Worker:
             self._left = self._stop(self.config.grace if timeout is None else timeout)
             # Not before: a stop that was interrupted, by a gevent.Timeout say, can be made again.
             self._started = False
+            self.consumer.quiet = False
             # Not at the next start: whoever asks for a stop before or during that is heard.
             self._asked.clear()
             self._hurry.clear()
@@ -276,14 +277,17 @@ class Worker:
             self._hurry.clear()
             return 0
         self.consumer.ends_on_error = self._serving = True
-        if not self.config.solo:
-            gevent.wait([self.consumer.over, self._asked], count=1)
-        elif not self._asked.is_set():
-            self.consumer.run()
-        error = self.consumer.error
-        spent = time.monotonic() - self._asked_at if self._asked.is_set() else 0.0
-        left = self.stop(0.0 if error is not None else max(0.0, self.config.grace - spent))
-        self._serving = False
+        try:
+            if not self.config.solo:
+                gevent.wait([self.consumer.over, self._asked], count=1)
+            elif not self._asked.is_set():
+                self.consumer.run()
+            error = self.consumer.error
+            spent = time.monotonic() - self._asked_at if self._asked.is_set() else 0.0
+            left = self.stop(0.0 if error is not None else max(0.0, self.config.grace - spent))
+        finally:
+            # Whoever leaves this by a gevent.Timeout, say, may go on as a library.
+            self.consumer.ends_on_error = self._serving = False
         if error is not None:
             raise error
         return left

@@ -292,6 +292,32 @@ def test_a_blocked_loop_cannot_outlive_the_grace(project: Project) -> None:
     assert project.notes == ["1", "2"]
 
 
+def test_a_clean_up_that_takes_cpu_is_no_blocked_loop(project: Project) -> None:
+    # Given tasks that need a while to clean up, one after the other
+    tasks = project.module("""
+        from gevent.monkey import get_original
+        native_sleep = get_original("time", "sleep")
+
+        @app.task
+        def careful():
+            note("begun")
+            try:
+                time.sleep(600)
+            finally:
+                native_sleep(0.5)
+                note("clean")
+    """)
+    worker = project.worker("--grace", "0.2", "--block-warn", "0.1")
+    tasks.careful.delay_many([()] * 3, results=False)
+    eventually(lambda: len(project.notes) == 3)
+    worker.signal(SIGTERM)
+    assert worker.wait() == 0
+    assert project.notes.count("clean") == 3
+    # Then they are charged nothing
+    project.check()
+    assert not project.redis.exists(f"{project.root}corpses")
+
+
 def test_a_second_signal_ends_a_blocked_loop_at_once(project: Project) -> None:
     tasks = project.module(BLOCK)
     worker = project.worker("--grace", "500", "--max-block", "500")

@@ -54,6 +54,18 @@ def test_serve_forever_returns_when_what_runs_has_ended(app: App, space: Space, 
     space.check()
 
 
+def test_one_that_was_left_by_an_exception_retires_as_a_library(app: App, space: Space) -> None:
+    task = declare_nothing(app)
+    worker = Worker(app, max_tasks=3, lease=1.0)
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.2):
+        worker.serve_forever()
+    task.delay_many([()] * 5)
+    eventually(lambda: worker.retired)
+    eventually(lambda: not space.redis.exists(space.key("workers")))
+    assert space.stats()["done"] == 3
+    check_nobody_is_left(space)
+
+
 def test_more_memory_than_it_may_use(
     app: App, space: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -225,7 +225,10 @@ def test_the_thread_contends_for_no_lock_of_the_logs(
     assert set(threads) == {watchdog._get_ident()}
 
 
-def test_a_stop_that_is_overdue_is_not_held_up_by_a_blocked_loop(space: Space) -> None:
+def test_a_stop_that_is_overdue_is_not_held_up_by_a_blocked_loop(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_AT_A_STOP", 0.5)
     bench = Bench(space)
     bench.watchdog.stop_by = lambda: began + 0.5
     began = time.monotonic()
@@ -234,6 +237,20 @@ def test_a_stop_that_is_overdue_is_not_held_up_by_a_blocked_loop(space: Space) -
     assert not bench.gave_up, "the loop runs: it stops by itself"
     block_the_loop(1.0)
     assert len(bench.gave_up) == 1
+    bench.watchdog.stop()
+
+
+@pytest.mark.parametrize("block_warn", [0.0, 0.1])
+def test_an_overdue_stop_that_goes_on_step_by_step_is_left_to_end(
+    space: Space, block_warn: float
+) -> None:
+    bench = Bench(space, block_warn=block_warn)
+    bench.watchdog.stop_by = time.monotonic
+    bench.watchdog.start()
+    for _ in range(4):
+        block_the_loop(0.6)
+        gevent.sleep(0.3)
+    assert not bench.gave_up
     bench.watchdog.stop()
 
 

@@ -105,6 +105,18 @@ def test_start_and_stop_again_and_again(app: App, space: Space) -> None:
         check_nobody_is_left(space)
 
 
+def test_quiet_ends_with_a_stop(app: App, space: Space) -> None:
+    task = declare_nothing(app)
+    worker = Worker(app, lease=1.0)
+    worker.start()
+    worker.quiet()
+    worker.stop()
+    task.delay()
+    worker.start()
+    eventually(lambda: space.stats().get("done") == 1)
+    worker.stop()
+
+
 def test_as_a_context_manager_it_stops_whatever_happens(app: App, space: Space) -> None:
     def work() -> None:
         with Worker(app, lease=1.0) as worker:
