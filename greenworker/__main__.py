@@ -20,7 +20,11 @@ from greenworker import cli  # noqa: E402  # after the patch, as all the rest
 
 def main() -> int:
     """The console script's entry; returns the exit code."""
-    return cli.main(sys.argv[1:], early_ssl=_EARLY_SSL)
+    code = cli.main(sys.argv[1:], early_ssl=_EARLY_SSL)
+    worker = sys.modules.get("greenworker.commands.worker")
+    if worker is not None:
+        worker.leave_threads(code)  # of the app: also when an error has ended the worker
+    return code
 
 
 if __name__ == "__main__":

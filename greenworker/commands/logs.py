@@ -10,10 +10,16 @@ from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
 import orjson
+from gevent import monkey
 
 from greenworker.commands.options import Options
 from greenworker.context import CURRENT
 from greenworker.errors import ConfigError
+
+_BEGAN = time.time()
+_get_ident = monkey.get_original("_thread", "get_ident")
+
+_OURS = ("", "greenworker")
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
@@ -39,10 +45,21 @@ def set_up(level: int, as_json: bool, bare_output: bool) -> None:
     handler.setFormatter(
         _JsonLines() if as_json else _Lines("%(asctime)s %(levelname)-7s %(message)s")
     )
-    handler.addFilter(lambda record: not getattr(record, "shown", False))
+    handler.addFilter(_is_new)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if not bare_output:
         sys.stdout = cast(TextIO, _TaskOutput(sys.stdout))
+
+
+def after_the_apps() -> None:
+    """The app may have set up logging as well: no line of ours is to vanish, or to come twice."""
+    for name, logger in [("", logging.getLogger()), *logging.root.manager.loggerDict.items()]:
+        if not isinstance(logger, logging.Logger) or name.partition(".")[0] not in _OURS:
+            continue
+        logger.disabled = False  # dictConfig disables what it does not know
+        for handler in logger.handlers:
+            if getattr(handler, "stream", None) is sys.stderr:
+                handler.addFilter(_is_new)
 
 
 def show_now(level: int, logger: str, text: str) -> None:
@@ -50,13 +67,26 @@ def show_now(level: int, logger: str, text: str) -> None:
     # Its own __init__ asks for the thread, which takes a lock.
     record = logging.LogRecord.__new__(logging.LogRecord)
     now = time.time()
+    # All that a formatter of the app's may ask for.
     record.__dict__ |= {
         "name": logger, "levelno": level, "levelname": logging.getLevelName(level), "msg": text,
         "args": (), "created": now, "msecs": now % 1 * 1000, "exc_info": None, "exc_text": None,
-        "stack_info": None,
+        "stack_info": None, "relativeCreated": (now - _BEGAN) * 1000, "process": os.getpid(),
+        "processName": "MainProcess", "thread": _get_ident(), "threadName": "greenworker-watchdog",
+        "taskName": None, "pathname": __file__, "filename": os.path.basename(__file__),
+        "module": "logs", "lineno": 0, "funcName": "show_now", "message": text,
     }  # fmt: skip
-    (handler,) = logging.getLogger().handlers[:1] or [logging.StreamHandler()]
-    os.write(2, (handler.format(record) + "\n").encode(errors="backslashreplace"))
+    handlers = logging.getLogger().handlers
+    try:
+        line = handlers[0].format(record) if handlers else text
+    except Exception:  # noqa: BLE001  # it may ask for what only a filter of theirs adds
+        line = f"{record.levelname} {text}"
+    os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+
+
+def _is_new(record: logging.LogRecord) -> bool:
+    """False for what `show_now` has written already."""
+    return not getattr(record, "shown", False)
 
 
 def _prefix() -> str:

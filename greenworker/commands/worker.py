@@ -46,6 +46,7 @@ def run(options: Options, early_ssl: Sequence[str] = ()) -> int:
     if early_ssl:
         _log.warning("ssl was imported before gevent could patch it, by %s", ", ".join(early_ssl))
     app = find_app(options.modules)
+    logs.after_the_apps()
     url = options.text("url") if options.said_by_flag("url") else None
     if url is not None:
         app.use(url, "--url")
@@ -91,12 +92,10 @@ def _serve(worker: Worker, banner: bool, as_json: bool) -> int:
     left = worker.serve_forever()
     if left:
         _log.error("%d outcomes could not be settled: their tasks will run again", left)
-    code = 1 if left else 0
-    _leave_threads(code)
-    return code
+    return 1 if left else 0
 
 
-def _leave_threads(code: int) -> None:
+def leave_threads(code: int) -> None:
     """End the process if the app has threads that would keep it from ending."""
     deadline = time.monotonic() + _THREADS_GET
     threads = [

@@ -146,6 +146,33 @@ def test_what_is_told_of_a_blocked_loop_is_json_where_that_is_asked_for(project:
     assert [line for line in lines if f"[{result.id}] blocks the loop" in line["message"]]
 
 
+@pytest.mark.parametrize("field", ["process", "threadName", "lineno", "request"])
+def test_an_app_with_logging_of_its_own_is_told_once(project: Project, field: str) -> None:
+    """Also where its formatter asks for what no record of ours has."""
+    tasks = project.module(
+        TASKS
+        + f"""
+    import logging.config
+    logging.config.dictConfig({{
+        "version": 1,
+        "formatters": {{"f": {{"format": "theirs %({field})s %(message)s"}}}},
+        "handlers": {{"h": {{"class": "logging.StreamHandler", "formatter": "f"}}}},
+        "root": {{"level": "INFO", "handlers": ["h"]}},
+    }})
+    """
+    )
+    worker = project.worker("-q", "--block-warn", "1", ready=False)
+    result = tasks.once.delay("sleep", 1.8)
+    result.get(timeout=30)
+    worker.signal(SIGTERM)
+    assert worker.wait() == 0
+    told = [line for line in worker.lines if f"[{result.id}] blocks the loop" in line]
+    assert len(told) == 1
+    assert told[0].startswith("WARNING" if field == "request" else "theirs ")
+    if field != "request":
+        assert "stopping" in worker.output, "nor have other lines vanished"
+
+
 def check_nothing_is_blamed(worker: Command) -> None:
     for blame in ("blocks the loop", "the GIL", "was blocked"):
         assert blame not in worker.output

@@ -390,3 +390,8 @@ def test_a_thread_of_the_app_cannot_keep_the_process(project: Project) -> None:
     worker.signal(SIGTERM)
     assert worker.wait() == 0
     worker.wait_for("not waiting for the app's threads that still run: pusher")
+
+    # Nor when an error ends it
+    late = project.worker("-u", "redis://127.0.0.1:1/0", "--burst", ready=False)
+    assert late.wait() == 1
+    late.wait_for("greenworker: ")
