@@ -2,7 +2,7 @@
 
     BrokerUnavailable   try again later (`maybe_done`: the request may have arrived)
     BrokerError         the server refuses (`code`: OOM, WRONGTYPE, …)
-    UnsuitableServer    a password, a permission or a certificate is wrong
+    UnsuitableServer    a password, a permission, a certificate or a master's name is wrong
 
 Nothing here is silently sent twice.
 """
@@ -12,14 +12,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from greenworker.endpoint import Address, Endpoint, Target
 from greenworker.errors import BrokerError, BrokerUnavailable, UnsuitableServer
-from greenworker.replies import Meaning, code_of, meaning_of
+from greenworker.replies import Meaning, answer_to_auth, code_of, meaning_of
 from greenworker.route import Route
 from greenworker.scripts import Script
 from greenworker.wire import ErrorReply, Wire, WireLost, pack
@@ -104,7 +103,7 @@ class Connection:
         _warn(target)
         wire = None
         try:
-            self._at = self._route.find(self._until(CONNECT_TIMEOUT, until))
+            self._at = self._route.find(until)
             wire = Wire(
                 self._at,
                 target.tls,
@@ -114,11 +113,11 @@ class Connection:
             )
             self._greet(wire, until)
         except BaseException as error:
-            self._route.lost()
+            self._route.look_elsewhere()
             if wire is not None:
                 wire.close()
             if isinstance(error, WireLost):
-                raise self._lost(error, maybe_done=False) from error
+                raise self._unavailable(error, maybe_done=False) from error
             raise
         self._wire = wire
         if self._on_connect is not None:
@@ -156,8 +155,8 @@ class Connection:
                 reply = wire.read(self._left(self._read_timeout, until))
             except ErrorReply as error:
                 text = str(error)
-                if target.password:  # a server that does not know AUTH repeats what it was told
-                    text = text.replace(target.password, "***")
+                if command[0] == "AUTH":
+                    text = answer_to_auth(text)
                 # The name is for people: a user who may not give one does without.
                 if command[0] != "CLIENT" or code_of(text) != "NOPERM":
                     raise self._refusal(text) from None
@@ -188,7 +187,7 @@ class Connection:
             raise self._refusal(str(error)) from None
         except WireLost as error:
             self.close()
-            raise self._lost(error, maybe_done=True) from error
+            raise self._unavailable(error, maybe_done=True) from error
         except BaseException:
             # Killed between sending and reading: the reply would be the next caller's.
             self.close()
@@ -200,11 +199,6 @@ class Connection:
         if isinstance(at, tuple) and (at != self._endpoint.target.address):
             return f"{shown} (now {at[0]}:{at[1]})"
         return shown
-
-    def _until(self, seconds: float, until: float | None) -> float:
-        """In so many seconds, or at the moment `until` if that is sooner."""
-        then = time.monotonic() + seconds
-        return then if until is None else min(then, until)
 
     def _left(self, most: float, until: float | None) -> float:
         return most if until is None else max(0.001, min(most, until - time.monotonic()))
@@ -227,12 +221,13 @@ class Connection:
             self._route.move(text, self._at)
             return _Moved(f"{where} sends us on: {text}")
         if meaning is Meaning.ELSEWHERE:
-            self._route.lost()
+            self._route.look_elsewhere()
         later = BrokerUnavailable(f"{where} cannot serve us now: {text}")
         later.code = code
         return later
 
-    def _lost(self, error: WireLost, maybe_done: bool) -> Exception:
+    def _unavailable(self, error: WireLost, maybe_done: bool) -> Exception:
+        """A lost wire as one of our errors."""
         text = str(error)
         where = self._where()
         if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -263,12 +258,15 @@ def _warn(target: Target) -> None:
             _log.warning("%s", risk)
 
 
-def is_foreign_thread(owner: int) -> bool:
-    """Whether green objects of the native thread `owner` are out of bounds here.
+def is_foreign_thread() -> bool:
+    """Whether what the main hub's native thread shares is out of bounds here.
 
     In a patched process a socket belongs to the hub, and so to the native thread, that opened it;
-    a lock that is held across threads may never be noticed to be free (seen: a hang).
+    a lock that is held across threads may never be noticed to be free (seen: a hang). It is the
+    main one's, whoever came first: a send in the threadpool must not make all others foreign.
     """
     monkey = sys.modules.get("gevent.monkey")
-    green = monkey is not None and monkey.is_module_patched("socket")
-    return bool(green) and threading.get_native_id() != owner
+    if monkey is None or not monkey.is_module_patched("socket"):
+        return False
+    here = monkey.get_original("_thread", "get_ident")()
+    return bool(here != sys.modules["gevent.hub"].MAIN_THREAD_IDENT)

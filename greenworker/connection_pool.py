@@ -21,11 +21,13 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.02, 0.5  # seconds between tries, less a random pa
 class ConnectionPool:
     """At most `size` connections, lent to any number of threads and greenlets.
 
-    In a patched process they belong to one native thread; a call from another one (of gevent's
-    threadpool, say) opens a connection for itself.
+    In a patched process they belong to the main native thread; a call from another one (of
+    gevent's threadpool, say) opens a connection for itself.
 
-    A request that fails is repeated until `patience` seconds have passed: all that goes
-    this way may be repeated (a push carries its push id, the rest reads). Whatever the server
+    A request that fails is repeated until `patience` seconds have passed: all that goes this way
+    may be repeated. A push and a revival carry an id by which the second is known; a sweep and a
+    promotion move what is due then, once; who deletes again what is gone learns only that it is;
+    the rest reads. Whatever the server
     does meanwhile, a call ends by then; only a crowd may wait for longer, as long as the server
     answers others.
     A forked child starts with none of its parent's connections.
@@ -60,7 +62,6 @@ class ConnectionPool:
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        self._thread = threading.get_native_id()
         self._idle: list[Connection] = []
         self._permits = threading.Semaphore(self._size)
         self._answered = time.monotonic()
@@ -101,7 +102,7 @@ class ConnectionPool:
         if self._pid != os.getpid():
             self._open()
         began = time.monotonic()
-        if is_foreign_thread(self._thread):
+        if is_foreign_thread():
             with closing(Connection(self.endpoint, self._name)) as connection:
                 yield connection, began + patience
             return

@@ -6,7 +6,8 @@
     │   ├── AppNotFound        no App where one was looked for
     │   ├── NotPatched         a worker was started in an unpatched process
     │   ├── EmbeddedUnavailable  no server binary for the embedded server
-    │   └── UnsuitableServer   too old, evicts, or refuses the password
+    │   └── UnsuitableServer   too old, evicts, refuses the password, shows a
+    │                          certificate that we do not trust, or its sentinels know no such master
     ├── BadArguments           a call does not fit the task's signature   (also TypeError)
     ├── NotEncodable           a value that JSON cannot carry             (also TypeError)
     ├── PayloadTooLarge        arguments or a result above the cap        (also ValueError)
@@ -14,7 +15,7 @@
     ├── BadSignature           a message that no holder of our keys has signed
     ├── UnknownTask            a name that is not registered
     ├── BrokerError            the server answered with an error
-    │   └── BrokerUnavailable  the server could not be reached
+    │   └── BrokerUnavailable  the server could not be reached, or cannot serve us now
     │       └── SendUnknown    … after the message left: it may have arrived
     ├── ResultGone             the id is unknown, or its result has expired
     ├── ResultTimeout          .get(timeout=) ran out                     (also TimeoutError)
@@ -61,7 +62,8 @@ class EmbeddedUnavailable(ConfigError):
 
 
 class UnsuitableServer(ConfigError):
-    """The server is too old, may evict what it has acknowledged, or refuses our credentials."""
+    """The server is too old, may evict what it has acknowledged, refuses our credentials, or shows a
+    certificate that we do not trust; or its sentinels know no master of that name."""
 
 
 class BadArguments(GreenworkerError, TypeError):
@@ -118,7 +120,7 @@ class BrokerError(GreenworkerError):
 
 
 class BrokerUnavailable(BrokerError):
-    """The server could not be reached.
+    """The server could not be reached, or cannot serve anybody now (`code`: BUSY, MISCONF, READONLY, …).
 
     `maybe_done` is False when what was asked has certainly not been done, and True
     when the connection was lost after the request had left.

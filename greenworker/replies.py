@@ -47,6 +47,12 @@ def code_of(text: str) -> str:
     return next((code for words, code in _BY_TEXT if words in text), first)
 
 
+def answer_to_auth(text: str) -> str:
+    """An error reply to AUTH, as it may be shown: who does not know AUTH repeats what it was told."""
+    code = code_of(text)
+    return f"{code} (to AUTH; check user and password in the URL)" if code == "ERR" else code
+
+
 def meaning_of(code: str) -> Meaning:
     if code == "MOVED":
         return Meaning.MOVED

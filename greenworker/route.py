@@ -10,10 +10,10 @@ import time
 
 from greenworker.endpoint import Address, Target
 from greenworker.errors import UnsuitableServer
-from greenworker.replies import Meaning, code_of, meaning_of
+from greenworker.replies import Meaning, answer_to_auth, code_of, meaning_of
 from greenworker.wire import ErrorReply, Wire, WireLost, pack
 
-_ASK = 1.0  # seconds for one sentinel to answer, whatever patience is left
+_ASK = 1.0  # seconds for one sentinel: to be connected to, to let us in and to answer
 
 
 class Route:
@@ -25,8 +25,11 @@ class Route:
         self._moved: Address | None = None
         self._begin_again = False
 
-    def find(self, until: float) -> Address:
-        """Whom to connect to, by the moment `until`; raises WireLost or UnsuitableServer."""
+    def find(self, until: float | None) -> Address:
+        """Whom to connect to, so that there is time for that before the moment `until`.
+
+        Raises WireLost or UnsuitableServer.
+        """
         if self._sentinels:
             return self._ask_sentinels(until)
         if self._moved is None or self._begin_again:
@@ -41,21 +44,24 @@ class Route:
         self._moved = (host, int(port))
         self._begin_again = False
 
-    def lost(self) -> None:
+    def look_elsewhere(self) -> None:
         """Whom `find` named is gone, or of no use: another one next time, if there is one."""
         # A node that is gone may come back, and so may the URL's own: by turns.
         self._begin_again = not self._begin_again
         # One that has told of a master that is none may be cut off from the others.
         self._sentinels = self._sentinels[1:] + self._sentinels[:1]
 
-    def _ask_sentinels(self, until: float) -> Address:
+    def _ask_sentinels(self, until: float | None) -> Address:
         """The master's address as the first sentinel knows it that answers."""
         errors, unknown = [], 0
         for number, sentinel in enumerate(self._sentinels):
-            left = (until - time.monotonic()) / (len(self._sentinels) - number)
+            now = time.monotonic()
+            # As much for each that is left, and for the server itself.
+            shares = len(self._sentinels) - number + 1
+            most = _ASK if until is None else min(_ASK, (until - now) / shares)
             host, port = sentinel
             try:
-                master = self._ask(sentinel, max(0.001, min(_ASK, left)))
+                master = self._ask(sentinel, now + most)
             except (WireLost, ErrorReply) as error:
                 errors.append(f"{host}:{port}: {error}")
                 continue
@@ -72,28 +78,37 @@ class Route:
             )
         raise WireLost(f"no sentinel tells who is master of {name!r} ({'; '.join(errors)})")
 
-    def _ask(self, sentinel: tuple[str, int], timeout: float) -> Address | None:
+    def _ask(self, sentinel: tuple[str, int], until: float) -> Address | None:
         target = self._target
-        wire = Wire(sentinel, target.tls, timeout, timeout)
+        wire = Wire(sentinel, target.tls, _left(until), _left(until))
         try:
             if target.sentinel_password:
                 user = (target.sentinel_username,) if target.sentinel_username else ()
-                wire.send(pack("AUTH", *user, target.sentinel_password), timeout)
-                self._read(wire, timeout)
-            wire.send(pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.master), timeout)
-            reply = self._read(wire, timeout)
+                wire.send(pack("AUTH", *user, target.sentinel_password), _left(until))
+                try:
+                    self._read(wire, until)
+                except ErrorReply as error:
+                    raise ErrorReply(answer_to_auth(str(error))) from None
+            wire.send(pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.master), _left(until))
+            reply = self._read(wire, until)
         finally:
             wire.close()
         return None if reply is None else (reply[0].decode(), int(reply[1]))
 
-    def _read(self, wire: Wire, timeout: float) -> list[bytes] | None:
+    def _read(self, wire: Wire, until: float) -> list[bytes] | None:
         try:
-            reply: list[bytes] | None = wire.read(timeout)
+            reply: list[bytes] | None = wire.read(_left(until))
             return reply
         except ErrorReply as error:
-            if meaning_of(code_of(str(error))) is Meaning.FATAL:
+            code = code_of(str(error))
+            if meaning_of(code) is Meaning.FATAL:
+                # Its code and no more: it may repeat what it was told.
                 raise UnsuitableServer(
-                    f"a sentinel refuses us: {error}; "
+                    f"a sentinel refuses us: {code}; "
                     "check ?sentinel_username= and sentinel_password= in the URL"
                 ) from None
             raise
+
+
+def _left(until: float) -> float:
+    return max(0.001, until - time.monotonic())

@@ -75,7 +75,7 @@ class Subscriber:
         """A Waiter for this id, subscribed for as long as the context lasts."""
         if self._pid != os.getpid():
             self._reset()  # the thread and the connection are the parent's
-        if is_foreign_thread(self._native_thread):
+        if is_foreign_thread():
             yield _Poller()
             return
         waiter = Waiter()
@@ -106,7 +106,6 @@ class Subscriber:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._native_thread = threading.get_native_id()
         self._lock = threading.RLock()
         self._waiters: dict[str, list[Waiter]] = {}
         self._connection = Connection(self._endpoint, "greenworker-results")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -11,7 +12,7 @@ import redis
 from greenworker.client import Client
 from greenworker.connection import Connection
 from greenworker.endpoint import Endpoint
-from greenworker.errors import BrokerUnavailable, ConfigError, UnsuitableServer
+from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, UnsuitableServer
 from greenworker.message import Message
 from tests.support.eventually import eventually
 from tests.support.fake_server import Command, FakeServer
@@ -175,3 +176,40 @@ def _in_step(setup: SentinelSetup) -> bool:
             one.info("replication")["master_repl_offset"]
             == other.info("replication")["slave_repl_offset"]
         )
+
+
+def test_each_of_them_has_a_second() -> None:
+    """One that answers slowly, and one that hangs, leave the others and the server their time."""
+    with FakeServer(lambda c: role(b"master") if c[0] == b"ROLE" else b"+here\r\n") as master:
+
+        def slow(_: Command) -> bytes:
+            time.sleep(0.4)
+            return answer_with(master.port)
+
+        with FakeServer(slow) as one, FakeServer(slow) as two, FakeServer(slow) as three:
+            hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in (one, two, three))
+            with closing(Connection(Endpoint(f"redis+sentinel://{hosts}/tasks"))) as connection:
+                assert connection.execute("GET", "x") == b"here"
+                connection.close()
+                assert connection.execute("GET", "x", patience=10.0) == b"here"
+        with FakeServer(lambda command: None) as mute, FakeServer(slow) as sentinel:
+            hosts = f"127.0.0.1:{mute.port},127.0.0.1:{sentinel.port}"
+            with closing(Connection(Endpoint(f"redis+sentinel://{hosts}/tasks"))) as connection:
+                assert connection.execute("GET", "x") == b"here"
+
+
+def test_what_a_server_answers_to_auth_is_not_shown() -> None:
+    """One that does not know AUTH repeats its arguments, perhaps cut short."""
+
+    def repeat(command: Command) -> bytes:
+        told = b" ".join(b"'%b'" % argument for argument in command[1:])[:100]
+        return b"-ERR unknown command '%b', with args beginning with: %b\r\n" % (command[0], told)
+
+    secret = "c4n4ry" * 30
+    with FakeServer(repeat) as server:
+        sentinel = f"redis+sentinel://127.0.0.1:{server.port}/tasks?sentinel_password={secret}"
+        plain = f"redis://:{secret}@127.0.0.1:{server.port}/0"
+        for url in (sentinel, plain):
+            with pytest.raises(BrokerError, match="check user and password") as caught:
+                Connection(Endpoint(url)).execute("PING")
+            assert "c4n4" not in str(caught.value)

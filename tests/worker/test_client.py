@@ -67,6 +67,19 @@ def test_native_threads_send_beside_greenlets_on_a_bounded_number_of_connections
     eventually(lambda: connections(space).count("greenworker") <= 2)
 
 
+def test_a_native_thread_that_comes_first_does_not_own_what_is_shared(
+    small_app: App, space: Space
+) -> None:
+    task = declare_nothing(small_app)
+    gevent.get_hub().threadpool.apply(task.delay)
+    before = space.redis.info("stats")["total_connections_received"]
+    for _ in range(20):
+        task.delay()
+    assert space.redis.info("stats")["total_connections_received"] - before <= 1
+    with small_app.client.subscriber.watch("some") as waiter:
+        assert type(waiter) is subscriber.Waiter
+
+
 def test_a_native_thread_waits_for_its_result(small_app: App, start: Start) -> None:
     @small_app.task
     def double(n: int) -> int:
