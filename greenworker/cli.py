@@ -28,7 +28,8 @@ Commands:
 
 Options:
   -A MODULE, --app MODULE   The tasks' module, for <module>.
-  -u URL, --url URL         The server: redis://, rediss:// or unix://. Else the
+  -u URL, --url URL         The server: redis://, rediss://, unix:// or
+                            redis+sentinel://host1,host2/master. Else the
                             App's own, else $GREENWORKER_URL, else a private
                             embedded server.
   -c N, --concurrency N     Tasks at once. Default: 100

@@ -6,8 +6,7 @@
     │   ├── AppNotFound        no App where one was looked for
     │   ├── NotPatched         a worker was started in an unpatched process
     │   ├── EmbeddedUnavailable  no server binary for the embedded server
-    │   └── UnsuitableServer   too old, evicts, refuses the password, shows a
-    │                          certificate that we do not trust, or its sentinels know no such master
+    │   └── UnsuitableServer   too old, evicts, refuses us, is not to be trusted, or unknown
     ├── BadArguments           a call does not fit the task's signature   (also TypeError)
     ├── NotEncodable           a value that JSON cannot carry             (also TypeError)
     ├── PayloadTooLarge        arguments or a result above the cap        (also ValueError)
