@@ -155,6 +155,10 @@ class Consumer(Service):
 
     def _recovered(self) -> None:
         self._away_since = 0.0
+        if self.error is not None and not self._stopping:
+            # Somebody has mended the server: who serves from now on is told of nothing old.
+            self.error = None
+            self.over.clear()
         super()._recovered()
 
     def _give_up(self, error: BrokerUnavailable | UnsuitableServer) -> None:
@@ -196,7 +200,7 @@ class Consumer(Service):
         room = self._room(me)
         if room <= 0 and not self._has_token:
             self._membership.room.clear()
-            woken = self._room(me) > 0 or self._membership.room.wait(1.0)
+            woken = self._room(me) > 0 or self._membership.room.wait(min(1.0, self._lease / 4))
             if self._burst and not woken:
                 # In a burst, who is full looks as well whether the server is still there.
                 self._beat(me)
@@ -221,7 +225,7 @@ class Consumer(Service):
             self._membership.room.clear()
             self._membership.room.wait(_BURST_WAIT if self._burst else 1.0)
             return
-        self._wait(_BURST_WAIT if self._burst else _WAIT_MOST)
+        self._wait(_BURST_WAIT if self._burst else min(_WAIT_MOST, self._lease / 4))
 
     def _room(self, me: Incarnation) -> int:
         if self.quiet or self.retiring:

@@ -24,6 +24,11 @@ def describe_running(pool: TaskPool | SoloPool) -> str:
 
 def stack_text(frame: FrameType | None) -> str:
     """The last calls of a stack, the innermost at the end."""
-    return (
-        "".join(traceback.format_stack(frame)[-8:]).rstrip() if frame is not None else "(no stack)"
-    )
+    if frame is None:
+        return "(no stack)"
+    try:
+        return "".join(traceback.format_stack(frame)[-8:]).rstrip()
+    except Exception as error:  # noqa: BLE001  # a loader of somebody's, that has no source
+        code = frame.f_code
+        where = f'  File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}'
+        return f"{where}\n  (its stack cannot be had: {type(error).__name__})"

@@ -16,17 +16,22 @@ _END_LATE = (
 )
 
 
-def waited_for() -> float:
-    """Seconds that this thread has ever waited for a GIL that was not given up.
+def switches() -> int:
+    """How often this thread has ever given up the processor by itself; 0 where nobody counts it."""
+    if not hasattr(resource, "RUSAGE_THREAD"):
+        return 0
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def waited_for(switches: int) -> float:
+    """Seconds that this thread has at most waited for a GIL that was not given up, by so many switches.
 
     Who waits for it wakes up once per switch interval to ask for it again (ceval_gil.c): each is a
     voluntary context switch. A thread of a process that is stopped never wakes up, so that this
     tells a held GIL from SIGSTOP, also when what holds it only sleeps. 0 where the kernel does not
     count a thread's switches (macOS).
     """
-    if not hasattr(resource, "RUSAGE_THREAD"):
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw * sys.getswitchinterval()
+    return switches * sys.getswitchinterval()
 
 
 class GilAlarm:

@@ -74,6 +74,7 @@ class Watchdog:
         self._ident = 0  # the thread's
         self._lost = ""  # the incarnation that was found reaped
         self._stopping = False
+        self._given_up = False
         self._told = 0.0  # seconds of the present block when it was last reported
 
     def own_process(
@@ -155,23 +156,13 @@ class Watchdog:
 
     def _watch(self) -> None:
         """The thread. What it waits for is native: it goes on while the loop is blocked."""
-        self._ident, self._waited = _get_ident(), gil.waited_for()
-        next_beat, given_up = 0.0, False
+        self._ident, self._given_up = _get_ident(), False
+        self._switches, self._looked = gil.switches(), time.monotonic()
+        next_beat = 0.0
         while self._wait():
             now = time.monotonic()
-            blocked = now - self._alive - self._tick
-            why = self._why_give_up(now, blocked)
-            if why and not given_up:
-                self._give_up(blocked, why)
-            given_up = bool(why)
-            if blocked < self._config.block_warn:
-                self._told = 0.0
-            elif self._config.block_warn:
-                self._stats.count_block(blocked, new=not self._told)
-                if blocked > 2 * self._told:
-                    self._told = blocked
-                    self._report(blocked)
-            if not given_up and now >= next_beat:
+            self._guarded(self._look, now)
+            if not self._given_up and now >= next_beat:
                 ok = self._beat()
                 next_beat = now + (
                     self._config.beat_every if ok else min(1.0, self._config.beat_every)
@@ -179,6 +170,29 @@ class Watchdog:
                 # A beat that succeeds takes no time either, one that fails its time limits.
                 self._excuse(time.monotonic() - now - (0.0 if ok else _BEAT_FAILS_AFTER))
         self._broker.close()  # here: its socket belongs to this thread's hub
+
+    def _guarded(self, step: Callable[..., None], *args: Any) -> None:
+        """A thread that ended would have this worker reaped, and nobody would say what blocks it."""
+        try:
+            step(*args)
+        except Exception:
+            with suppress(Exception):
+                self._tell(logging.ERROR, f"watchdog: {traceback.format_exc()}")
+
+    def _look(self, now: float) -> None:
+        """Tell of a loop that is blocked; give up when that is too long."""
+        blocked = now - self._alive - self._tick
+        why, before = self._why_give_up(now, blocked), self._given_up
+        self._given_up = bool(why)
+        if why and not before:
+            self._give_up(blocked, why)
+        if blocked < self._config.block_warn:
+            self._told = 0.0
+        elif self._config.block_warn:
+            self._stats.count_block(blocked, new=not self._told)
+            if blocked > 2 * self._told:
+                self._told = blocked
+                self._report(blocked)
 
     def _wait(self) -> bool:
         """Wait for a tick; False when it is time to stop. Knows why a tick took too long."""
@@ -189,13 +203,15 @@ class Watchdog:
             return False
         # First of all: who held the GIL may soon be gone.
         frame, alive = sys._current_frames().get(self._main), self._alive
-        now, waited = time.monotonic(), gil.waited_for()
+        now, switches = time.monotonic(), gil.switches()
         late = now - began - self._tick
-        held, self._waited = waited - self._waited, waited  # the beat's time included
+        waited = gil.waited_for(switches - self._switches)  # the beat's time included
+        held = min(waited, now - self._looked - self._tick)
+        self._switches, self._looked = switches, now
         # On a busy machine a thread that waits wakes up late: far from every time counts.
         if held > (0.1 + late / 50 if late > _HELD else _HELD):
             held = max(held, late)
-            self._report_gil(held, frame if now - alive > held / 2 else None)
+            self._guarded(self._report_gil, held, frame if now - alive > held / 2 else None)
         else:
             self._excuse(late)
         return True
@@ -251,7 +267,7 @@ class Watchdog:
             self._tell(logging.WARNING, f"{who}: {what}:\n{stack_text(frame)}")
 
     def _give_up(self, blocked: float, why: str) -> None:
-        self._report(blocked)
+        self._guarded(self._report, blocked)
         text = f"the loop is blocked {why}: no more beats, others take over its tasks"
         self._tell(logging.CRITICAL, text)
         if self.on_max_block is not None:

@@ -26,6 +26,7 @@ from greenworker.connection import Connection
 from greenworker.endpoint import Endpoint
 from greenworker.worker import watchdog
 from greenworker.worker.config import WorkerConfig
+from greenworker.worker.dump import stack_text
 from greenworker.worker.executor import Executor
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.stats import Stats
@@ -172,6 +173,49 @@ def test_who_holds_the_gil_is_named_and_counted_once(
     assert f"{greedy.name}[{delivery.id}]: C code held the GIL for" in caplog.text
     assert "hold_the_gil(1.0)  # this line" in caplog.text
     assert bench.stats.blocked == 1
+
+
+@pytest.mark.usefixtures("bench")
+def test_another_switch_interval_is_no_held_gil(caplog: pytest.LogCaptureFixture) -> None:
+    gevent.sleep(1.0)  # the thread has waited for some ticks
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.2)
+    try:
+        gevent.sleep(0.5)
+    finally:
+        sys.setswitchinterval(before)
+    gevent.sleep(0.2)
+    assert "held the GIL for" not in caplog.text
+
+
+def test_an_error_in_a_report_ends_neither_the_watch_nor_the_beats(
+    space: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(_: object) -> str:
+        raise ValueError("no source")
+
+    monkeypatch.setattr(watchdog, "stack_text", breaks)
+    bench = Bench(space, max_block=0.5)
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0.8)
+    block_the_loop(3.0)
+    gave_up = list(bench.gave_up)
+    eventually(lambda: "watchdog: Traceback" in caplog.text)
+    eventually(lambda: bench.lease() > 0)
+    bench.watchdog.stop()
+    assert len(gave_up) == 1
+
+
+def test_a_loader_without_a_source_does_not_hide_the_stack() -> None:
+    class Loader:
+        def get_source(self, name: str) -> str:
+            raise ValueError(name)
+
+    code = "import sys\ndef hog():\n    return sys._getframe()\n"
+    module = {"__name__": "odd", "__loader__": Loader(), "__file__": "odd.py"}
+    exec(compile(code, "odd.py", "exec"), module)  # noqa: S102
+    frame = module["hog"]()  # type: ignore[operator]
+    assert 'File "odd.py", line 3, in hog' in stack_text(frame)
 
 
 def test_time_in_which_the_process_was_stopped_counts_for_nothing(

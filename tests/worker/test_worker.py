@@ -208,6 +208,25 @@ def test_a_server_that_turns_out_to_evict_ends_the_service(
         app.close()
 
 
+def test_a_server_that_was_mended_is_no_error_any_more(namespace: str) -> None:
+    with Server(config={"maxmemory-policy": "allkeys-lru"}) as server:
+        proxy = TcpProxy(server.url)
+        proxy.refuse()
+        app = App(proxy.url, namespace=namespace, patience=0.2)
+        worker = Worker(app, lease=1.0)
+        worker.start()
+        proxy.accept()
+        eventually(lambda: worker.consumer.error)
+        with Space(server.url, namespace) as space:
+            space.redis.config_set("maxmemory-policy", "noeviction")
+        assert worker.ready.wait(20)
+        eventually(lambda: worker.consumer.error is None)
+        assert not worker.consumer.over.is_set()
+        worker.stop()
+        app.close()
+        proxy.close()
+
+
 def test_one_that_starts_before_its_server_waits_for_it(namespace: str) -> None:
     with Server() as server:
         server.kill()
