@@ -75,6 +75,7 @@ class Consumer(Service):
         self._max_tasks = max_tasks  # 0: no limit
         self._on_enough = on_enough  # told when so many were begun
         self._away_since = 0.0
+        self._unsuitable_since = 0.0
         self._waiting = False
         self._has_token = False
         self._doubts = 0  # so many of the membership's are resolved
@@ -144,6 +145,13 @@ class Consumer(Service):
         me.beaten = time.monotonic()
 
     def _failed(self, error: Exception) -> float:
+        if not isinstance(error, UnsuitableServer):
+            self._unsuitable_since = 0.0
+        elif self.error is None:
+            # Somebody may be changing it just now; after a lease what runs is others' anyway.
+            self._unsuitable_since = self._unsuitable_since or time.monotonic()
+            if time.monotonic() - self._unsuitable_since > self._lease:
+                self._give_up(error)
         if isinstance(error, BrokerUnavailable):
             self._membership.doubt()
             self._away_since = self._away_since or time.monotonic()
@@ -154,7 +162,7 @@ class Consumer(Service):
         return super()._failed(error)
 
     def _recovered(self) -> None:
-        self._away_since = 0.0
+        self._away_since = self._unsuitable_since = 0.0
         if self.error is not None and not self._stopping:
             # Somebody has mended the server: who serves from now on is told of nothing old.
             self.error = None

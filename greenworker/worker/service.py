@@ -30,6 +30,7 @@ class Service:
         self._stopping = False
         self._wake = Event()
         self._pause = 0.0
+        self._told = ""  # the error that is told, until the service goes on
         self._began = 0.0  # when the step under way did
 
     def step(self) -> float | None:
@@ -93,6 +94,7 @@ class Service:
         self.run()
 
     def _recovered(self) -> None:
+        self._told = ""
         if self._pause:
             self._pause = 0.0
             level = logging.INFO if self.announces_outage else logging.DEBUG
@@ -103,8 +105,15 @@ class Service:
             level = logging.WARNING if self.announces_outage and not self._pause else logging.DEBUG
             _log.log(level, "%s: %s; trying again", self.name, error)
         else:
-            _log.error(
-                "%s: %s; trying again", self.name, error, exc_info=_log.isEnabledFor(logging.DEBUG)
+            # Once, and not at each try.
+            level = logging.DEBUG if str(error) == self._told else logging.ERROR
+            self._told = str(error)
+            _log.log(
+                level,
+                "%s: %s; trying again",
+                self.name,
+                error,
+                exc_info=_log.isEnabledFor(logging.DEBUG),
             )
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)
         # Connecting to a server that does not answer took a part of the pause already.

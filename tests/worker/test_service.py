@@ -179,6 +179,14 @@ def test_an_outage_is_told_once_by_one_service(caplog: pytest.LogCaptureFixture)
     assert {it.split()[0] for it in run_until_well(discreet, caplog)} == {"DEBUG"}
 
 
+def test_an_error_that_lasts_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "greenworker")
+    lines = run_until_well(failing_for(3, ValueError("wrong")), caplog)
+    assert [line for line in lines if line.startswith("ERROR")] == [
+        "ERROR counter: wrong; trying again"
+    ]
+
+
 @pytest.mark.parametrize(("level", "shown"), [(logging.INFO, False), (logging.DEBUG, True)])
 def test_a_bug_shows_its_traceback_at_debug_only(
     level: int, shown: bool, caplog: pytest.LogCaptureFixture

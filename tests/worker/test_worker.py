@@ -227,6 +227,30 @@ def test_a_server_that_was_mended_is_no_error_any_more(namespace: str) -> None:
         proxy.close()
 
 
+def test_a_password_that_is_changed_meanwhile_ends_the_service_after_a_lease(
+    namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server() as server, Space(server.url, namespace) as space:
+        admin = space.redis
+        admin.execute_command("ACL", "SETUSER", "u", "on", ">old", "~*", "&*", "+@all")
+        app = App(server.url.replace("://", "://u:old@"), namespace=namespace)
+        worker = Worker(app, lease=1.0)
+
+        def change() -> None:
+            assert worker.ready.wait(10)
+            admin.execute_command("ACL", "SETUSER", "u", "resetpass", ">new")
+            admin.execute_command("CLIENT", "KILL", "USER", "u")
+
+        changes = gevent.spawn(change)
+        with pytest.raises(UnsuitableServer, match="WRONGPASS; check user and password"):
+            worker.serve_forever()
+        changes.get()
+        told = [it.getMessage() for it in caplog.records if it.levelname == "ERROR"]
+        assert len([text for text in told if text.startswith("consumer:")]) == 1
+        assert len([text for text in told if text.startswith("scheduler:")]) <= 1
+        app.close()
+
+
 def test_one_that_starts_before_its_server_waits_for_it(namespace: str) -> None:
     with Server() as server:
         server.kill()
