@@ -59,6 +59,10 @@ class Service:
         """Whether the last step has failed."""
         return self._pause > 0
 
+    def outage_is_told(self) -> None:
+        """Somebody has said that the server is away: only its return is news."""
+        self._pause = self._pause or _FIRST_PAUSE / 2
+
     def wake(self) -> None:
         """Run the next step now."""
         self._wake.set()

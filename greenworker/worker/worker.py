@@ -127,11 +127,14 @@ class Worker:
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, self.stats)
         self.server = ""  # its name and version, once it has answered
         self._started = self._serving = False
+        self._starting = False  # a start looks at the server, which may be silent
+        self._looked = False  # at the server, for the next start
         self._left = 0  # outcomes that the last stop could not settle
         self._lifecycle = RLock()  # a start and a stop wait for each other
         self._hurry = Event()
         self._asked = Event()
         self._asked_at = 0.0
+        self._release_later = gevent.Greenlet()  # in solo: what ends a task after the grace
 
     def __enter__(self) -> Worker:
         self.start()
@@ -151,7 +154,7 @@ class Worker:
         return self.consumer.ready
 
     def start(self) -> None:
-        """Begin to work; returns at once.
+        """Begin to work; returns when the server has answered, or after 5 s at most.
 
         Raises NotPatched, or UnsuitableServer for a server that is too old, evicts or refuses
         our password. One that cannot be reached is tried until it can: see `ready`; only
@@ -170,7 +173,12 @@ class Worker:
                 return
             self.consumer.fresh()
             self.retirement.reason = ""
-            self.check_server()
+            self._starting = True
+            try:
+                if not self._looked:
+                    self.check_server()
+            finally:
+                self._starting = self._looked = False
             if unless_asked and self.stopping:
                 return
             self._started = True
@@ -200,9 +208,12 @@ class Worker:
         finally:
             looking.kill()
         if not errors:
+            self._looked = bool(self.server)
             return
         if isinstance(errors[0], BrokerUnavailable) and not self.config.burst:
             _log.warning("%s; trying until it can", errors[0])
+            self._looked = True
+            self.consumer.outage_is_told()
             return
         lane.close()
         raise errors[0]
@@ -222,8 +233,13 @@ class Worker:
         Idempotent. Returns how many outcomes could not be settled because the server was away:
         their tasks will run again.
         """
+        hurries = self._starting and not self.stopping
+        if hurries:
+            self._asked.set()  # a start under way waits no longer for the server
         with self._lifecycle:
             if not self._started:
+                if hurries:
+                    self._asked.clear()
                 return self._left
             self._asked.set()
             self._left = self._stop(self.config.grace if timeout is None else timeout)
@@ -231,8 +247,7 @@ class Worker:
             self._started = False
             self.consumer.quiet = False
             # Not at the next start: whoever asks for a stop before or during that is heard.
-            self._asked.clear()
-            self._hurry.clear()
+            self._forget_stop()
             return self._left
 
     @property
@@ -257,7 +272,8 @@ class Worker:
         if self.config.solo:
             self.consumer.interrupt()
             # What runs is in the main greenlet: nobody joins it there.
-            gevent.spawn_later(self.config.grace, self.pool.kill, Release)
+            self._release_later.kill(block=False)
+            self._release_later = gevent.spawn_later(self.config.grace, self.pool.kill, Release)
 
     def hurry(self) -> None:
         """Let a stop under way wait no longer for tasks: they are released now."""
@@ -273,8 +289,7 @@ class Worker:
         """
         self._start(unless_asked=True)
         if not self._started:
-            self._asked.clear()
-            self._hurry.clear()
+            self._forget_stop()
             return 0
         self.consumer.ends_on_error = self._serving = True
         try:
@@ -291,6 +306,11 @@ class Worker:
         if error is not None:
             raise error
         return left
+
+    def _forget_stop(self) -> None:
+        self._asked.clear()
+        self._hurry.clear()
+        self._release_later.kill(block=False)  # it would hit what the next start runs
 
     def _stop(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout

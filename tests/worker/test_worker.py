@@ -208,6 +208,49 @@ def test_a_server_that_turns_out_to_evict_ends_the_service(
         app.close()
 
 
+def test_an_outage_at_the_start_is_told_once(
+    namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server() as server:
+        server.kill()
+        app = App(server.url, namespace=namespace, patience=0.1)
+        worker = Worker(app, lease=1.0)
+        worker.check_server()  # for a banner, say
+        worker.start()
+        eventually(lambda: worker.consumer._pause > 0.2)
+        told = [it for it in caplog.records if it.levelname == "WARNING"]
+        assert ["trying until it can" in it.getMessage() for it in told] == [True]
+        worker.stop()
+        app.close()
+
+
+def test_a_stop_does_not_wait_for_a_start_on_a_silent_server(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(app, lease=1.0)
+    looks: list[object] = []
+
+    def look(*args: object) -> str:
+        looks.append(args)
+        gevent.sleep(600)
+        return ""
+
+    monkeypatch.setattr(worker._lanes["consumer"], "check_server", look)
+    starting = gevent.spawn(worker.start)
+    eventually(lambda: looks)
+    assert worker.stop(0) == 0
+    starting.get()
+    assert not worker.stopping
+
+
+def test_in_solo_a_stop_leaves_no_release_behind(app: App) -> None:
+    worker = Worker(app, solo=True, grace=600.0)
+    worker.ask_to_stop()
+    late = worker._release_later
+    assert worker.serve_forever() == 0
+    eventually(lambda: late.dead)
+
+
 def test_a_server_that_was_mended_is_no_error_any_more(namespace: str) -> None:
     with Server(config={"maxmemory-policy": "allkeys-lru"}) as server:
         proxy = TcpProxy(server.url)
