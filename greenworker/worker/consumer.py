@@ -54,6 +54,7 @@ class Consumer(Service):
         allow_eviction: bool = False,
         max_tasks: int = 0,
         on_enough: Callable[[], None] = lambda: None,
+        not_run: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__()
         self.ready = Event()  # registered for the first time
@@ -61,7 +62,9 @@ class Consumer(Service):
         self.error: BrokerUnavailable | UnsuitableServer | None = None
         self.quiet = False
         self.retiring = False  # quiet for good
-        self.begun = 0  # runs
+        self._given = 0  # to the pool, since the start
+        self._not_run = not_run  # how many of those were no run, ever
+        self._not_run_before = 0
         self.ends_on_error = False  # serve_forever passes the error on; a library goes on trying
         self._broker = broker
         self._membership = membership
@@ -87,8 +90,13 @@ class Consumer(Service):
         self.over.clear()
         self.error = None
         self.ends_on_error = self.retiring = False
-        self.begun = 0
+        self._given, self._not_run_before = 0, self._not_run()
         self._stopping = False
+
+    @property
+    def begun(self) -> int:
+        """Runs since the start."""
+        return self._given - (self._not_run() - self._not_run_before)
 
     def step(self) -> float | None:
         me = self._membership.current
@@ -250,7 +258,7 @@ class Consumer(Service):
         try:
             while new:
                 self._pool.begin(new[0])
-                self.begun += 1
+                self._given += 1
                 new.popleft()
         finally:
             # No memory, say: what is held and never begun would cost its slot for ever.

@@ -92,16 +92,16 @@ class Executor:
         try:
             message = self._decode(delivery.id, delivery.envelope)
         except MalformedMessage as error:
-            return self._dead(delivery, "malformed", error)
+            return self._unfit(delivery, "malformed", error)
         except BadSignature as error:
-            return self._dead(delivery, "signature", error)
+            return self._unfit(delivery, "signature", error)
         task = self._tasks.get(message.task)
         if task is None:
             return self._unknown(delivery, message)
         try:
             task.check_call(message.args, message.kwargs)
         except BadArguments as error:
-            return self._dead(delivery, "arguments", error)
+            return self._unfit(delivery, "arguments", error)
         timeout = self._timeout
         if timeout is not None and task.options.timeout is not None:
             timeout = task.options.timeout
@@ -174,7 +174,8 @@ class Executor:
         first_seen = min(delivery.claimed_at, float(message.options.get("unknown", "inf")))
         waited = delivery.claimed_at - first_seen
         if waited >= _UNKNOWN_FOR:
-            return self._dead(delivery, "unknown", UnknownTask(message.task, self._tasks))
+            return self._unfit(delivery, "unknown", UnknownTask(message.task, self._tasks))
+        self._stats.not_run += 1
         self._stats.released += 1
         delay = min(max(1.0, waited), 30.0)
         _log.warning(
@@ -183,6 +184,11 @@ class Executor:
         )  # fmt: skip
         envelope = with_option(delivery.envelope, "unknown", f"{first_seen:.3f}")
         return Outcome("later", delay=delay, envelope=envelope)
+
+    def _unfit(self, delivery: Delivery, reason: str, error: BaseException) -> Outcome:
+        """Dead without a run."""
+        self._stats.not_run += 1
+        return self._dead(delivery, reason, error)
 
     def _dead(
         self, delivery: Delivery, reason: str, error: BaseException, started: float | None = None

@@ -16,6 +16,7 @@ class Stats:
     retried: int = 0
     released: int = 0
     stuck: int = 0
+    not_run: int = 0  # of those received: no task of ours, or no call of one
     blocked: int = 0  # times that something blocked the loop for `block_warn`
     longest_block: float = 0.0  # seconds
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))

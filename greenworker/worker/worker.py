@@ -117,6 +117,7 @@ class Worker:
             allow_eviction=config.allow_eviction,
             max_tasks=config.max_tasks,
             on_enough=lambda: self.retirement.wake(),
+            not_run=lambda: self.stats.not_run,
         )
         self.reaper = Reaper(
             shared, config.sweep_every, config.lease, config.quiet, config.max_deliveries

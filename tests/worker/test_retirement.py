@@ -36,6 +36,21 @@ def test_exactly_so_many_runs_are_begun(
     eventually(lambda: space.stats()["done"] == 14)
 
 
+def test_what_is_no_task_of_the_worker_is_no_run(
+    app: App, space: Space, start: Start, namespace: str
+) -> None:
+    other = App(app.endpoint.url, namespace=namespace)
+    other.task(name="new")(lambda: None).delay_many([()] * 5)
+    other.close()
+    task = declare_nothing(app)
+    worker = start(max_tasks=3)
+    eventually(lambda: worker.stats.not_run == 5)
+    task.delay_many([()] * 4)
+    eventually(lambda: worker.retired)
+    eventually(lambda: not space.redis.exists(space.key("workers")))
+    assert space.stats()["done"] == 3
+
+
 @pytest.mark.parametrize("solo", [False, True])
 def test_serve_forever_returns_when_what_runs_has_ended(app: App, space: Space, solo: bool) -> None:
     ended: list[int] = []
