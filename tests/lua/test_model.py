@@ -278,11 +278,12 @@ class Scripts(RuleBasedStateMachine):
         self.tokens[woken[0]].add(worker)
         self.look()
 
-    @rule(slot=slots, old=olds, behind=st.integers(0, 3))
-    def sync(self, slot: int, old: int, behind: int) -> None:
+    @rule(slot=slots, old=olds, behind=st.integers(0, 3), lost=st.integers(0, 1))
+    def sync(self, slot: int, old: int, behind: int, lost: int) -> None:
+        """`lost`: a claim that is still on its way; it will be too late."""
         worker = self.someone(slot, old)
-        used = self.used[worker]
-        known = max(0, used - behind)
+        known = max(0, self.used[worker] - behind)
+        self.used[worker] = used = self.used[worker] + lost
         reply = self.says(lambda: self.broker.sync(worker, known, used))
         expected = self.says(lambda: self.model.sync(worker, known, used))
         if isinstance(reply, str):
