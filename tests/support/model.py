@@ -164,7 +164,7 @@ class Model:
         if seq <= self.seq.get(worker, 0):
             raise Refused("stale")
         self.seq[worker] = seq
-        run = ClaimRun(self, worker, min(most, self.bounds.count))
+        run = ClaimRun(self, worker, most)
         lengths = {queue: len(self.waiting(queue)) for queue in queues}
         more = False
         shares = {
