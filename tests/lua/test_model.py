@@ -432,6 +432,22 @@ class Scripts(RuleBasedStateMachine):
         self.pass_time(500)
         self.promote()
 
+    @rule(slot=slots, most=st.integers(1, 8), kind=kinds, ms=st.sampled_from([1, 1, 0]))
+    def haunt(self, slot: int, most: int, kind: Any, ms: int) -> None:
+        """A worker is declared dead, and goes on before anybody drains what it held."""
+        self.push_many(slot, 4)
+        self.reap([], 0, NEVER_QUIET, 3)
+        self.work(slot, most, QUEUES)
+        worker = self.worker(slot)
+        self.pass_time(LEASE - 1)
+        self.reap([slot], 0, LEASE - 1 - ms, 3)  # quiet for longer than that, or just as long
+        held = self.model.processing[worker]
+        ends = [
+            (one, outcome(kind, 0.0, one, 600.0)) for one in self.known[worker] if one.id in held
+        ]
+        if ends:
+            self.settled(worker, ends)
+
     @rule(
         ms=st.sampled_from(
             [1, 37, 500, 500, 1_000, 1_000, LEASE, 300_000, 3_600_000, 31 * 24 * 3_600_000]
