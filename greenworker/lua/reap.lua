@@ -71,7 +71,9 @@ if wid then
   local solitary = redis.call('GET', solitary_key(wid))
   local suspected = {}
   for _, id in ipairs(suspects) do suspected[id] = true end
-  local all_charged = #suspects == 0 or (#suspects == 1 and crashes_of(suspects[1]) >= ALONE_AFTER)
+  -- As it was when the worker died: an earlier sweep may have returned it, charged.
+  local charged = redis.call('HEXISTS', PROCESSING, suspects[1] or '') == 0 and 1 or 0
+  local all_charged = #suspects == 0 or (#suspects == 1 and crashes_of(suspects[1]) - charged >= ALONE_AFTER)
   local held, bytes = some_of(wid, n), 0
   for i = 1, #held, 2 do
     if bytes > BUDGET then break end

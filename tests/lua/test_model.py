@@ -429,6 +429,9 @@ class Scripts(RuleBasedStateMachine):
         """A worker claims and dies, and what it held is back in line."""
         self.work(slot, most, queues)
         self.reap([slot], 0, NEVER_QUIET, 3)
+        for _ in range(10):
+            if self.model.corpses:
+                self.reap([], 0, NEVER_QUIET, 3)
         self.pass_time(500)
         self.promote()
 

@@ -283,6 +283,27 @@ def test_a_corpse_is_drained_in_chunks(space: Space) -> None:
     space.check()
 
 
+def test_the_sweeps_that_drain_a_corpse_charge_alike(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suspect that is returned by the first of them counts one crash more for the next."""
+    space.push(*(f"m{n}" for n in range(600)))  # too many to be kept in order, and returned at once
+    space.register("w")
+    space.claim("w", 1000)
+    _, first = space.redis.hscan(space.key("processing:w"), count=20)
+    suspect = next(iter(first))
+    space.edit(suspect, "1 0 ", "1 2 ")
+    space.redis.sadd(space.key("suspected:w"), suspect)
+    space.crash("w")
+    monkeypatch.setattr(broker, "MAX_COUNT", 20)
+    while space.reap().left:
+        pass
+    charged = deliveries(space)
+    assert charged.pop(suspect) == 3
+    assert set(charged.values()) == {0}
+    space.check()
+
+
 @pytest.mark.parametrize(("held", "left"), [(3000, 1500), (3000, 50)])
 def test_a_corpse_whose_hash_is_large_and_sparse_is_emptied(
     space: Space, held: int, left: int, monkeypatch: pytest.MonkeyPatch

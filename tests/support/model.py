@@ -54,6 +54,7 @@ class Model:
         self.pushes: dict[str, int] = {}  # until when
         self.stats: Counter[str] = Counter()
         self.solitary: dict[str, str] = {}
+        self.blamed: dict[str, set[str]] = {}  # what a corpse's death is charged to
         self.sweep: int | None = None
         self.pulse: int | None = None
 
@@ -269,6 +270,7 @@ class Model:
                 self._make_ready(id, in_front=False)
             else:  # planted: nobody can tell where it belongs
                 self.ready["default", 5].append(id)
+                self.queues.add("default")
                 self.wake.add("default")
         first = min(self.scheduled.values(), default=None)
         return (
@@ -392,8 +394,14 @@ class Model:
             del self.dead[one], self.records[one]
 
     def _declare_dead(self, worker: str) -> bool:
-        self.corpses |= {worker} & set(self.workers)
-        return self.workers.pop(worker, None) is not None
+        if self.workers.pop(worker, None) is None:
+            return False
+        self.corpses.add(worker)
+        # Of what it held at its death, however many sweeps it takes to return it.
+        few = self.suspected[worker]
+        alone = len(few) == 1 and all(self.crashes_of(id) >= self.bounds.alone_after for id in few)
+        self.blamed[worker] = set(few if few and not alone else self.processing[worker])
+        return True
 
     def _drained(self, seen: State) -> tuple[str, list[str]]:
         """Which corpse was taken, and what of it."""
@@ -413,14 +421,13 @@ class Model:
     def _drain(
         self, corpse: str, taken: list[str], max_deliveries: int, seen: State
     ) -> tuple[int, int]:
-        few = self.suspected[corpse]
-        alone = len(few) == 1 and all(self.crashes_of(id) >= self.bounds.alone_after for id in few)
+        charged = self.blamed[corpse]
         returned = buried = 0
         moments = []
         for k, id in enumerate(taken):
             del self.processing[corpse][id]
             letter = self.msg[id]
-            if id in few or not few or alone:
+            if id in charged:
                 letter = replace(letter, deliveries=letter.deliveries + 1)
             most = self.bounds.suspect_after + max_deliveries
             if self.solitary.get(corpse) == id and letter.deliveries >= most:
