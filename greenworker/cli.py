@@ -94,7 +94,8 @@ flags are --task, --error, --reason, --text, --older, --newer, --limit,
 and --all, --values, --version.
 
 Signals: TERM or INT finish what runs, then exit; a second one releases it and
-exits now; a loop that is blocked ends then, or after the grace, with 3. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
+exits now; where the loop is blocked, with 3, two seconds after that or five
+after the grace. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
 
 Exit codes: 0 done; 2 a mistake in the call or in the app; 3 the loop was blocked
 for --max-block, or C code held the GIL for that long, which ends the process by

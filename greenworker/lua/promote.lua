@@ -12,7 +12,10 @@ local woken, moved, bytes = {}, 0, 0
 for _, id in ipairs(due) do
   if bytes > BUDGET then break end
   local envelope = redis.call('HGET', MSG, id)
-  local queue = make_ready(id, envelope) or make_ready_anywhere(id)
+  -- What a dead worker held has waited its turn already, and not for all that came since. (Suspects
+  -- have a line of their own.)
+  local came_back = string.find(envelope or '', '^1 1 ') ~= nil
+  local queue = make_ready(id, envelope, came_back) or make_ready_anywhere(id)
   moved, bytes = moved + 1, bytes + #(envelope or '')
   -- One by one: where a list of a wrong type ends the script, what was moved has left.
   redis.call('ZREM', SCHEDULED, id)

@@ -56,6 +56,17 @@ def test_each_goes_to_its_queue_and_priority_and_wakes_somebody_there(space: Spa
     space.check()
 
 
+def test_what_a_dead_worker_held_does_not_wait_for_what_came_since(space: Space) -> None:
+    space.run("w", "m1")
+    space.push("m2", "m3")
+    space.crash("w")
+    space.reap()
+    space.make_due()
+    space.broker.promote()
+    assert space.waiting() == ["m1", "m2", "m3"]
+    space.check()
+
+
 def test_at_most_a_thousand_at_once(space: Space) -> None:
     for chunk in range(3):
         space.push(*(f"m{chunk}-{n}" for n in range(500)), due=60.0)

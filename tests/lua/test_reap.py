@@ -242,11 +242,11 @@ def test_poison_is_buried_and_nothing_else(space: Space, poisons: int, workers: 
             pass
         space.make_due()
         space.broker.promote()
-        if "msg" not in space.state("result", "push"):
+        if not space.redis.exists(space.key("msg")):
             break
     assert set(space.state("result", "push").get("dead", {})) == set(poison)
     assert space.stats()["done"] == 300 // poisons * poisons
-    assert crashes <= 6 * poisons + 12
+    assert crashes <= 6 * poisons + 12  # five each, and a few in company
     space.check()
 
 

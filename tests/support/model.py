@@ -267,7 +267,7 @@ class Model:
         for _, id in due[: self.bounds.count]:
             del self.scheduled[id]
             if id in self.msg:
-                self._make_ready(id, in_front=False)
+                self._make_ready(id, in_front=self.msg[id].deliveries == 1)
             else:  # planted: nobody can tell where it belongs
                 self.ready["default", 5].append(id)
                 self.queues.add("default")
