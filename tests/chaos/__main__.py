@@ -34,6 +34,7 @@ def main() -> int:
     run.add_argument("--minutes", type=float, default=2.0, metavar="N")
     run.add_argument("--seed", type=int, default=None, metavar="S")
     run.add_argument("--rate", type=float, default=300.0, metavar="R", help="sends a second")
+    run.add_argument("--keep", action="store_true", help="leave the journal")
     run.add_argument("--only", default="", metavar="FAULTS", help="as server.kill,network.cut")
     options = parser.parse_args()
     if options.command == "list":
@@ -64,7 +65,10 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{type(error).__name__}: {error}\nseed {seed}: {replay}\njournal: {folder}/journal")
         return 1
     print("\n".join(figures.lines()))
-    shutil.rmtree(folder, ignore_errors=True)
+    if options.keep:
+        print(f"journal: {folder}/journal")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
