@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ import orjson
 import redis
 
 from greenworker import App, keys
-from tests.chaos.history import Event, Final, Journal, Reader, Verdict, check
+from tests.chaos.history import Event, Final, History, Journal, Reader, Verdict, judge, read
 from tests.chaos.producer import Producer
-from tests.chaos.watchers import Announcements, Progress
+from tests.chaos.watchers import PAYLOAD, Announcements, Progress
 from tests.chaos.workers import Worker
 from tests.support import failpoints
 from tests.support.eventually import eventually
@@ -91,7 +92,7 @@ class Arena:
             )
             self._stack.callback(self.redis.close)
             failpoints.load_scripts(self.redis)
-            self._reader = Reader(self.journal.path)
+            self._readers: dict[str, Reader] = {}
             self.announcements = Announcements(self.server.url, self.root, self.journal)
             self._stack.callback(self.announcements.close)
             assert self.announcements.subscribed.wait(10)
@@ -244,8 +245,8 @@ class Arena:
 
     def events(self, what: str = "") -> list[Event]:
         """The journal so far, or its events of one kind."""
-        events = self._reader.events()
-        return [event for event in events if event["what"] == what] if what else events
+        reader = self._readers.setdefault(what, Reader(self.journal.path, what))
+        return reader.events()
 
     def running(self, worker: Worker | None = None) -> list[str]:
         """Ids whose run has begun and not ended (of the present life of a worker)."""
@@ -266,15 +267,12 @@ class Arena:
     def completed(self, since: float = 0.0) -> dict[str, float]:
         """When the messages ended of which the server, or its answer to a worker, told it."""
         times: dict[str, float] = {}
-        for event in self.events():
-            if event["t"] < since:
-                continue
-            if event["what"] == "announced":
-                times.setdefault(event["id"], event["t"])
-            elif event["what"] == "settled":
-                for id, _, kind, ours in event["outcomes"]:
-                    if ours and kind in ("done", "dead"):
-                        times.setdefault(id, event["t"])
+        for event in self.events("announced"):
+            _earlier(times, event["id"], event["t"], since)
+        for event in self.events("settled"):
+            for id, _, kind, ours in event["outcomes"]:
+                if ours and kind in ("done", "dead"):
+                    _earlier(times, id, event["t"], since)
         return times
 
     def recovery(self, since: float, of: Iterable[str]) -> tuple[float, float]:
@@ -330,7 +328,10 @@ class Arena:
         `causes`: the only ones for which something may have run twice.
         """
         self._check_progress()
-        verdict = check(self.events(), self._final(), may_stay or (lambda _: False))
+        self.history = History(read(self.journal.path))
+        verdict = judge(
+            self.history, self._final(self.history.sends), may_stay or (lambda _: False)
+        )
         self._check_structure(verdict)
         if causes is not None:
             for cause in sorted(set(verdict.twice) - set(causes)):
@@ -346,7 +347,7 @@ class Arena:
             + " ".join(
                 f"{k}={v}" for k, v in event.items() if k not in ("what", "t", "at", "pid", "args")
             )
-            for event in self.events()
+            for event in read(self.journal.path)
             if event["what"] in told
         ]
         parts = [f"--- journal {self.journal.path}", *lines[-last:]]
@@ -394,16 +395,15 @@ class Arena:
             for (name, _), value in zip(there, values, strict=True)
         }
 
-    def _final(self) -> Final:
+    def _final(self, ids: Iterable[str]) -> Final:
         raw = redis.Redis.from_url(self.server.url)
         try:
-            ids = {id for event in self.events("send") for id in event["ids"]}
             results: dict[str, bytes] = {}
             wanted = sorted(ids)
             for start in range(0, len(wanted), 1000):
                 chunk = wanted[start : start + 1000]
                 values: Any = raw.mget([keys.result(self.root, id) for id in chunk])
-                results |= {id: v[:300] for id, v in zip(chunk, values, strict=True) if v}
+                results |= {id: v[:PAYLOAD] for id, v in zip(chunk, values, strict=True) if v}
             present: Any = raw.hkeys(keys.messages(self.root))
             dead: Any = raw.hgetall(keys.dead_records(self.root))
         finally:
@@ -442,3 +442,8 @@ class Arena:
 
     def _enter(self, thing: Any) -> Any:
         return self._stack.enter_context(thing)
+
+
+def _earlier(times: dict[str, float], id: str, moment: float, since: float) -> None:
+    if moment >= since and moment < times.get(id, math.inf):
+        times[id] = moment

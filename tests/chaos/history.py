@@ -63,21 +63,24 @@ class Journal:
 
 
 class Reader:
-    """Reads a journal while it grows."""
+    """Reads a journal while it grows: all events, or those of one kind."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str = "") -> None:
         self._path = path
+        self._begin = f'{{"what":"{what}"'.encode() if what else b"{"
         self._offset = 0
         self._events: list[Event] = []
 
     def events(self) -> list[Event]:
-        """All events so far, in the order of their writing."""
+        """The events so far, in the order of their writing."""
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        self._events += [orjson.loads(line) for line in whole.splitlines()]
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # somebody is writing it
+                self._offset += len(line)
+                if line.startswith(self._begin):
+                    self._events.append(orjson.loads(line))
         return self._events
 
 
@@ -130,7 +133,7 @@ class Verdict:
 
 
 class History:
-    """The events, sorted by what they speak of."""
+    """The events, sorted by what they speak of; takes them one by one, however many there are."""
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.sends: Counter[str] = Counter()
@@ -144,6 +147,7 @@ class History:
         self.poisoned: set[int] = set()  # pids that a task of theirs has killed
         self.died: dict[int, tuple[int, float]] = {}  # pid → its code, when
         self.announced: dict[str, list[bytes]] = defaultdict(list)
+        self.ended: dict[str, float] = {}  # when a message ended, as far as anybody was told
         self.data_lost: list[float] = []
         self.faults: list[Event] = []
         self._runs: dict[tuple[str, str, int], Execution] = {}
@@ -176,6 +180,8 @@ class History:
     def _on_settled(self, event: Event) -> None:
         for id, seq, kind, ours in event["outcomes"]:
             self.settled[id, event["worker"], seq].append((kind, ours))
+            if ours and kind in ("done", "dead"):
+                self.ended.setdefault(id, event["t"])
 
     def _on_left(self, event: Event) -> None:
         self.left.add(event["worker"])
@@ -190,6 +196,7 @@ class History:
 
     def _on_announced(self, event: Event) -> None:
         self.announced[event["id"]].append(event["payload"].encode())
+        self.ended.setdefault(event["id"], event["t"])
 
     def _on_fault(self, event: Event) -> None:
         self.faults.append({**event, "ended": None})
@@ -208,7 +215,13 @@ def check(
     events: Iterable[Event], final: Final, may_stay: Callable[[str], bool] = lambda _: False
 ) -> Verdict:
     """Judge a history after its drain; `may_stay` says which ids may still be present."""
-    history = History(events)
+    return judge(History(events), final, may_stay)
+
+
+def judge(
+    history: History, final: Final, may_stay: Callable[[str], bool] = lambda _: False
+) -> Verdict:
+    """As `check`, of a history that is sorted."""
     verdict = Verdict()
     _check_sends(history, final, verdict, may_stay)
     for id, runs in history.executions.items():
@@ -385,6 +398,6 @@ def _ignore(_: Event) -> None:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """The events of a journal that is complete."""
+    """The events of a journal that is complete, one by one."""
     with path.open("rb") as file:
         yield from (orjson.loads(line) for line in file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ import redis
 from greenworker import keys
 from greenworker.scripts import load
 from tests.chaos.arena import Arena
-from tests.chaos.history import History, Verdict, cause_of
+from tests.chaos.history import History, Verdict
 from tests.chaos.schedule import Send, Step, faults, sends
 from tests.chaos.workers import Worker
 from tests.support.process import Command
@@ -117,7 +118,7 @@ class Mix:
         figures = Figures(self._seed, minutes, verdict, self._faults)
         figures.took = time.monotonic() - self._began
         figures.idle = arena.progress.longest
-        _measure(arena, figures)
+        _measure(arena.history, figures)
         return figures
 
     def _guard(self, work: Callable[[Any], None], what: Any) -> None:
@@ -337,22 +338,18 @@ def play(
         return Mix(arena, seed, 60 * minutes, rate, only).run(minutes, patience=90.0)
 
 
-def _measure(arena: Arena, figures: Figures) -> None:
-    events = arena.events()
-    history = History(events)
-    figures.deaths = sum(
-        event["what"] == "down" and event["code"] not in (0, -signal.SIGTERM) for event in events
-    )
-    ended = arena.completed()
-    for runs in history.executions.values():
+def _measure(history: History, figures: Figures) -> None:
+    codes = [code for code, _ in history.died.values()]
+    figures.deaths = sum(code not in (0, -signal.SIGTERM) for code in codes)
+    for id, runs in history.executions.items():
+        ended = history.ended.get(id, math.inf)
         for run in runs:
             _, died = history.died.get(run.pid, (0, 0.0))
-            if cause_of(run, runs, history).startswith("worker") and died > run.started:
+            # What was in flight: not what had come to its end before its process did.
+            if run.started < died < ended and run.ended is None:
                 again = [other.started for other in runs if other.started > died]
-                if run.id in ended:  # as a dead letter, perhaps
-                    again.append(max(died, ended[run.id]))
-                figures.reruns.append(min(again, default=died) - died)
-    moments = sorted(ended.values())
+                figures.reruns.append(min([*again, ended]) - died)
+    moments = sorted(history.ended.values())
     for fault in history.faults:
         if fault["name"].startswith(("server", "CLIENT PAUSE", "NOREPLICAS")) and fault["ended"]:
             after = next((moment for moment in moments if moment > fault["ended"]), None)

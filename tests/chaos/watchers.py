@@ -15,6 +15,7 @@ from greenworker import keys
 from tests.chaos.history import Journal
 from tests.chaos.workers import Worker
 
+PAYLOAD = 200  # bytes of a result that are looked at: they tell its state and its token
 STARTING = 10.0  # seconds that a process may take until it is registered, on a slow machine
 
 
@@ -61,8 +62,7 @@ class Announcements:
                 self._journal.write(
                     "announced",
                     id=message["channel"].decode().removeprefix(self._channel),
-                    # The head of a big result tells what it is of.
-                    payload=message["data"][:300].decode("utf-8", "replace"),
+                    payload=message["data"][:PAYLOAD].decode("utf-8", "replace"),
                 )
 
 
