@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import random
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import redis
 
 from greenworker import keys
+from greenworker.errors import GreenworkerError
 from greenworker.scripts import load
 from tests.chaos.arena import Arena
 from tests.chaos.history import History, Verdict
@@ -31,7 +33,9 @@ LEASES = (2.0, 2.0, 4.0, 6.0)
 # Seconds that a task may block the loop: two end themselves then (and when they were frozen for so
 # long), the others beat on, or are found reaped.
 MAX_BLOCK = (2.0, 30.0, 30.0, 2.0)
-PRODUCERS = 3
+PRODUCERS, ASKERS = 3, 2
+PATIENCE = 60.0  # seconds for which a result is waited for
+NEWS = 10.0  # … after which whoever waits must know that there is one: a look-up is due every 5 s
 
 
 @dataclass(slots=True)
@@ -96,13 +100,12 @@ class Mix:
             arena.wait_registered(worker)
         self._began = time.monotonic()
         tracks = sorted({step.track for step in self._steps})
-        threads = [
-            *(threading.Thread(target=self._guard, args=(self._track, name)) for name in tracks),
-            *(
-                threading.Thread(target=self._guard, args=(self._produce, n))
-                for n in range(PRODUCERS)
-            ),
+        work: list[tuple[Callable[[Any], None], Any]] = [
+            *((self._track, name) for name in tracks),
+            *((self._produce, number) for number in range(PRODUCERS)),
+            *((self._ask, number) for number in range(ASKERS)),
         ]
+        threads = [threading.Thread(target=self._guard, args=one) for one in work]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -119,6 +122,8 @@ class Mix:
         figures.took = time.monotonic() - self._began
         figures.idle = arena.progress.longest
         _measure(arena.history, figures)
+        unheard = _unheard(arena)
+        assert not unheard, f"{len(unheard)} results that nobody was told of: {unheard[:5]}"
         return figures
 
     def _guard(self, work: Callable[[Any], None], what: Any) -> None:
@@ -144,6 +149,19 @@ class Mix:
             for at in [at for at in specials if now - self._began > at]:
                 self._arena.send(*specials.pop(at))
             self._send(send)
+
+    def _ask(self, number: int) -> None:
+        """Send, wait for the result, and so on: who waits is told, whatever is lost on the way."""
+        rng = random.Random(f"{self._seed} asker {number}")
+        while time.monotonic() - self._began < self._seconds and not self._errors:
+            id = self._arena.send("nap", round(rng.uniform(0, 0.3), 2))
+            try:
+                self._arena.app.result(id).get(timeout=PATIENCE)
+                how = "value"
+            except GreenworkerError as error:
+                how = type(error).__name__
+                time.sleep(0.1)
+            self._arena.journal.write("asked", id=id, how=how)
 
     def _specials(self, number: int) -> dict[float, tuple[Any, ...]]:
         """The few tasks that hurt their worker: the first producer's, spread over the run."""
@@ -217,6 +235,14 @@ class Mix:
         failpoint = f"{step.word}=KILL@{1 + int(20 * step.number)}"
         with self._fault(f"sender killed at {step.word}", step):
             self._senders.append(self._arena.sender("nap", 30, 0.01, failpoint=failpoint))
+
+    def _people_retry_dead(self, step: Step) -> None:
+        """Dead letters are sent again; most fail again."""
+        with contextlib.suppress(GreenworkerError):
+            letters = self._arena.app.dead.list(task="fails", limit=20, values=False)
+            ids = [letter.id for letter in letters]
+            self._arena.journal.write("send", ids=ids, task="fails")
+            self._arena.app.dead.retry(*ids)
 
     def _server_kill(self, step: Step) -> None:
         with self._fault("server killed", step, stops_all=True):
@@ -336,6 +362,16 @@ def play(
     """Run the mix in a folder, which keeps the journal."""
     with Arena(folder, lease=2.0, concurrency=50, patience=2.0, bound=9.0, short=False) as arena:
         return Mix(arena, seed, 60 * minutes, rate, only).run(minutes, patience=90.0)
+
+
+def _unheard(arena: Arena) -> list[str]:
+    """Whoever waited in vain, or for long, though the result had been there."""
+    return [
+        event["id"]
+        for event in arena.events("asked")
+        if event["how"] in ("ResultTimeout", "ResultGone", "value")
+        and event["t"] - arena.history.ended.get(event["id"], math.inf) > NEWS
+    ]
 
 
 def _measure(history: History, figures: Figures) -> None:

@@ -44,14 +44,16 @@ FAULTS: dict[str, tuple[tuple[str, float, tuple[float, float]], ...]] = {
         ("refuse", 1, (0.2, 4)),
     ),
     "senders": (("kill", 1, (0, 0)),),
+    "people": (("retry-dead", 1, (0, 0)),),
 }
 PAUSES = {
     "workers": (0.5, 3.0), "server": (1.5, 5.0), "network": (0.3, 3.0), "senders": (5.0, 15.0),
+    "people": (3.0, 10.0),
 }  # fmt: skip
 
 # (task, weight): what the producers send.
 TASKS = (
-    ("nap", 38), ("long", 4), ("effect", 16), ("flaky", 10), ("delayed", 10), ("expiring", 6), ("many", 4),
+    ("nap", 38), ("long", 4), ("effect", 16), ("flaky", 10), ("delayed", 10), ("expiring", 6), ("many", 4), ("chain", 3),
     ("fails", 3), ("hangs", 2), ("swallows", 2), ("big", 3), ("hostile", 1), ("block", 0.3),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Any
 from greenworker import App, Backoff, current_task
 from tests.chaos.history import Journal
 from tests.chaos.probe import noted
+from tests.chaos.producer import Producer
 from tests.support import failpoints
 
 
@@ -88,6 +89,11 @@ def make_app(url: str, namespace: str, journal: Journal, **options: Any) -> App:
     def big(size: int = 100_000) -> str:
         """A result of so many bytes."""
         return "x" * size
+
+    @task(timeout=10)
+    def chain() -> str:
+        """Sends another task, whatever comes of that."""
+        return Producer(app, journal).send("nap", 0.01)
 
     @task(timeout=0)
     def wait_for(file: str) -> None:
