@@ -10,7 +10,10 @@ import time
 from contextlib import suppress
 
 _REARM = 1.0  # seconds: the alarm clocks are wound again so often, at 180 µs
-_DUMP_AFTER = 2.0  # seconds without Python; longer than _REARM, or a dump would come every time
+# Seconds without Python after which stacks are dumped: the fewer where `max_block` leaves no more.
+# faulthandler walks them without the GIL, so nobody may be running Python then: a process that was
+# frozen for longer, and is continued, has been seen to die of it (SIGSEGV).
+_DUMP_AFTER, _DUMP_AFTER_LEAST = 10.0, 2.0
 _END_LATE = (
     2.0  # seconds past `max_block`: who can, ends the process in Python, with a better message
 )
@@ -35,7 +38,7 @@ def waited_for(switches: int) -> float:
 
 
 class GilAlarm:
-    """Acts while no Python can: dumps all stacks after 2 s, ends the process after `max_block`.
+    """Acts while no Python can: dumps all stacks after 10 s, ends the process after `max_block`.
 
     For the owner of the process only: there is one `faulthandler.dump_traceback_later` and one
     ITIMER_REAL a process. 0 leaves the one (`block_warn`) or the other (`max_block`) alone; so does
@@ -43,8 +46,11 @@ class GilAlarm:
     """
 
     def __init__(self, block_warn: float, max_block: float) -> None:
-        self._dump_after = block_warn + _DUMP_AFTER if block_warn else 0.0
         self._end_after = max_block + _END_LATE if max_block else 0.0
+        dump_after = _DUMP_AFTER
+        if max_block:
+            dump_after = max(_DUMP_AFTER_LEAST, min(_DUMP_AFTER, self._end_after / 2))
+        self._dump_after = block_warn + dump_after if block_warn else 0.0
         self._wound = 0.0  # when; 0: not at all
         self._will_end = False
 
