@@ -64,9 +64,12 @@ class Guarded:
         return acl.url_of(role, self.server.url)
 
     def known(self) -> set[str]:
-        connection = self.admin.connection_pool.get_connection()
+        # By hand: redis-py would take the answer for that of COMMAND.
+        connection = self.admin.connection_pool.make_connection()
         connection.send_command("COMMAND", "LIST")
-        return {name.upper() for name in connection.read_response()}
+        names = {name.upper() for name in connection.read_response()}
+        connection.disconnect()
+        return names
 
 
 @pytest.fixture
