@@ -102,7 +102,7 @@ TOLD: tuple[tuple[str, outages.Fault, set[str]], ...] = (
 )
 
 
-@scenario("senders during an outage", lease=4.0, patience=0.6, config=outages.DISK)
+@scenario("senders during an outage", lease=4.0, patience=2.0, config=outages.DISK)
 def senders_are_told(arena: Arena, rng: random.Random) -> Report:
     crew(arena, 1)
     arena.send_many("nap", [[0.01]] * 10)
@@ -117,7 +117,7 @@ def senders_are_told(arena: Arena, rng: random.Random) -> Report:
     longest = max(_answer_times(arena))
     assert longest < 10  # a read timeout, and what a slow machine adds
     return conclude(
-        arena, f"some senders at once in each outage; their patience is 0.6 s; {', '.join(told)}",
+        arena, f"some senders at once in each outage; their patience is 2 s; {', '.join(told)}",
         notes=f"each was told within {longest:.1f} s",
     )  # fmt: skip
 

@@ -94,7 +94,8 @@ def term_under_load(arena: Arena, rng: random.Random) -> Report:
 @scenario("SIGTERM while the server is away", lease=3.0)
 def term_without_server(arena: Arena, rng: random.Random) -> Report:
     worker = arena.worker("--grace", "1")
-    arena.send_many("nap", [[0.3]] * 400)
+    # Of all lengths: whenever the server goes, some are under way
+    arena.send_many("nap", [[rng.uniform(0.1, 0.6)] for _ in range(400)])
     eventually(lambda: len(arena.completed()) > 10)
     with arena.fault("the server refuses", stops_all=True):
         arena.proxy.refuse()
