@@ -110,7 +110,7 @@ class Audit:
         """Audit the messages of one turn; what is wrong at one moment is told in the first."""
         seen: dict[bytes, int] = {}  # id → which of the sights, 0: none
         sights = [Sight("", 0)]
-        doubled: dict[bytes, list[Sight]] = {}
+        doubled: dict[bytes, dict[str, int]] = {}  # id → each place once, with the least index
         for chunk in self._probe.scan("names" if turn else "messages", "msg"):
             self._judge("msg", chunk.wrong)
             seen |= dict.fromkeys((id for id in chunk.names if crc32(id) % turns == turn), 0)
@@ -126,11 +126,11 @@ class Audit:
                     elif first is not None:
                         before = sights[first]
                         # A scan of a hash or zset may show an entry more than once.
-                        if before.place != place:
-                            doubled.setdefault(id, [before]).append(sights[number])
-                        elif _is_list(place):
-                            doubled.setdefault(id, [before])
-        self._confirm("twice", list(doubled.items()))
+                        if before.place != place or _is_list(place):
+                            places = doubled.setdefault(id, {before.place: before.since})
+                            places[place] = min(start, places.get(place, start))
+        doubts = [(id, [Sight(*one) for one in places.items()]) for id, places in doubled.items()]
+        self._confirm("twice", doubts)
         self._confirm("nowhere", [(id, ()) for id, first in seen.items() if not first])
 
     def _places(self) -> Iterator[str]:

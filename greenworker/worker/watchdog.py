@@ -162,13 +162,14 @@ class Watchdog:
         while self._wait():
             now = time.monotonic()
             self._guarded(self._look, now)
+            self._judge(0.0)
             if not self._given_up and now >= next_beat:
                 ok = self._beat()
                 next_beat = now + (
                     self._config.beat_every if ok else min(1.0, self._config.beat_every)
                 )
                 # A beat that succeeds takes no time either, one that fails its time limits.
-                self._excuse(time.monotonic() - now - (0.0 if ok else _BEAT_FAILS_AFTER))
+                self._excuse(self._judge(0.0 if ok else _BEAT_FAILS_AFTER))
         self._broker.close()  # here: its socket belongs to this thread's hub
 
     def _guarded(self, step: Callable[..., None], *args: Any) -> None:
@@ -195,26 +196,30 @@ class Watchdog:
                 self._report(blocked)
 
     def _wait(self) -> bool:
-        """Wait for a tick; False when it is time to stop. Knows why a tick took too long."""
+        """Wait for a tick; False when it is time to stop."""
         if self._alarm is not None:
             self._alarm.wind()
-        began = time.monotonic()
         if self._stop.acquire(timeout=self._tick):
             return False
+        self._excuse(self._judge(self._tick))
+        return True
+
+    def _judge(self, expected: float) -> float:
+        """Why a step that has just ended took longer than expected: a held GIL is told at once.
+
+        Returns the seconds that nobody is to blame for.
+        """
         # First of all: who held the GIL may soon be gone.
         frame, alive = sys._current_frames().get(self._main), self._alive
         now, switches = time.monotonic(), gil.switches()
-        late = now - began - self._tick
-        waited = gil.waited_for(switches - self._switches)  # the beat's time included
-        held = min(waited, now - self._looked - self._tick)
+        late = now - self._looked - expected
+        waited = gil.waited_for(switches - self._switches)
         self._switches, self._looked = switches, now
         # On a busy machine a thread that waits wakes up late: far from every time counts.
-        if held > (0.1 + late / 50 if late > _HELD else _HELD):
-            held = max(held, late)
-            self._guarded(self._report_gil, held, frame if now - alive > held / 2 else None)
-        else:
-            self._excuse(late)
-        return True
+        if late <= _HELD or waited <= 0.1 + late / 50:
+            return late
+        self._guarded(self._report_gil, late, frame if now - alive > late / 2 else None)
+        return 0.0
 
     def _excuse(self, late: float) -> None:
         """The process was stopped for so long, or the machine had no time for it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,9 @@ Event = dict[str, Any]
 Token = tuple[str, int]  # incarnation, claim sequence
 
 _TOKEN = re.compile(r"\b([0-9a-f]{16}):(\d+)\b")
+# Exit codes that are documented, os._exit of a poison task (9), TERM before anybody listens, and
+# the end at --max-block when nobody can say more.
+_ENDS = (0, 1, 2, 3, 9, -signal.SIGTERM, -signal.SIGALRM)
 _SLACK = 20.0  # seconds after the end of a fault in which a worker may still notice what it did
 
 
@@ -146,6 +150,7 @@ class History:
         self.left: set[str] = set()
         self.poisoned: set[int] = set()  # pids that a task of theirs has killed
         self.died: dict[int, tuple[int, float]] = {}  # pid → its code, when
+        self.to_be_killed: set[int] = set()  # pids, by us or by their failpoint
         self.announced: dict[str, list[bytes]] = defaultdict(list)
         self.ended: dict[str, float] = {}  # when a message ended, as far as anybody was told
         self.data_lost: list[float] = []
@@ -191,6 +196,10 @@ class History:
             return  # a last beat, after the leave: nothing was held any more
         self.renewed[event["worker"]] = event["pid"], event["t"]
 
+    def _on_up(self, event: Event) -> None:
+        if "=KILL" in event["failpoint"]:
+            self.to_be_killed.add(event["of"])
+
     def _on_down(self, event: Event) -> None:
         self.died[event["of"]] = event["code"], event["t"]
 
@@ -202,6 +211,8 @@ class History:
         self.faults.append({**event, "ended": None})
         if event["name"] == "poison":
             self.poisoned.add(event["of"])
+        if event["name"] == "SIGKILL":
+            self.to_be_killed.add(event["of"])
         if event.get("loses_data"):
             self.data_lost.append(event["t"])
 
@@ -231,6 +242,7 @@ def judge(
         _check_runs(id, runs, history, final, verdict)
     _check_announcements(history, verdict)
     _check_incarnations(history, verdict)
+    _check_deaths(history, verdict)
     for what, ids in (
         ("lost", verdict.lost),
         ("unexpected: run, but never sent", verdict.unexpected),
@@ -383,6 +395,13 @@ def _check_incarnations(history: History, verdict: Verdict) -> None:
             verdict.problems.append(
                 f"incarnation {worker} of {pid} was given up, and no fault explains it"
             )
+
+
+def _check_deaths(history: History, verdict: Verdict) -> None:
+    """A worker ends as it is documented, or by what we did to it: of nothing else, such as SIGSEGV."""
+    for pid, (code, _) in history.died.items():
+        if code not in _ENDS and not (code == -signal.SIGKILL and pid in history.to_be_killed):
+            verdict.problems.append(f"worker {pid} ended with {code}, and nobody did that to it")
 
 
 def _explains(fault: Event, pid: int, when: float) -> bool:

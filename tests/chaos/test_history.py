@@ -25,6 +25,9 @@ class Story:
         self.events.append({"what": what, "t": float(len(self.events)), "pid": 1, **fields})
         return self
 
+    def killed(self, pid: int = 1) -> Self:
+        return self.tell("fault", name="SIGKILL", of=pid).tell("down", of=pid, code=-9)
+
     def sent(self, *ids: str, verdict: str = "ok", expires: bool = False) -> Self:
         self.tell("send", ids=list(ids), expires=expires)
         return self.tell("sent", ids=list(ids), verdict=verdict)
@@ -86,7 +89,7 @@ def test_what_was_acknowledged_and_never_ends_is_lost(story: Story) -> None:
 
 def test_what_ran_and_did_not_end_is_lost(story: Story) -> None:
     """A run whose process was killed is no completion."""
-    story.sent("a").start("a").end("a").tell("down", of=1, code=-9)
+    story.sent("a").start("a").end("a").killed()
     assert only_problem(story) == "1 lost: a"
 
 
@@ -176,7 +179,15 @@ def test_one_delivery_must_not_be_begun_twice(story: Story) -> None:
 @pytest.mark.parametrize(
     ("cause", "lines"),
     [
-        ("worker killed", [("down", {"of": 1, "code": -9})]),
+        (
+            "worker killed",
+            [("fault", {"name": "SIGKILL", "of": 1}), ("down", {"of": 1, "code": -9})],
+        ),
+        (
+            "worker killed",
+            [("up", {"of": 1, "failpoint": "task.start=KILL@2"}), ("down", {"of": 1, "code": -9})],
+        ),
+        ("worker killed", [("down", {"of": 1, "code": -14})]),
         ("worker ended before it was settled", [("down", {"of": 1, "code": 1})]),
         (
             "a task killed its worker",
@@ -205,9 +216,17 @@ def test_causes(story: Story, cause: str, lines: list[tuple[str, dict[str, Any]]
     assert verdict.twice == {cause: 1}
 
 
+@pytest.mark.parametrize("code", [-9, -11, -6, 5])
+def test_a_worker_that_ends_of_something_else(story: Story, code: int) -> None:
+    """Also when nothing was lost, and nothing ran twice."""
+    story.tell("up", of=1, failpoint="task.start=TERM").sent("a").whole("a", pid=1)
+    story.tell("down", of=1, code=code)
+    assert only_problem(story) == f"worker 1 ended with {code}, and nobody did that to it"
+
+
 def test_a_death_before_the_run_is_no_cause(story: Story) -> None:
     """Process ids come again."""
-    story.tell("down", of=1, code=-9).sent("a").start("a").end("a").whole("a", TWO, pid=2)
+    story.tell("down", of=1, code=1).sent("a").start("a").end("a").whole("a", TWO, pid=2)
     assert only_problem(story).startswith("1 run twice without a cause")
 
 
@@ -260,7 +279,7 @@ def test_what_may_not_expire_must_not(story: Story) -> None:
 
 def test_two_answers_to_two_deliveries_are_a_double_completion(story: Story) -> None:
     story.sent("a").start("a").settled("a").start("a", TWO, pid=2).settled("a", TWO)
-    story.tell("down", of=1, code=-9)  # a cause to run twice is none to complete twice
+    story.killed()  # a cause to run twice is none to complete twice
     assert only_problem(story).startswith("1 completed twice: a by")
 
 
@@ -270,14 +289,14 @@ def test_two_announcements_are_a_double_completion(story: Story) -> None:
 
 
 def test_a_result_of_another_run_than_the_settled_one_is_a_double_completion(story: Story) -> None:
-    story.sent("a").start("a").settled("a").tell("down", of=1, code=-9)
+    story.sent("a").start("a").settled("a").killed()
     story.start("a", TWO, pid=2)
     story.results["a"] = result(TWO, 1)
     assert only_problem(story).startswith("1 completed twice: a by")
 
 
 def test_a_refused_outcome_is_no_completion(story: Story) -> None:
-    story.sent("a").start("a").end("a").settled("a", ours=False).tell("down", of=1, code=-9)
+    story.sent("a").start("a").end("a").settled("a", ours=False).killed()
     assert story.whole("a", TWO, pid=2).check().problems == []
 
 

@@ -109,6 +109,25 @@ def test_what_senders_push_meanwhile_is_not_even_suspected(space: Space) -> None
     assert link.confirmed == 0
 
 
+def test_one_that_is_pushed_further_while_it_is_looked_at_is_there_once(space: Space) -> None:
+    """First it is seen in the schedule, then twice in its list: by the time of the second look
+    so many have come that the looks do not overlap."""
+    space.push(*(f"late{n}" for n in range(300)), due=60)
+    space.make_due()
+    pushed = iter(range(1_000_000))
+
+    def step() -> None:
+        if link.scans["scheduled"] and not link.scans["ready:default:5"]:
+            space.broker.promote()
+        elif link.scans["ready:default:5"] == 1:
+            space.push(*(f"m{next(pushed)}" for _ in range(1000)))
+
+    link = Watched(space, step)
+    report = Audit(Probe(link, space.broker.namespace)).run()
+    assert [finding.text for finding in report.findings] == []
+    assert link.confirmed >= 100, "they were suspected"
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_no_false_alarm_whatever_happens_between_its_steps(space: Space, number: int) -> None:
     traffic = Traffic(space, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ class Watched:
         self.calls = 0
         self.confirmed = 0  # ids
         self.looked_at: dict[str, list[int]] = {}
+        self.scans: Counter[str] = Counter()  # by key
 
     def run(self, script: Any, key: str, *args: Any, **options: Any) -> Any:
         self._meanwhile()
@@ -58,6 +60,7 @@ class Watched:
             self.confirmed += len(reply)
         if script.name == "audit_scan":
             self.looked_at.setdefault(args[0], []).append(reply[1])
+            self.scans[args[1]] += 1
         return reply
 
     def execute(self, *command: Any) -> Any:
