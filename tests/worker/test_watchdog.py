@@ -75,12 +75,28 @@ class Bench:
         self.renewals += 1
 
 
+Make = Callable[..., Bench]
+
+
 @pytest.fixture
-def bench(space: Space) -> Iterator[Bench]:
-    bench = Bench(space)
+def make(space: Space) -> Iterator[Make]:
+    """Benches that end with the test, however it ends: what a thread left behind would beat on."""
+    made: list[Bench] = []
+
+    def make(**options: Any) -> Bench:
+        made.append(Bench(space, **options))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.watchdog.stop()
+
+
+@pytest.fixture
+def bench(make: Make) -> Bench:
+    bench = make()
     bench.watchdog.start()
-    yield bench
-    bench.watchdog.stop()
+    return bench
 
 
 def blocks(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -189,13 +205,13 @@ def test_another_switch_interval_is_no_held_gil(caplog: pytest.LogCaptureFixture
 
 
 def test_an_error_in_a_report_ends_neither_the_watch_nor_the_beats(
-    space: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def breaks(_: object) -> str:
         raise ValueError("no source")
 
     monkeypatch.setattr(watchdog, "stack_text", breaks)
-    bench = Bench(space, max_block=0.5)
+    bench = make(max_block=0.5)
     bench.watchdog.start()
     eventually(lambda: bench.lease() > 0.8)
     block_the_loop(3.0)
@@ -219,9 +235,9 @@ def test_a_loader_without_a_source_does_not_hide_the_stack() -> None:
 
 
 def test_time_in_which_the_process_was_stopped_counts_for_nothing(
-    space: Space, caplog: pytest.LogCaptureFixture
+    make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench = Bench(space, max_block=0.5)
+    bench = make(max_block=0.5)
     bench.watchdog.start()
     eventually(lambda: bench.lease() > 0.8)
     waker = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
@@ -234,7 +250,7 @@ def test_time_in_which_the_process_was_stopped_counts_for_nothing(
     assert not bench.gave_up
 
 
-def test_an_output_that_hangs_stops_no_beats(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_hangs_stops_no_beats(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "_PATIENCE", 0.05)
     shown, go_on = [], native_lock()
     go_on.acquire()
@@ -244,7 +260,7 @@ def test_an_output_that_hangs_stops_no_beats(space: Space, monkeypatch: pytest.M
         with go_on:
             pass
 
-    bench = Bench(space)
+    bench = make()
     bench.watchdog.own_process(show, stop_by=lambda: None)
     bench.watchdog._alarm = None  # this process is pytest's
     bench.watchdog.start()
@@ -252,7 +268,6 @@ def test_an_output_that_hangs_stops_no_beats(space: Space, monkeypatch: pytest.M
     assert bench.lease() > 0
     assert len(shown) > 1
     go_on.release()
-    bench.watchdog.stop()
 
 
 @pytest.mark.usefixtures("bench")
@@ -270,10 +285,10 @@ def test_the_thread_contends_for_no_lock_of_the_logs(
 
 
 def test_a_stop_that_is_overdue_is_not_held_up_by_a_blocked_loop(
-    space: Space, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "_AT_A_STOP", 0.5)
-    bench = Bench(space)
+    bench = make()
     bench.watchdog.stop_by = lambda: began + 0.5
     began = time.monotonic()
     bench.watchdog.start()
@@ -281,25 +296,23 @@ def test_a_stop_that_is_overdue_is_not_held_up_by_a_blocked_loop(
     assert not bench.gave_up, "the loop runs: it stops by itself"
     block_the_loop(1.0)
     assert len(bench.gave_up) == 1
-    bench.watchdog.stop()
 
 
 @pytest.mark.parametrize("block_warn", [0.0, 0.1])
 def test_an_overdue_stop_that_goes_on_step_by_step_is_left_to_end(
-    space: Space, block_warn: float
+    make: Make, block_warn: float
 ) -> None:
-    bench = Bench(space, block_warn=block_warn)
+    bench = make(block_warn=block_warn)
     bench.watchdog.stop_by = time.monotonic
     bench.watchdog.start()
     for _ in range(4):
         block_the_loop(0.6)
         gevent.sleep(0.3)
     assert not bench.gave_up
-    bench.watchdog.stop()
 
 
-def test_block_warn_0_tells_nothing(space: Space, caplog: pytest.LogCaptureFixture) -> None:
-    bench = Bench(space, block_warn=0.0)
+def test_block_warn_0_tells_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    bench = make(block_warn=0.0)
     bench.watchdog.start()
     block_the_loop(0.6)
     bench.watchdog.stop()
@@ -324,8 +337,8 @@ def test_one_that_was_reaped_is_renewed_in_the_loop(bench: Bench) -> None:
     assert bench.renewals == 1
 
 
-def test_nobody_beats_before_registration(space: Space) -> None:
-    bench = Bench(space)
+def test_nobody_beats_before_registration(make: Make) -> None:
+    bench = make()
     bench.membership.fresh()
     bench.watchdog.start()
     gevent.sleep(0.4)
@@ -334,18 +347,18 @@ def test_nobody_beats_before_registration(space: Space) -> None:
 
 
 def test_max_block_ends_the_beats_once_and_for_this_block_only(
-    space: Space, caplog: pytest.LogCaptureFixture
+    make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench = Bench(space, max_block=0.3)
+    bench = make(max_block=0.3)
     bench.watchdog.start()
     eventually(lambda: bench.lease() > 0.8)
     block_the_loop(3.0)
     assert bench.lease() < 0, "others may take over"
     assert len(bench.gave_up) == 1
+    eventually(lambda: "the loop is blocked for more than" in caplog.text)
     assert [it.levelno for it in caplog.records].count(logging.CRITICAL) == 1
     # The loop runs again, and nobody has reaped it
     eventually(lambda: bench.lease() > 0)
-    bench.watchdog.stop()
 
 
 def resources() -> tuple[int, int, int]:
@@ -355,15 +368,15 @@ def resources() -> tuple[int, int, int]:
     return len(sys._current_frames()), len(hubs), len(os.listdir("/dev/fd"))
 
 
-def test_stop_leaves_no_thread_no_hub_and_no_connection(space: Space) -> None:
+def test_stop_leaves_no_thread_no_hub_and_no_connection(make: Make, space: Space) -> None:
     def connected() -> bool:
         return "test-watchdog" in {client["name"] for client in space.redis.client_list()}
 
-    Bench(space)  # opens the connections of the test itself
+    make()  # opens the connections of the test itself
     assert not connected()
     before = resources()
     for _ in range(3):
-        bench = Bench(space)
+        bench = make()
         bench.watchdog.start()
         bench.watchdog.start()
         eventually(connected)
@@ -381,15 +394,15 @@ def test_it_can_be_started_again(bench: Bench) -> None:
     eventually(lambda: bench.lease() > 0)
 
 
-def test_a_stop_before_the_first_beat(space: Space) -> None:
-    bench = Bench(space)
+def test_a_stop_before_the_first_beat(make: Make) -> None:
+    bench = make()
     bench.watchdog.start()
     bench.watchdog.stop()
     assert bench.renewals == 0
 
 
-def test_beats_go_on_when_the_server_is_back(space: Space, proxy: TcpProxy) -> None:
-    bench = Bench(space, url=proxy.url)
+def test_beats_go_on_when_the_server_is_back(make: Make, proxy: TcpProxy) -> None:
+    bench = make(url=proxy.url)
     bench.watchdog.start()
     eventually(lambda: proxy.connections)
     proxy.refuse()
@@ -398,4 +411,3 @@ def test_beats_go_on_when_the_server_is_back(space: Space, proxy: TcpProxy) -> N
     proxy.accept()
     eventually(lambda: bench.lease() > 0)
     assert bench.renewals == 0
-    bench.watchdog.stop()
