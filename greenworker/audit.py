@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from zlib import crc32
 
 from greenworker import keys
@@ -179,7 +180,8 @@ class Audit:
     # Whose is it?
 
     def _check_workers(self) -> None:
-        for key in ("about", "leases", "seq", *self._names.get("consumers", [])):
+        of_workers = (self._names.get(prefix, []) for prefix in ("consumers", "solitary"))
+        for key in ("about", "leases", "seq", *chain(*of_workers)):
             self._scan("members", key)
         for key in self._names.get("suspected", []):
             # A worker that leaves with more than one call can hold gives up its deliveries first.

@@ -117,6 +117,11 @@ class Broker:
         """Lengthen the lease; False when the incarnation has been reaped."""
         return bool(self._run("beat", worker, _ms(lease)))
 
+    def listen(self, worker: str, listens: bool, queues: Iterable[str]) -> bool:
+        """Have others reckon, or no longer, with what this incarnation will claim; False when it is
+        not registered."""
+        return bool(self._run("listen", worker, int(listens), *queues))
+
     def claim(self, worker: str, seq: int, most: int, queues: Sequence[str]) -> Claim:
         """Up to `most` messages into this incarnation's processing list; raises NotRegistered."""
         reply = self._run("claim", worker, seq, min(most, MAX_COUNT), MAX_BYTES, *queues)

@@ -14,6 +14,7 @@ _SHARED = {
     "beat": ("pulse",),
     "reap": ("finish", "depart", "pulse"),
     "release": ("depart",),
+    "listen": ("depart",),
     "revive": ("record",),
     "dead_records": ("record",),
     "dead_delete": ("record",),

@@ -95,8 +95,12 @@ elseif SCANS[kind] then
 end
 
 -- What belongs to one incarnation as a whole.
-local owner = string.match(name, '^processing:(.*)$') or string.match(name, '^suspected:(.*)$')
-if owner and what ~= 'names' and #names > 0 and not is_worker(owner) then
-  is_wrong('ownerless', owner, kind == 'hash' and redis.call('HLEN', KEY) or redis.call('SCARD', KEY))
+local SIZES = {hash = 'HLEN', set = 'SCARD', string = 'EXISTS'}
+local owner
+for _, family in ipairs({'processing', 'suspected', 'solitary'}) do
+  owner = owner or string.match(name, '^' .. family .. ':(.*)$')
+end
+if owner and SIZES[kind] and what ~= 'names' and not is_worker(owner) then
+  is_wrong('ownerless', owner, redis.call(SIZES[kind], KEY))
 end
 return {next_cursor, bytes, names, wrong}

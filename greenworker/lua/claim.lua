@@ -12,6 +12,7 @@
 local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
 local LOOK_AT_MOST, CHUNK, SPREAD_OVER = 1000, 200, 64
+local MAKE_ROOM_FOR = 60000  -- ms
 
 require_type(MSG, 'hash')
 require_type(PROCESSING, 'hash')
@@ -136,15 +137,16 @@ local function pop_suspect(key, id)
   return true
 end
 
--- Suspects: a few at once, or one without others of them.
-local function pop_suspects(key, room)
+-- Suspects: a few at once, or one without others of them. `beside`: also one that would run
+-- without anything else, if only it could.
+local function pop_suspects(key, room, beside)
   local few = redis.call('SCARD', SUSPECTED)
   if few == 1 and crashes_of(redis.call('SRANDMEMBER', SUSPECTED)) >= ALONE_AFTER then return end
   while few < FEW and room > 0 and not full and looked < LOOK_AT_MOST do
     -- One by one: behind one that has expired may wait one that runs alone.
     local id = redis.call('LINDEX', key, -1)
     local crashes = crashes_of(id)
-    if not id or crashes >= SOLITARY_AFTER or (crashes >= ALONE_AFTER and few > 0) then return end
+    if not id or (crashes >= SOLITARY_AFTER and not beside) or (crashes >= ALONE_AFTER and few > 0) then return end
     if pop_suspect(key, id) then
       few, room = few + 1, room - 1
       if crashes >= ALONE_AFTER then return end
@@ -152,11 +154,17 @@ local function pop_suspects(key, room)
   end
 end
 
--- A suspect that runs without anything else: true when this worker claims nothing besides, for it
--- runs one, or is to. Who holds nothing takes it; else the first of those who listen lets what it
--- holds end, and the others go on.
-local function makes_room_for_one()
-  if redis.call('EXISTS', SOLITARY) == 1 then return true end
+-- What this worker does for suspects that run without anything else: the id of the one that it
+-- runs, or '~' and the moment from which on it has made room for one. nil: nothing.
+local solitary = redis.call('GET', SOLITARY)
+if solitary and string.sub(solitary, 1, 1) ~= '~' and redis.call('HEXISTS', PROCESSING, solitary) == 0 then
+  redis.call('DEL', SOLITARY)
+  solitary = nil
+end
+
+-- Takes one if this worker holds nothing. True when one waits and this worker is to make room for it:
+-- the first of those who listen, so that the others go on.
+local function is_to_make_room()
   for i = 5, #ARGV do
     local line, key = lines[i], suspects_key(ARGV[i])
     while line.suspects > 0 and looked < LOOK_AT_MOST do
@@ -169,15 +177,37 @@ local function makes_room_for_one()
       if n == 0 then break end
       if pop_suspect(key, id) then
         redis.call('SET', SOLITARY, id)
-        return true
+        solitary = id
+        return false
       end
       if full then break end
     end
   end
+  return false
 end
 
-local function claim_from(queue, line)
-  if line.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2) end
+-- Whether this worker claims nothing besides, and whether it has lost its patience: what it holds may
+-- have no end, and neither the suspect nor all else may wait for ever. Then one runs beside it. If
+-- that ends the worker, the next one to start holds nothing.
+local function makes_room_for_one()
+  local since = solitary and tonumber(string.match(solitary, '^~(%d+)$'))
+  if solitary and not since then return true, false end
+  local is_to = is_to_make_room()
+  if solitary and not since then return true, false end
+  if not is_to then
+    if since then redis.call('DEL', SOLITARY) end
+    return false, false
+  end
+  if not since then
+    since = now
+    redis.call('SET', SOLITARY, '~' .. now)
+  end
+  local patient = now - since < MAKE_ROOM_FOR
+  return patient, not patient
+end
+
+local function claim_from(queue, line, beside)
+  if line.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2, beside) end
   local waiting = line.waiting
   if waiting == 0 then return end
   local room = math.min(n - #held / 2, line.share)
@@ -195,14 +225,15 @@ local function claim_from(queue, line)
   end
 end
 
-if makes_room_for_one() then
+local alone, beside = makes_room_for_one()
+if alone then
   reply[3] = 2
   -- It may have taken tokens that are for others.
   for i = 5, #ARGV do
     if lines[i].waiting > 0 then wake(ARGV[i]) end
   end
 else
-  for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
+  for i = 5, #ARGV do claim_from(ARGV[i], lines[i], beside) end
 end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end
 if due[2] then reply[2] = tonumber(due[2]) end

@@ -1,4 +1,14 @@
--- Stands before release and reap: an incarnation that holds nothing any more leaves.
+-- Stands before listen, release and reap: an incarnation listens to a queue no longer, or leaves.
+
+local function stop_listening(queue, wid)
+  -- pcall: too late to refuse a key of a wrong type.
+  if redis.pcall('SREM', consumers_key(queue), wid) ~= 1 then return end
+  -- It may have taken a wake token along.
+  for priority = 9, 0, -1 do
+    local waiting = redis.pcall('LLEN', ready_key(queue, priority))
+    if type(waiting) == 'number' and waiting > 0 then return wake(queue) end
+  end
+end
 
 local function depart(wid)
   redis.call('ZREM', WORKERS, wid)
@@ -7,17 +17,7 @@ local function depart(wid)
   redis.call('HDEL', LEASES, wid)
   redis.call('HDEL', SEQ, wid)
   redis.call('DEL', suspected_key(wid), solitary_key(wid))
-  for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
-    if redis.call('SREM', consumers_key(queue), wid) == 1 then
-      -- It may have taken a wake token along.
-      for priority = 9, 0, -1 do
-        if redis.call('LLEN', ready_key(queue, priority)) > 0 then
-          wake(queue)
-          break
-        end
-      end
-    end
-  end
+  for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do stop_listening(queue, wid) end
 end
 
 -- Up to n of what an incarnation holds: {id, seq, id, seq, ...}.

@@ -16,9 +16,9 @@ if not envelope then
 end
 local due = redis.call('ZSCORE', SCHEDULED, id)
 if due then
-  local deliveries, attempt = head(envelope)
   -- What came back from a dead worker waits its jitter out: it is waiting, not delayed.
-  if attempt == '0' and deliveries ~= '0' then return {'waiting'} end
+  if came_back(due) then return {'waiting'} end
+  local _, attempt = head(envelope)
   return {'scheduled', tonumber(attempt or 0), tonumber(due), now_ms()}
 end
 for _, wid in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do

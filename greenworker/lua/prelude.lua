@@ -27,6 +27,11 @@ local function done_channel(id) return ROOT .. 'done:' .. id end
 -- then, after another crash, one without other suspects; and at last one without anything else.
 local SUSPECT_AFTER, ALONE_AFTER, SOLITARY_AFTER, FEW = 2, 3, 4, 32
 
+-- What a dead worker held is scheduled at half a millisecond: by that it is known from what waits
+-- for a moment of its own.
+local CAME_BACK = 0.5
+local function came_back(due) return tonumber(due) % 1 == CAME_BACK end
+
 -- What a call may read of messages, at least one: 300 of 1 MB hold a server up for seconds.
 local BUDGET = 4194304
 
@@ -52,20 +57,28 @@ local function wake(queue)
   if redis.call('LLEN', key) == 0 then redis.call('LPUSH', key, '1') end
 end
 
+-- What is wrong with the type of a key, or nil.
+local function mistyped(key, wanted)
+  local found = redis.call('TYPE', key).ok
+  if found ~= wanted and found ~= 'none' then return key .. ' is a ' .. found .. ', not a ' .. wanted end
+end
+
+local function refuse(what) error({err = 'GWTYPE ' .. what}) end
+
 -- What follows is refused before the first write if a key is of a wrong type:
 -- a script does not roll back.
 local function require_type(key, wanted)
-  local found = redis.call('TYPE', key).ok
-  if found ~= wanted and found ~= 'none' then
-    error({err = 'GWTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. wanted})
-  end
+  local wrong = mistyped(key, wanted)
+  if wrong then refuse(wrong) end
 end
+
+local function is_suspect(envelope) return tonumber(head(envelope or '') or 0) >= SUSPECT_AFTER end
 
 -- Where a message waits: the list and its queue; nil when the envelope does not tell it.
 local function home(envelope)
-  local deliveries, _, priority, _, _, _, queue = head(envelope)
+  local _, _, priority, _, _, _, queue = head(envelope)
   if not queue then return nil end
-  if tonumber(deliveries) >= SUSPECT_AFTER then return suspects_key(queue), queue end
+  if is_suspect(envelope) then return suspects_key(queue), queue end
   return ready_key(queue, priority), queue
 end
 
@@ -88,9 +101,13 @@ local function make_ready_anywhere(id)
   return 'default'
 end
 
--- Refuse, before the first write, to move a message to where no list is.
-local function require_home(envelope)
+-- Why a message cannot move to where it waits: no list is there; or nil.
+local function wrong_home(envelope)
   local key, queue = home(envelope or '')
-  require_type(key or ready_key('default', 5), 'list')
-  require_type(wake_key(queue or 'default'), 'list')
+  return mistyped(key or ready_key('default', 5), 'list') or mistyped(wake_key(queue or 'default'), 'list')
+end
+
+local function require_home(envelope)
+  local wrong = wrong_home(envelope)
+  if wrong then refuse(wrong) end
 end

@@ -3,24 +3,34 @@
 -- ARGV  n
 -- Returns {promoted, ms until the next is due or -1}.
 
+local LATER = 5000  -- ms: what cannot move now
+
 require_type(MSG, 'hash')
 require_type(QUEUES, 'set')
 redis.call('DEL', NIL)
 local now = now_ms()
-local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]))
-local woken, moved, bytes = {}, 0, 0
-for _, id in ipairs(due) do
+local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'WITHSCORES', 'LIMIT', 0, tonumber(ARGV[1]))
+local woken, moved, bytes, refused = {}, 0, 0, nil
+for i = 1, #due, 2 do
   if bytes > BUDGET then break end
+  local id = due[i]
   local envelope = redis.call('HGET', MSG, id)
-  -- What a dead worker held has waited its turn already, and not for all that came since. (Suspects
-  -- have a line of their own.)
-  local came_back = string.find(envelope or '', '^1 1 ') ~= nil
-  local queue = make_ready(id, envelope, came_back) or make_ready_anywhere(id)
-  moved, bytes = moved + 1, bytes + #(envelope or '')
-  -- One by one: where a list of a wrong type ends the script, what was moved has left.
-  redis.call('ZREM', SCHEDULED, id)
-  woken[queue] = true
+  bytes = bytes + #(envelope or '')
+  local wrong = wrong_home(envelope)
+  if wrong then
+    -- It holds up nothing else, and whoever promotes tells of it.
+    redis.call('ZADD', SCHEDULED, now + LATER + (came_back(due[i + 1]) and CAME_BACK or 0), id)
+    refused = wrong
+  else
+    -- What a dead worker held has waited its turn already, and not for all that came since. (Suspects
+    -- have a line of their own.)
+    local in_front = came_back(due[i + 1]) and not is_suspect(envelope)
+    woken[make_ready(id, envelope, in_front) or make_ready_anywhere(id)] = true
+    redis.call('ZREM', SCHEDULED, id)
+    moved = moved + 1
+  end
 end
 for queue in pairs(woken) do wake(queue) end
+if refused then refuse(refused) end
 local next_due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
 return {moved, next_due and math.max(0, tonumber(next_due) - now) or -1}

@@ -27,7 +27,7 @@ local function heard(now, lease, quiet)
   local all = redis.call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do
     local own = as_lease(redis.call('HGET', LEASES, all[i]), lease)
-    redis.call('ZADD', WORKERS, 'XX', math.max(tonumber(all[i + 1]), now + math.max(lease, own)), all[i])
+    redis.call('ZADD', WORKERS, 'XX', math.max(tonumber(all[i + 1]), now + own), all[i])
   end
   return true
 end

@@ -33,10 +33,13 @@ local function declare_dead(wid)
   end
 end
 
+local function exists(key) return redis.call('EXISTS', key) == 1 end
+
+-- By existence, of whatever type: too late to refuse any.
 local function is_used(queue)
-  if redis.call('SCARD', consumers_key(queue)) + redis.call('LLEN', suspects_key(queue)) > 0 then return true end
+  if exists(consumers_key(queue)) or exists(suspects_key(queue)) then return true end
   for priority = 0, 9 do
-    if redis.call('LLEN', ready_key(queue, priority)) > 0 then return true end
+    if exists(ready_key(queue, priority)) then return true end
   end
 end
 
@@ -80,10 +83,11 @@ if wid then
     local id = held[i]
     local envelope = redis.call('HGET', MSG, id)
     local deliveries, _, _, _, _, ttl = head(envelope or '')
+    deliveries = tonumber(deliveries)
     if deliveries then
       bytes = bytes + #envelope
       if suspected[id] or all_charged then
-        deliveries = tonumber(deliveries) + 1
+        deliveries = deliveries + 1
         envelope = string.gsub(envelope, '^1 %d+', '1 ' .. deliveries, 1)
       end
       if solitary == id and deliveries >= SUSPECT_AFTER + max then
@@ -94,7 +98,7 @@ if wid then
         redis.call('HSET', MSG, id, envelope)
         -- A little later, each at another moment: workers that crash together
         -- do not take the same ones together again.
-        redis.call('ZADD', SCHEDULED, now + (i * 37) % 500, id)
+        redis.call('ZADD', SCHEDULED, now + (i * 37) % 500 + CAME_BACK, id)
         returned = returned + 1
       end
     elseif envelope then
@@ -102,9 +106,9 @@ if wid then
     end
     redis.call('HDEL', PROCESSING, id)
   end
-  if redis.call('HLEN', PROCESSING) == 0 then depart(wid) end
   if returned > 0 then count('reaped', returned) end
+  close()
+  if redis.call('HLEN', PROCESSING) == 0 then depart(wid) end
 end
 tidy()
-close()
 return {0, found, returned, buried, redis.call('SCARD', CORPSES), shortest}

@@ -71,7 +71,10 @@ end
 if #settled > 0 then redis.call('HDEL', PROCESSING, unpack(settled)) end
 if #cleared > 0 then
   redis.call('SREM', SUSPECTED, unpack(cleared))
-  redis.call('DEL', solitary_key(wid))
+  local solitary = redis.call('GET', solitary_key(wid))
+  for _, id in ipairs(cleared) do
+    if id == solitary then redis.call('DEL', solitary_key(wid)) end
+  end
   for _, queue in ipairs(waiting) do wake(queue) end
 end
 close()

@@ -9,7 +9,7 @@ local wid, known, used = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 redis.call('DEL', NIL)
 if not redis.call('ZSCORE', WORKERS, wid) then return {'gone'} end
 -- A claim still on its way through the old connection now arrives too late.
-if tonumber(redis.call('HGET', SEQ, wid) or 0) < used then redis.call('HSET', SEQ, wid, used) end
+if (tonumber(redis.call('HGET', SEQ, wid) or 0) or 0) < used then redis.call('HSET', SEQ, wid, used) end
 
 local reply, lost = {now_ms()}, {}
 local held = redis.call('HGETALL', processing_key(wid))
@@ -25,5 +25,8 @@ for i = 1, #held, 2 do
     end
   end
 end
-if #lost > 0 then redis.call('HDEL', processing_key(wid), unpack(lost)) end
+for _, id in ipairs(lost) do
+  redis.call('HDEL', processing_key(wid), id)
+  redis.call('SREM', suspected_key(wid), id)
+end
 return reply

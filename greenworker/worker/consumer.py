@@ -111,6 +111,7 @@ class Consumer(Service):
             overdue = time.monotonic() - self._compared_at > self._lease
             if overdue or self._doubts != self._membership.doubts:
                 self._reconcile(me)
+            self._listen(me, not self.quiet and not self.retiring)
             self._claim(me)
         except NotRegistered:
             self._membership.renew(me.id)
@@ -143,7 +144,14 @@ class Consumer(Service):
         if not registered:
             raise NotRegistered(me.id)
         me.registered, me.beaten = True, time.monotonic()
+        me.listens = True
         self.ready.set()
+
+    def _listen(self, me: Incarnation, listens: bool) -> None:
+        if me.listens is not listens:
+            if not self._broker.listen(me.id, listens, self._queues):
+                raise NotRegistered(me.id)
+            me.listens = listens
 
     def _beat(self, me: Incarnation) -> None:
         """In the watchdog's stead: its connection may fail where ours works, and who claims without

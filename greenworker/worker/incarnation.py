@@ -23,6 +23,7 @@ class Incarnation:
     def __init__(self) -> None:
         self.id = os.urandom(8).hex()
         self.registered = False
+        self.listens = False  # the others reckon with what it will claim
         self.used = 0  # last claim sequence that was sent
         self.known = 0  # last one whose reply arrived
         self.beaten = 0.0  # when its lease was last lengthened (time.monotonic())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -316,6 +317,7 @@ class Worker:
     def _stop(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
         self.consumer.stop(timeout=min(timeout, IN_A_HURRY))
+        telling = gevent.spawn(self._stop_listening)
         self._join(deadline)
         self.pool.kill(Release, timeout=1.0)
         # A server that is away already is given no more time than the grace.
@@ -324,13 +326,21 @@ class Worker:
         # Leases must live until here. What follows takes no time, or the server is away: all at once.
         self.watchdog.ask_to_stop()
         services = (self.settler, self.retirement, self.scheduler, self.reaper)
-        gevent.joinall([gevent.spawn(service.stop, _LAST_TRY) for service in services])
+        ending = [gevent.spawn(service.stop, _LAST_TRY) for service in services]
+        gevent.joinall([*ending, gevent.spawn(telling.join, _LAST_TRY)])
         if not left:
             self._leave()
         self.watchdog.stop()
         for lane in self._lanes.values():
             lane.close()
         return left
+
+    def _stop_listening(self) -> None:
+        """The others need not reckon with us for the whole grace; no matter if they are not told."""
+        me = self._membership.current
+        if me.registered:
+            with suppress(BrokerError, ConfigError):
+                self.app.client.broker.listen(me.id, False, self.config.queues)
 
     def _join(self, deadline: float) -> None:
         joiner = gevent.spawn(self.pool.join)

@@ -148,6 +148,10 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
         lambda s: s.redis.sadd(s.key("suspected:ghost"), "h1"),
         {("ownerless", "suspected:ghost", "ghost")},
     ),
+    "a suspect that runs without anything else, of nobody": (
+        lambda s: s.redis.set(s.key("solitary:ghost"), "h1"),
+        {("ownerless", "solitary:ghost", "ghost")},
+    ),
     "a suspect that its worker does not hold": (
         lambda s: s.redis.sadd(s.key("suspected:w"), "h1", "r1"),
         {("unheld", "suspected:w", "r1")},
@@ -249,6 +253,7 @@ BEYOND = {
     "an envelope that cannot be read",
     "a lone processing list",
     "suspects of nobody",
+    "a suspect that runs without anything else, of nobody",
     "a suspect that its worker does not hold",
     "a description of nobody",
     "a listener that is no worker",

@@ -424,6 +424,74 @@ def test_whoever_holds_nothing_takes_the_one_that_runs_by_itself(space: Space) -
     assert space.claim_ids("w1") == ["other"]
 
 
+def test_who_is_quiet_need_not_make_room_for_it(space: Space) -> None:
+    space.push("m1", "m2")
+    space.register("w1", "w2")
+    (held,) = space.claim("w1", 1).deliveries
+    assert space.claim_ids("w2") == ["m2"]
+    space.push_suspect("s", deliveries=4)
+    assert space.broker.listen("w1", False, ["default"])
+    # Else it would wait for w1, which claims nothing
+    assert space.claim("w2").alone
+    assert space.broker.listen("w1", True, ["default"])
+    assert not space.claim("w2").alone
+    assert space.claim("w1").alone
+    space.done("w1", held)
+    assert space.claim_ids("w1") == ["s"]
+    space.check()
+
+
+def test_what_has_no_end_is_waited_for_a_minute_and_then_it_runs_beside_it(space: Space) -> None:
+    space.push("endless", "m1")
+    space.register("w")
+    space.claim("w", 1)
+    space.push_suspect("s1", "s2", deliveries=4)
+    claim = space.claim("w")
+    assert (claim.alone, claim.deliveries) == (True, [])
+    # A minute later
+    began = int(space.redis.get(space.key("solitary:w"))[1:])
+    space.redis.set(space.key("solitary:w"), f"~{began - 60_000}")
+    claim = space.claim("w")
+    assert [one.id for one in claim.deliveries] == ["s1", "m1"]
+    assert not claim.alone
+    # One after the other, and nothing waits once more meanwhile
+    space.push("m2")
+    assert space.claim_ids("w") == ["m2"]
+    space.done("w", claim.deliveries[0])
+    assert space.claim_ids("w") == ["s2"]
+    # If it ends its worker it is not buried: something else was there
+    space.edit("s2", "1 4 ", "1 9 ")
+    space.crash("w")
+    assert space.reap().buried == 0
+    space.check()
+
+
+def test_nobody_makes_room_once_none_waits(space: Space) -> None:
+    space.push("m1")
+    space.register("w1", "w2")
+    space.claim("w1", 1)
+    space.push_suspect("s", deliveries=4)
+    assert space.claim("w1").alone
+    assert space.claim_ids("w2") == ["s"]
+    space.push("m2")
+    assert space.claim_ids("w1") == ["m2"]
+    assert "solitary:w1" not in space.state()
+
+
+@pytest.mark.parametrize("how", ["away", "another"])
+def test_a_solitary_one_that_is_no_longer_held_keeps_nobody(space: Space, how: str) -> None:
+    """By hand, or where the server may evict keys."""
+    space.push_suspect("s", deliveries=4)
+    space.register("w")
+    assert space.claim_ids("w") == ["s"]
+    space.redis.hdel(space.key("processing:w"), "s")
+    if how == "another":
+        space.redis.hset(space.key("processing:w"), "other", 1)
+    space.push("m")
+    assert space.claim_ids("w") == ["m"]
+    assert "solitary:w" not in space.state()
+
+
 def test_a_second_copy_of_a_dead_letter_is_dropped(space: Space) -> None:
     (one,) = space.run("w", "m")
     space.settle("w", (one, Outcome("dead", b'{"state":"FAILURE"}', 60.0, reason="failed")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from math import ceil
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -177,6 +178,13 @@ class Scripts(RuleBasedStateMachine):
         about = {"name": f"slot {slot}"}
         reply = self.broker.register(worker, lease / 1000, about, listens)
         assert reply == self.model.register(worker, lease, orjson.dumps(about).decode(), listens)
+        self.look()
+
+    @rule(slot=slots, old=olds, listens=st.booleans(), queues=queues)
+    def listen(self, slot: int, old: int, listens: bool, queues: tuple[str, ...]) -> None:
+        worker = self.someone(slot, old)
+        reply = self.broker.listen(worker, listens, queues)
+        assert reply == self.model.listen(worker, listens, queues)
         self.look()
 
     @rule(slot=slots, most=st.integers(1, 8), queues=queues)
@@ -419,7 +427,7 @@ class Scripts(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([-1, 0, 0, 1]))
     def promote_what_is_due(self, ms: int) -> None:
         """As the scheduler does: when the next is due, or about then."""
-        wait = min(self.model.scheduled.values(), default=0) + ms - self.model.now
+        wait = ceil(min(self.model.scheduled.values(), default=0)) + ms - self.model.now
         if 0 < wait < 600_000:
             self.pass_time(wait)
         self.promote()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greenworker.errors import BrokerError
+from greenworker.message import Outcome
 from tests.support.state import Space
 
 
@@ -67,6 +68,38 @@ def test_what_a_dead_worker_held_does_not_wait_for_what_came_since(space: Space)
     space.check()
 
 
+def test_so_does_what_was_not_charged_since_suspects_were_there(space: Space) -> None:
+    space.push("m1")
+    space.push_suspect("s")
+    space.register("w")
+    assert space.claim_ids("w") == ["s", "m1"]
+    space.push("m2")
+    space.crash("w")
+    space.reap()
+    assert space.broker.lookup("m1").state == "PENDING"
+    space.make_due()
+    space.broker.promote()
+    assert space.waiting() == ["m1", "m2"]
+    space.check()
+
+
+def test_a_later_retry_of_it_waits_its_turn(space: Space) -> None:
+    (one,) = space.run("w", "m1")
+    space.crash("w")
+    space.reap()
+    space.make_due()
+    space.broker.promote()
+    space.register("w2")
+    (one,) = space.claim("w2").deliveries
+    space.settle("w2", (one, Outcome("retry", envelope=one.envelope, delay=60.0)))
+    space.push("m2")
+    assert space.broker.lookup("m1").state != "PENDING"
+    space.make_due()
+    space.broker.promote()
+    assert space.waiting() == ["m2", "m1"]
+    space.check()
+
+
 def test_at_most_a_thousand_at_once(space: Space) -> None:
     for chunk in range(3):
         space.push(*(f"m{chunk}-{n}" for n in range(500)), due=60.0)
@@ -78,17 +111,28 @@ def test_at_most_a_thousand_at_once(space: Space) -> None:
     space.check()
 
 
-def test_a_key_of_a_wrong_type_doubles_and_loses_nothing(space: Space) -> None:
+@pytest.mark.parametrize("key", ["ready:other:5", "wake:other"])
+def test_a_key_of_a_wrong_type_holds_up_nothing_else(space: Space, key: str) -> None:
+    space.run("w", "b1")
+    space.push("b2", queue="other", due=60.0)
+    space.crash("w")
+    space.reap()
+    space.edit("b1", "default", "other")
     space.push("a", due=60.0)
-    space.push("b", queue="other", due=61.0)
-    space.redis.zadd(space.key("scheduled"), {"a": 1, "b": 2})
-    space.redis.set(space.key("ready:other:5"), "not a list")
-    for _ in range(3):
-        with pytest.raises(BrokerError, match="WRONGTYPE"):
-            space.broker.promote()
+    space.redis.zadd(space.key("scheduled"), {"b1": 1.5, "b2": 2, "a": 3})
+    space.redis.set(space.key(key), "not a list")
+    # The ones it concerns are first in line: they are told of, and wait some seconds more
+    with pytest.raises(BrokerError, match="GWTYPE"):
+        space.broker.promote()
     assert space.waiting() == ["a"]
-    space.redis.delete(space.key("ready:other:5"))
-    assert space.broker.promote()[0] == 1
+    moved, next_due = space.broker.promote()
+    assert (moved, next_due is not None and 0 < next_due <= 5) == (0, True)
+    # Once it is mended they move, and nothing is lost; what came back is still next in line
+    space.redis.delete(space.key(key))
+    space.push("c", queue="other")
+    space.make_due()
+    assert space.broker.promote()[0] == 2
+    assert space.waiting("other") == ["b1", "c", "b2"]
     space.check()
 
 

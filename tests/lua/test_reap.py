@@ -119,6 +119,9 @@ def test_an_outage_is_measured_by_the_shortest_lease(space: Space) -> None:
     space.redis.zadd(space.key("workers"), {"short": space.redis.time()[0] * 1000 - 100}, xx=True)
     sweep = space.broker.reap(60.0, 40.0, 3)
     assert (sweep.extended, sweep.corpses, sweep.shortest) == (True, 0, 2.0)
+    # By one lease of its own: should it be dead, its tasks need not wait for another's
+    left = space.redis.zscore(space.key("workers"), "short") - space.redis.time()[0] * 1000
+    assert left <= 3_000
     assert space.broker.beat("short", 2.0)
     space.broker.release("short")
     assert space.broker.reap(60.0, 40.0, 3).shortest == 60.0
@@ -379,6 +382,25 @@ def test_a_lease_that_is_none_stops_no_sweep(space: Space, lease: str) -> None:
     space.redis.hset(space.key("leases"), "odd", lease)
     space.crash("w")
     assert space.reap().returned == 1
+
+
+@pytest.mark.parametrize("key", ["ready:other:3", "suspects:other", "consumers:other"])
+def test_a_key_of_a_wrong_type_elsewhere_stops_no_sweep(space: Space, key: str) -> None:
+    """What was buried is counted, and has left; what came back, too."""
+    space.register("w")
+    space.redis.sadd(space.key("queues"), "other")
+    space.push_suspect("s", deliveries=4)
+    assert space.claim_ids("w") == ["s"]
+    space.run("w2", "m")
+    space.redis.set(space.key(key), "x")
+    space.crash("w", "w2")
+    sweeps = [space.reap(), space.reap()]
+    assert [
+        sum(column) for column in zip(*((s.returned, s.buried) for s in sweeps), strict=True)
+    ] == [1, 1]
+    assert space.stats() == {"enqueued": 2, "dead": 1, "reaped": 1}
+    space.redis.delete(space.key(key))
+    space.check()
 
 
 def test_an_id_whose_message_is_gone_is_dropped(space: Space) -> None:

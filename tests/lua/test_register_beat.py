@@ -80,3 +80,32 @@ def test_leases_survive_a_server_without_memory(own_space: Space) -> None:
     own_space.register("w", lease=1)
     assert own_space.broker.beat("w", 60.0) is True
     assert 50 < lease_left(own_space, "w") <= 60
+
+
+def test_who_listens_no_longer_is_not_reckoned_with(space: Space) -> None:
+    space.register("w1", "w2", queues=["a", "b"])
+    space.push("m", queue="a")
+    space.redis.delete(space.key("wake:a"))  # w1 has taken it
+    assert space.broker.listen("w1", False, ["a", "b"]) is True
+    state = space.state()
+    assert state["consumers:a"] == state["consumers:b"] == {"w2"}
+    assert state["wake:a"] == ["1"]
+    assert state["workers"].keys() == {"w1", "w2"}
+    assert space.broker.listen("w1", True, ["a", "b"]) is True
+    assert space.state()["consumers:b"] == {"w1", "w2"}
+
+
+def test_a_stranger_does_not_listen(space: Space) -> None:
+    assert space.broker.listen("w", True, ["a"]) is False
+    assert space.state() == {}
+
+
+@pytest.mark.parametrize("key", ["consumers:b", "wake:b"])
+def test_listen_refuses_a_key_of_a_wrong_type(space: Space, key: str) -> None:
+    space.register("w", queues=["a", "b"])
+    space.redis.delete(space.key(key))
+    space.redis.set(space.key(key), "x")
+    before = space.state()
+    with pytest.raises(BrokerError, match="GWTYPE"):
+        space.broker.listen("w", False, ["a", "b"])
+    assert space.state() == before

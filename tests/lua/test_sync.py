@@ -63,6 +63,22 @@ def test_it_drops_an_id_whose_message_is_gone(space: Space) -> None:
     space.check()
 
 
+def test_a_suspect_whose_message_is_gone_runs_no_longer(space: Space) -> None:
+    space.push_suspect("s")
+    space.register("w")
+    assert space.claim_ids("w") == ["s"]
+    space.redis.hdel(space.key("msg"), "s")
+    assert space.broker.sync("w", 0, 1) == []
+    assert "suspected:w" not in space.state()
+
+
+def test_a_sequence_that_is_none_counts_as_zero(space: Space) -> None:
+    space.register("w")
+    space.redis.hset(space.key("seq"), "w", "rubbish")
+    assert space.broker.sync("w", 0, 3) == []
+    assert space.state()["seq"] == {"w": "3"}
+
+
 def test_it_goes_on_without_memory(own_space: Space) -> None:
     own_space.push("m")
     own_space.register("w")

@@ -30,6 +30,7 @@ CHANGES = {
     "ALONE_AFTER": "alone_after",
     "SOLITARY_AFTER": "solitary_after",
     "FEW": "few",
+    "MAKE_ROOM_FOR": "make_room_for",
     "LOOK_AT_MOST": "look",
     "CHUNK": "chunk",
     "SPREAD_OVER": "spread_over",
@@ -84,7 +85,7 @@ class Clockwork:
         self.redis.hset(_CLOCK, mapping={"s": ms // 1000, "us": ms % 1000 * 1000})
 
     def state(self) -> State:
-        """Every key without its root: strings, dicts, sets, scores as ints, and lists with what
+        """Every key without its root: strings, dicts, sets, scores as numbers, and lists with what
         is popped next in front; the record of a dead letter in its parts."""
         state = {}
         for name, kind, value, life in self._dump(args=[self.root]):
@@ -132,5 +133,5 @@ def _plain(kind: str, value: Any) -> Any:
         case "hash":
             return dict(zip(value[::2], value[1::2], strict=True))
         case "zset":
-            return {id: int(score) for id, score in zip(value[::2], value[1::2], strict=True)}
+            return {id: float(score) for id, score in zip(value[::2], value[1::2], strict=True)}
     return value

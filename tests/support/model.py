@@ -20,6 +20,7 @@ from tests.support.model_claim import ClaimRun
 from tests.support.model_parts import Bounds, Letter, State, failure
 
 JITTER = 500  # ms over which a reaper spreads what it returns
+HALF = 0.5  # ms: the mark of what came back from a dead worker
 
 
 class Refused(Exception):
@@ -38,7 +39,7 @@ class Model:
         self.ready: dict[tuple[str, int], list[str]] = defaultdict(list)
         self.suspects: dict[str, list[str]] = defaultdict(list)
         self.wake: set[str] = set()
-        self.scheduled: dict[str, int] = {}
+        self.scheduled: dict[str, float] = {}
         self.workers: dict[str, int] = {}
         self.corpses: set[str] = set()
         self.processing: dict[str, dict[str, int]] = defaultdict(dict)
@@ -54,6 +55,7 @@ class Model:
         self.pushes: dict[str, int] = {}  # until when
         self.stats: Counter[str] = Counter()
         self.solitary: dict[str, str] = {}
+        self.room_since: dict[str, int] = {}  # who makes room for a solitary one
         self.blamed: dict[str, set[str]] = {}  # what a corpse's death is charged to
         self.sweep: int | None = None
         self.pulse: int | None = None
@@ -75,6 +77,7 @@ class Model:
             "stats": _texts(self.stats),
             "sweep": self.sweep and str(self.sweep),
             "pulse": self.pulse and str(self.pulse),
+            **{f"solitary:{worker}": f"~{at}" for worker, at in self.room_since.items()},
             **{f"solitary:{worker}": id for worker, id in self.solitary.items()},
             **{f"ready:{queue}:{level}": line for (queue, level), line in self.ready.items()},
             **{f"suspects:{queue}": line for queue, line in self.suspects.items()},
@@ -140,6 +143,17 @@ class Model:
             self.queues.add(queue)
         return True
 
+    def listen(self, worker: str, listens: bool, queues: Iterable[str]) -> bool:
+        if worker not in self.workers:
+            return False
+        for queue in queues:
+            if listens:
+                self.consumers[queue].add(worker)
+                self.queues.add(queue)
+            elif worker in self.consumers[queue]:
+                self._stop_listening(queue, worker)
+        return True
+
     def beat(self, worker: str, lease: int) -> bool:
         if worker not in self.workers:
             return False
@@ -153,7 +167,7 @@ class Model:
         if self.now - last <= quiet * min([lease, *self.leases.values()]) / lease:
             return False
         for worker, end in self.workers.items():
-            self.workers[worker] = max(end, self.now + max(lease, self.leases[worker]))
+            self.workers[worker] = max(end, self.now + self.leases[worker])
         return True
 
     def claim(
@@ -171,12 +185,12 @@ class Model:
         shares = {
             queue: self._share(worker, queue, length) for queue, length in lengths.items() if length
         }
-        makes_room = run.makes_room_for_one(queues)
+        makes_room, beside = run.makes_room_for_one(queues)
         if makes_room:
             more = True
             self.wake |= {queue for queue, length in lengths.items() if length}
         for queue in [] if makes_room else queues:
-            run.take_suspects(queue)
+            run.take_suspects(queue, beside)
             if lengths[queue]:
                 run.take_ready(queue, shares[queue])
             if self.waiting(queue):
@@ -186,7 +200,7 @@ class Model:
         due = min(self.scheduled.values(), default=None)
         return (
             [(id, seq, str(self.msg[id])) for id in run.held],
-            None if due is None else max(0, due - self.now),
+            None if due is None else max(0, int(due) - self.now),
             more,
         )
 
@@ -221,8 +235,9 @@ class Model:
                     self._make_ready(id, in_front=True)
             cleared = cleared or id in self.suspected[worker]
             self.suspected[worker].discard(id)
+            if self.solitary.get(worker) == id:
+                del self.solitary[worker]
         if cleared:
-            self.solitary.pop(worker, None)
             self.wake |= {queue for queue, line in self.suspects.items() if line}
         return replies
 
@@ -264,10 +279,11 @@ class Model:
 
     def promote(self) -> tuple[int, int | None]:
         due = sorted((at, id) for id, at in self.scheduled.items() if at <= self.now)
-        for _, id in due[: self.bounds.count]:
+        for at, id in due[: self.bounds.count]:
             del self.scheduled[id]
             if id in self.msg:
-                self._make_ready(id, in_front=self.msg[id].deliveries == 1)
+                suspect = self.msg[id].deliveries >= self.bounds.suspect_after
+                self._make_ready(id, in_front=at % 1 == HALF and not suspect)
             else:  # planted: nobody can tell where it belongs
                 self.ready["default", 5].append(id)
                 self.queues.add("default")
@@ -275,7 +291,7 @@ class Model:
         first = min(self.scheduled.values(), default=None)
         return (
             len(due[: self.bounds.count]),
-            None if first is None else max(0, first - self.now),
+            None if first is None else max(0, int(first - self.now)),
         )
 
     # Dead letters
@@ -324,8 +340,8 @@ class Model:
             known = self.results.get(id, self.records.get(id, ("", "", None))[2:])[0]
             state = re.match(r'\{"state":"(\w+)"', known)[1] if known else None  # type: ignore[index]
             return state, known, 0, None
-        if id in self.scheduled and not (letter.deliveries and not letter.attempt):
-            due = max(0, self.scheduled[id] - self.now)
+        if id in self.scheduled and self.scheduled[id] % 1 != HALF:
+            due = max(0, int(self.scheduled[id]) - self.now)
             return "RETRY" if letter.attempt else "SCHEDULED", None, letter.attempt, due
         started = any(id in held for held in self.processing.values())
         return "STARTED" if started else "PENDING", None, 0, None
@@ -437,10 +453,11 @@ class Model:
                 buried += 1
                 continue
             self.msg[id] = letter
-            moment = self.now + (2 * k + 1) * 37 % JITTER
+            moment = self.now + (2 * k + 1) * 37 % JITTER + HALF
             if not self.ordered:
                 moment = seen.get("scheduled", {}).get(id, 0)
             assert self.now <= moment < self.now + JITTER
+            assert moment % 1 == HALF
             moments.append(moment)
             self.scheduled[id] = moment
             returned += 1
@@ -457,6 +474,7 @@ class Model:
 
     def _depart(self, worker: str) -> None:
         self.solitary.pop(worker, None)
+        self.room_since.pop(worker, None)
         self.workers.pop(worker, None)
         self.corpses.discard(worker)
         self.about.pop(worker, None)
@@ -465,9 +483,12 @@ class Model:
         self.suspected.pop(worker, None)
         for queue, names in self.consumers.items():
             if worker in names:
-                names.discard(worker)
-                if self.waiting(queue):
-                    self.wake.add(queue)
+                self._stop_listening(queue, worker)
+
+    def _stop_listening(self, queue: str, worker: str) -> None:
+        self.consumers[queue].discard(worker)
+        if self.waiting(queue):
+            self.wake.add(queue)
 
 
 def _texts(numbers: Mapping[str, int]) -> dict[str, str]:

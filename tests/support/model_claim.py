@@ -21,24 +21,39 @@ class ClaimRun:
         self.size = self.looked = 0
         self.full = False
 
-    def take_suspects(self, queue: str) -> None:
-        """A few at once; one that must run without others only if there is no other."""
+    def take_suspects(self, queue: str, beside: bool) -> None:
+        """A few at once; one that must run without others only if there is no other. `beside`: also
+        one that should run without anything else."""
         model, line = self.model, self.model.suspects[queue]
         mine = model.suspected[self.worker]
         while line and self._goes_on() and len(mine) < model.bounds.few:
             if mine and any(self._alone(id) for id in (*mine, line[0])):
                 return
             id = line[0]
-            if model.crashes_of(id) >= model.bounds.solitary_after:
+            if model.crashes_of(id) >= model.bounds.solitary_after and not beside:
                 return
             if self._take(line):
                 mine.add(id)
 
-    def makes_room_for_one(self, queues: Sequence[str]) -> bool:
-        """Whether nothing else is claimed: one runs by itself, or is to."""
-        model, mine = self.model, self.model.suspected[self.worker]
+    def makes_room_for_one(self, queues: Sequence[str]) -> tuple[bool, bool]:
+        """Whether nothing else is claimed, since one runs by itself or is to; and whether this worker
+        has waited for that long enough."""
+        model = self.model
         if self.worker in model.solitary:
-            return True
+            return True, False
+        is_to = self._is_to_make_room(queues)
+        if self.worker in model.solitary:
+            model.room_since.pop(self.worker, None)
+            return True, False
+        if not is_to:
+            model.room_since.pop(self.worker, None)
+            return False, False
+        since = model.room_since.setdefault(self.worker, model.now)
+        patient = model.now - since < model.bounds.make_room_for
+        return patient, not patient
+
+    def _is_to_make_room(self, queues: Sequence[str]) -> bool:
+        model, mine = self.model, self.model.suspected[self.worker]
         holds_any = bool(model.processing[self.worker])
         for queue in queues:
             line = model.suspects[queue]
@@ -55,7 +70,7 @@ class ClaimRun:
                 if self._take(line):
                     mine.add(id)
                     model.solitary[self.worker] = id
-                    return True
+                    return False
                 if self.full:
                     break
         return False

@@ -235,5 +235,6 @@ class Space:
 
     def make_due(self) -> None:
         """Let the time come for all that is scheduled."""
-        for id in self.redis.zrange(self.key("scheduled"), 0, -1):
-            self.redis.zadd(self.key("scheduled"), {id: 1})
+        # Half a millisecond stays: it marks what came back from a dead worker.
+        for id, due in self.redis.zrange(self.key("scheduled"), 0, -1, withscores=True):
+            self.redis.zadd(self.key("scheduled"), {id: 1 + due % 1})

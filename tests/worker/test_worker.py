@@ -105,6 +105,37 @@ def test_start_and_stop_again_and_again(app: App, space: Space) -> None:
         check_nobody_is_left(space)
 
 
+def test_the_others_reckon_with_who_claims(app: App, space: Space) -> None:
+    """Not with who is quiet, nor with who finishes what runs for as long as the grace lasts."""
+    began, go, task = Event(), Event(), declare_nothing(app)
+
+    @app.task
+    def hold() -> None:
+        began.set()
+        go.wait()
+
+    def listeners() -> int:
+        return int(space.redis.scard(space.key("consumers:default")))
+
+    worker = Worker(app, lease=1.0)
+    worker.start()
+    hold.delay()
+    assert began.wait(10)
+    assert listeners() == 1
+    worker.quiet()
+    eventually(lambda: listeners() == 0)
+    worker.resume()
+    eventually(lambda: listeners() == 1)
+    task.delay()
+    eventually(lambda: space.stats().get("done") == 1)
+    stopping = gevent.spawn(worker.stop)
+    eventually(lambda: listeners() == 0)
+    assert not stopping.ready()
+    go.set()
+    assert stopping.get() == 0
+    check_nobody_is_left(space)
+
+
 def test_quiet_ends_with_a_stop(app: App, space: Space) -> None:
     task = declare_nothing(app)
     worker = Worker(app, lease=1.0)
