@@ -201,7 +201,7 @@ class App:
         if url == "required" or self._embedded is False:
             by = "GREENWORKER_URL=required" if url else "App(embedded=False)"
             raise EmbeddedUnavailable(
-                f'no server URL, and {by} forbids the embedded server: set GREENWORKER_URL or App("redis://…")'
+                f"no server URL, and {by} forbids the embedded server: set GREENWORKER_URL=redis://host:6379/0 or App(url)"
             )
         self._server = server = EmbeddedServer(
             None if self._embedded is True else Path(self._embedded)

@@ -6,6 +6,7 @@ retries best: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture B
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,12 @@ class Backoff:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.base >= 0 and self.factor >= 1 and self.cap >= 0 and self.least >= 0):
+        values = (self.base, self.factor, self.cap, self.least)
+        if (
+            not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+            or min(values) < 0
+            or self.factor < 1
+        ):
             raise DeclarationError(
                 f"{self}: base, cap and least are seconds ≥ 0, and the factor is at least 1"
             )

@@ -185,7 +185,12 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
     if workdir is not None:
         if not Path(workdir).is_dir():
             raise ConfigError(f"--workdir {workdir}: no such folder")
-        os.chdir(workdir)
+        try:
+            os.chdir(workdir)
+        except OSError as error:
+            raise ConfigError(
+                f"--workdir {workdir}: {error.strerror}; this user needs the right to enter it"
+            ) from None
     if options.flag("status", command=True):
         from greenworker.commands import status
 

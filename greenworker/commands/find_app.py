@@ -12,6 +12,7 @@ from types import ModuleType
 
 from greenworker.app import App
 from greenworker.commands.options import Options
+from greenworker.embedded import current_folder
 from greenworker.errors import AppNotFound, ConfigError
 
 
@@ -21,7 +22,7 @@ def find_app(names: Sequence[str], need_tasks: bool = True) -> App:
     The current folder comes first on sys.path. Raises AppNotFound, or ConfigError for a module
     that cannot be imported.
     """
-    here = str(Path.cwd())
+    here = str(current_folder())
     if sys.path[0] != here:
         sys.path.insert(0, here)
     apps = {name: _app_of(name) for name in names}

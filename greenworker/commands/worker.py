@@ -59,6 +59,9 @@ def run(options: Options, early_ssl: Sequence[str] = ()) -> int:
 
 def _settings(options: Options) -> dict[str, Any]:
     queues = options.text("queues")
+    if queues is not None and not queues.strip():
+        # A variable that is not set: to listen to all would surprise.
+        raise ConfigError("--queues is empty: name queues, or leave it out for all")
     said = {
         "queues": tuple(name.strip() for name in queues.split(",")) if queues else None,
         "concurrency": options.count("concurrency"),

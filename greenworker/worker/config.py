@@ -10,6 +10,7 @@ from greenworker.errors import ConfigError
 from greenworker.keys import check_name
 
 MOST_AT_ONCE = 1_000_000
+_MOST_SECONDS = 1e9
 
 
 def default_name() -> str:
@@ -39,24 +40,31 @@ class WorkerConfig:
     name: str = field(default_factory=default_name)
 
     def __post_init__(self) -> None:
-        most = self.concurrency
-        if not isinstance(most, int) or isinstance(most, bool) or not 1 <= most <= MOST_AT_ONCE:
+        most, name = self.concurrency, self.name
+        if not _is_whole(most) or not 1 <= most <= MOST_AT_ONCE:
             raise ConfigError(f"concurrency {most!r}: give a whole number, 1 to {MOST_AT_ONCE:,}")
-        if not self.name.isprintable() or len(self.name) > 200:
-            raise ConfigError(f"name {self.name!r:.60}: give up to 200 printable characters")
+        if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
+            raise ConfigError(f"name {name!r:.60}: give up to 200 printable characters")
         if not self.queues:
             raise ConfigError("no queues: name at least one")
         for queue in self.queues:
             check_name("queue", queue)
         for what in ("timeout", "grace", "block_warn", "max_block"):
-            if getattr(self, what) < 0:
+            if not _is_seconds(getattr(self, what)):
                 raise ConfigError(f"{what} {getattr(self, what)!r}: give seconds, 0 or more")
         for what in ("max_tasks", "max_memory", "max_stuck"):
-            value = getattr(self, what) or 0
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            value = getattr(self, what)
+            if (value is not None or what != "max_stuck") and (not _is_whole(value) or value < 0):
                 raise ConfigError(f"{what} {value!r}: give a whole number, 0 or more")
-        if self.lease < 1:
+        if not _is_whole(self.max_deliveries) or self.max_deliveries < 1:
+            raise ConfigError(
+                f"max_deliveries {self.max_deliveries!r}: give a whole number, 1 or more"
+            )
+        if not _is_seconds(self.lease) or self.lease < 1:
             raise ConfigError(f"lease {self.lease!r}: give at least 1 second")
+        for what in ("burst", "solo", "log_values", "allow_eviction"):
+            if not isinstance(getattr(self, what), bool):
+                raise ConfigError(f"{what} {getattr(self, what)!r}: give True or False")
 
     @property
     def stuck_limit(self) -> int:
@@ -79,3 +87,16 @@ class WorkerConfig:
         beat came at most lease/6 before the server went away, still has a beat's time left.
         """
         return self.lease * 2 / 3
+
+
+def _is_seconds(value: object) -> bool:
+    """Whether it is a number of seconds: finite, 0 or more, and few enough for every clock."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 <= value < _MOST_SECONDS  # neither nan nor inf is
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -51,6 +51,10 @@ def test_no_waiting_at_all() -> None:
         {"least": -0.1},
         {"base": float("nan")},
         {"factor": float("nan")},
+        {"least": float("nan")},
+        {"least": float("inf")},
+        {"cap": float("inf")},
+        {"base": "1"},
     ],
 )
 def test_nonsense_is_refused(wrong: dict[str, Any]) -> None:

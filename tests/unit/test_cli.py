@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import os
 import re
 import sys
 from pathlib import Path
@@ -337,6 +339,93 @@ def test_what_a_command_has_no_use_for_is_refused(
     assert err.startswith("greenworker: ")
     assert says in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_queues_that_are_empty_are_a_variable_that_is_not_set(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`-Q "$QUEUES"` would listen to all of them."""
+    assert cli.main(["-Q", value, "m"]) == 2
+    assert capsys.readouterr().err == (
+        "greenworker: --queues is empty: name queues, or leave it out for all\n"
+    )
+
+
+# --- folders
+
+
+@pytest.mark.parametrize("line", ["m", "status -A m", "status", "dead list"])
+def test_a_folder_that_has_been_deleted(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert cli.main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "greenworker: the current folder: No such file or directory; "
+        "change to one that is there, or give --workdir\n"
+    )
+
+
+def test_a_folder_that_may_not_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> None:  # root may enter them all
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "chdir", refuse)
+    assert cli.main(["--workdir", str(tmp_path), "m"]) == 2
+    assert capsys.readouterr().err == (
+        f"greenworker: --workdir {tmp_path}: Permission denied; "
+        "this user needs the right to enter it\n"
+    )
+
+
+# --- hints that hold a URL
+
+
+FORMS = (
+    "use redis://host:6379/0, rediss://host:6379/0, unix:///path or "
+    "redis+sentinel://host1,host2/master, and %2F %3F %23 %40 for / ? # @ in a password"
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("127.0.0.1:6379", f"bad server URL 127.0.0.1:6379 (from --url): {FORMS}"),
+        (
+            "redis+sentinel://h",
+            "bad server URL redis+sentinel://h (from --url): "
+            "sentinels need redis+sentinel://host1,host2/master (the name that they know it by)",
+        ),
+        (
+            "redis://h?ssl_ciphers=x",
+            "bad server URL redis://h (from --url): ssl_ciphers is about TLS: use rediss://",
+        ),
+    ],
+)
+def test_a_bad_url_is_told_how_it_should_be(
+    url: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status", "-u", url]) == 2
+    assert capsys.readouterr().err == f"greenworker: {says}\n"
+
+
+def test_no_url_where_one_is_required(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREENWORKER_URL", "required")
+    assert cli.main(["status"]) == 2
+    assert capsys.readouterr().err == (
+        "greenworker: no server URL, and GREENWORKER_URL=required forbids the embedded server: "
+        "set GREENWORKER_URL=redis://host:6379/0 or App(url)\n"
+    )
 
 
 # --- defaults

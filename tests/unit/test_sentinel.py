@@ -50,7 +50,7 @@ def test_a_url_with_sentinels() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("redis+sentinel://h:1", "need redis\\+sentinel://host:port,host:port/<master's name>"),
+        ("redis+sentinel://h:1", "need redis\\+sentinel://host1,host2/master"),
         ("redis+sentinel:///tasks", "need redis\\+sentinel://"),
         ("unix+sentinel:///tasks", "need redis\\+sentinel://"),
         ("redis+cluster://h:1", "use redis://"),
