@@ -53,7 +53,11 @@ class HardTimeout(BaseException):
 
 
 class Release(GreenletExit):  # type: ignore[misc]  # gevent is untyped
-    """Thrown into a task whose delivery goes back: a stop, or an incarnation that was reaped."""
+    """Thrown into a task whose delivery goes back: a stop, or an incarnation that was reaped.
+
+    A task that ends with an error after it, whichever, was released (TaskGreenlet.released);
+    one that swallows it and returns is done.
+    """
 
 
 class Executor:
@@ -124,7 +128,8 @@ class Executor:
         except BaseException as error:
             if deadline is not None and deadline.given_up:
                 return self._ended_after_all()
-            if isinstance(error, Release):
+            # Whatever its clean-up made of it: what goes back is charged nothing.
+            if isinstance(error, Release) or getattr(gevent.getcurrent(), "released", False):
                 self._stats.released += 1
                 return RELEASE
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.

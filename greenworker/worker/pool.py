@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import gevent
 import gevent.pool
 import greenlet
 
 from greenworker.message import RELEASE, Delivery, Outcome
+from greenworker.worker.executor import Release
 
 Execute = Callable[[Delivery], Outcome]
 Settle = Callable[[Delivery, Outcome], None]
@@ -17,9 +19,17 @@ Settle = Callable[[Delivery, Outcome], None]
 class TaskGreenlet(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
     """One run of a task; knows its delivery, whatever becomes of it."""
 
+    released = False  # whether a Release was thrown into it: the executor reads it
+
     def __init__(self, execute: Execute, delivery: Delivery) -> None:
         super().__init__(execute, delivery)
         self.delivery = delivery
+
+    def throw(self, *error: Any) -> None:
+        """What a kill comes to, when the loop gets to it: a run that ended before that was not released."""
+        if error and _is_release(error[0]):
+            self.released = True
+        super().throw(*error)
 
 
 class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are untyped
@@ -67,6 +77,8 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         """Throw into all that runs; what is stuck gets another chance, and is not waited for."""
         for run in self.stuck:
             run.kill(exception, block=False)
+        # Who swallowed an earlier one (an incarnation was given up, say) gets another.
+        self.dying.clear()
         super().kill(exception, block, timeout)
 
     def _report(self, ended: TaskGreenlet) -> None:
@@ -83,13 +95,14 @@ class SoloPool:
     def __init__(self, execute: Execute, settle: Settle) -> None:
         self._execute = execute
         self._settle = settle
-        self._running: greenlet.greenlet | None = None
+        self._running: Any = None  # a greenlet
 
     def __iter__(self) -> Iterator[greenlet.greenlet]:
         return iter(() if self._running is None else (self._running,))
 
     def begin(self, delivery: Delivery) -> None:
         self._running = greenlet.getcurrent()
+        self._running.released = False
         try:
             outcome = self._execute(delivery)
         finally:
@@ -116,4 +129,10 @@ class SoloPool:
 
     def _throw(self, exception: type[BaseException]) -> None:
         if self._running is not None:
+            if _is_release(exception):
+                self._running.released = True
             self._running.throw(exception)
+
+
+def _is_release(error: object) -> bool:
+    return isinstance(error, Release) or (isinstance(error, type) and issubclass(error, Release))

@@ -20,6 +20,7 @@ from greenworker.context import CurrentTask, current_task
 from greenworker.message import RELEASE, Delivery, Outcome, decode
 from greenworker.signing import Signer
 from greenworker.worker.executor import Executor, Release
+from greenworker.worker.pool import TaskGreenlet
 from greenworker.worker.stats import Stats
 from tests.support.eventually import eventually
 from tests.worker.builders import delivery_of, raw
@@ -50,7 +51,9 @@ class Bench:
         )
 
     def start(self, delivery: Delivery) -> gevent.Greenlet:
-        return gevent.spawn(self.executor.run, delivery)
+        greenlet = TaskGreenlet(self.executor.run, delivery)
+        greenlet.start()
+        return greenlet
 
     def run(self, delivery: Delivery) -> Outcome:
         outcome = self.start(delivery).get()
@@ -439,6 +442,59 @@ def test_a_task_may_still_finish_when_it_is_released(bench: Bench) -> None:
     begun.wait()
     greenlet.kill(Release)
     assert value_of(greenlet.value) == "finished"
+
+
+def fails_to_close() -> None:
+    try:
+        gevent.sleep(60)
+    finally:
+        raise OSError("the peer is gone")
+
+
+def tells_it_otherwise() -> None:
+    try:
+        gevent.sleep(60)
+    except BaseException as error:
+        raise RuntimeError("failed") from error
+
+
+def tells_it_later() -> None:
+    failure = None
+    try:
+        gevent.sleep(60)
+    except BaseException as error:
+        failure = str(error)
+    if failure is not None:
+        raise RuntimeError(failure)
+
+
+@pytest.mark.parametrize("function", [fails_to_close, tells_it_otherwise, tells_it_later])
+@pytest.mark.parametrize("retries", [0, 3])
+def test_whatever_clean_up_makes_of_a_release_the_task_goes_back(
+    bench: Bench, function: Callable[[], None], retries: int
+) -> None:
+    greenlet = bench.start(delivery_of(bench.task(retries=retries)(function).name))
+    gevent.sleep(0)
+    greenlet.kill(Release)
+    assert greenlet.value == RELEASE
+    assert (bench.stats.released, bench.stats.failed, bench.stats.retried) == (1, 0, 0)
+
+
+def test_a_failure_before_the_release_gets_to_it_is_the_tasks_own(bench: Bench) -> None:
+    go_on = Event()
+
+    @bench.task
+    def fails() -> None:
+        go_on.wait()
+        raise OSError("its own")
+
+    greenlet = bench.start(delivery_of(fails.name))
+    gevent.sleep(0)
+    # Both come with the loop's next turn, the kill behind
+    go_on.set()
+    greenlet.kill(Release, block=False)
+    greenlet.join()
+    assert error_of(greenlet.value)["message"] == "its own"
 
 
 # What cannot be run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import gevent
 import pytest
 from gevent.event import Event
@@ -91,6 +93,43 @@ def test_a_kill_that_is_swallowed_blocks_nobody_and_keeps_the_slot(settled: Sett
     assert pool.join(timeout=10)
     assert [outcome for _, outcome in eventually(lambda: settled)] == [DONE]
     assert pool.free_count() == 1
+
+
+def test_who_swallowed_an_earlier_kill_gets_another_one(settled: Settled) -> None:
+    """An incarnation that was given up comes first, say, and then a stop."""
+    thrown: list[BaseException] = []
+
+    def execute(_: Delivery) -> Outcome:
+        while len(thrown) < 2:
+            try:
+                gevent.sleep(60)
+            except Release as error:
+                thrown.append(error)
+        return RELEASE
+
+    pool = TaskPool(2, execute, lambda *it: settled.append(it))
+    pool.begin(delivery_of("t"))
+    gevent.sleep(0)
+    pool.kill(Release, block=False)
+    eventually(lambda: len(thrown) == 1)
+    pool.kill(Release, timeout=10)
+    assert (len(thrown), len(pool)) == (2, 0)
+
+
+def test_solo_knows_what_was_released(settled: Settled) -> None:
+    seen: list[bool] = []
+
+    def execute(_: Delivery) -> Outcome:
+        with suppress(Release):
+            gevent.sleep(0.05)
+        seen.append(gevent.getcurrent().released)
+        return DONE
+
+    pool = SoloPool(execute, lambda *it: settled.append(it))
+    pool.kill(Release)
+    pool.begin(delivery_of("t"))
+    pool.begin(delivery_of("t"))
+    assert seen == [True, False]
 
 
 def test_solo_runs_where_begin_is_called(settled: Settled) -> None:
