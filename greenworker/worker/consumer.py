@@ -232,13 +232,15 @@ class Consumer(Service):
         # Whoever took a token claims, were it nothing: that passes the token on.
         self._has_token = False
         me.used += 1
+        idle = not me.held
         claim = self._broker.claim(me.id, me.used, max(0, room), self._queues)
         me.known = me.used
         self._recovered()  # now, and not after the wait that may follow
         self._begin(me, claim.deliveries)
         if len(claim.deliveries) >= room or self._stopping:
             return
-        if self._burst and self._is_drained(me, claim.more, claim.next_due):
+        # What ended while the claim was under way may have become a retry behind its back.
+        if self._burst and idle and self._is_drained(me, claim.more, claim.next_due):
             self.over.set()
             self._stopping = True
             return

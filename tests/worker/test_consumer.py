@@ -358,6 +358,31 @@ def test_a_burst_stays_for_what_is_due_soon_and_not_for_what_is_not(space: Space
     bench.leave()
 
 
+def test_a_retry_that_a_claim_did_not_see_keeps_a_burst(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settle overtook the claim's reply: nothing is held, and nothing seems to be due."""
+    bench = Bench(space, burst=True)
+    space.push("m1")
+    claim = bench._broker.claim
+
+    def overtaken(*args: Any) -> Claim:
+        reply = claim(*args)
+        if bench.slots.running:
+            (one,) = bench.slots.begun
+            retry = Outcome("retry", envelope=one.envelope, delay=30.0)
+            assert space.settle(bench.id, (one, retry)) == [True]
+            bench.slots.running -= 1
+            bench.membership.settled([one])
+        return reply
+
+    monkeypatch.setattr(bench._broker, "claim", overtaken)
+    bench.consumer.start()
+    eventually(lambda: bench.expected)  # a later claim has seen it
+    assert not bench.consumer.over.is_set()
+    bench.leave()
+
+
 # A new incarnation
 
 
