@@ -24,6 +24,7 @@ from greenworker.status import Status, groups, read_status, told
 MAX_COUNT = 1000  # messages a call
 MAX_BYTES = 4 * 1024 * 1024  # a call: 300 messages of 1 MB in one blocked a server for 4.9 s
 PUSH_TTL = 300.0  # seconds for which repeating a push is a no-op
+LONGEST = 100 * 365 * 86400.0  # seconds: a result or a delay is cut to it, as in finish.lua
 OLDEST_SERVER = (6, 2)
 
 NO_MOMENTS: Mapping[bytes, float] = {}
@@ -160,18 +161,22 @@ class Broker:
         return {id.decode(): int(seq) for id, seq in groups(reply, 2)}
 
     def settle(self, worker: str, outcomes: Sequence[tuple[Delivery, Outcome]]) -> list[bool]:
-        """Settle deliveries; False for each that is no longer ours."""
+        """Settle deliveries; False for each that is no longer ours.
+
+        A time to live, or a delay, that is out of all bounds is cut: the first is somebody's raw
+        envelope's, and an outcome that cannot be sent would be kept for ever.
+        """
         if not outcomes:
             return []
         args: list[bytes | str | int] = [worker]
         for delivery, outcome in outcomes:
             args += (delivery.id, delivery.seq, outcome.kind)
             if outcome.kind == "done":
-                args += (_ms(outcome.result_ttl), outcome.result, "")
+                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, "")
             elif outcome.kind == "dead":
-                args += (_ms(outcome.result_ttl), outcome.result, outcome.reason)
+                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, outcome.reason)
             else:
-                args += (_ms(outcome.delay), outcome.envelope, "")
+                args += (_ms(min(LONGEST, outcome.delay)), outcome.envelope, "")
         return [bool(mine) for mine in self._run("settle", *args)]
 
     def release(self, worker: str) -> None:

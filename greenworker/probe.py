@@ -19,6 +19,9 @@ from greenworker.status import WorkerStatus, groups, worker_status
 
 FOREIGN = "foreign:"  # what cannot be a name is called so, and its SHA-1, here and in claim.lua
 CHUNK = 500  # entries that one call reads, some 4 ms
+# What the first call for a key reads. HSCAN brings values along, and nobody knows yet how large they
+# are: four of 1 MB are what a call may read.
+_FIRST, _FIRST_OF_LARGE, _LARGE = 100, 4, ("msg", "dead:record")
 WORK = 500_000  # entries of lists that one call may walk through, some 8 ms
 
 _NAME = re.compile(rb"[A-Za-z0-9_.:/@-]{1,64}")
@@ -88,7 +91,7 @@ class Probe:
 
     def scan(self, what: str, key: str) -> Iterator[Chunk]:
         """A key in chunks; `what` is described in audit_scan.lua."""
-        cursor, count = b"0", 100
+        cursor, count = b"0", _FIRST_OF_LARGE if key in _LARGE else _FIRST
         while True:
             start = int(cursor)
             cursor, size, names, wrong = self._run(

@@ -1,33 +1,37 @@
--- status: what is where, for people. Reads only.
+-- status: what is where, for people. Reads only; a key of a wrong type counts as one that is not there.
 --
 -- Returns {now ms, scheduled, dead, next due ms or -1, [counter, n, ...],
 --          [queue, waiting, suspects, consumers, ...], [wid, lease ms, held, about, ...]}
 
+local function is_a(wanted, key) return redis.call('TYPE', key).ok == wanted end
+
+local SIZES = {list = 'LLEN', set = 'SCARD', zset = 'ZCARD', hash = 'HLEN'}
+local function size(wanted, key) return is_a(wanted, key) and redis.call(SIZES[wanted], key) or 0 end
+local function members(key) return is_a('set', key) and redis.call('SMEMBERS', key) or {} end
+local function scored(key, last) return is_a('zset', key) and redis.call('ZRANGE', key, 0, last, 'WITHSCORES') or {} end
+
 local queues, workers = {}, {}
-local names = redis.call('SMEMBERS', QUEUES)
+local names = members(QUEUES)
 table.sort(names)
 for _, queue in ipairs(names) do
   local waiting = 0
-  for priority = 0, 9 do waiting = waiting + redis.call('LLEN', ready_key(queue, priority)) end
+  for priority = 0, 9 do waiting = waiting + size('list', ready_key(queue, priority)) end
   queues[#queues + 1] = queue
   queues[#queues + 1] = waiting
-  queues[#queues + 1] = redis.call('LLEN', suspects_key(queue))
-  queues[#queues + 1] = redis.call('SCARD', consumers_key(queue))
+  queues[#queues + 1] = size('list', suspects_key(queue))
+  queues[#queues + 1] = size('set', consumers_key(queue))
 end
-local leases = redis.call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')
-for i = 1, #leases, 2 do
-  local wid = leases[i]
+
+local known = is_a('hash', ABOUT)
+local function add_worker(wid, lease)
   workers[#workers + 1] = wid
-  workers[#workers + 1] = tonumber(leases[i + 1])
-  workers[#workers + 1] = redis.call('HLEN', processing_key(wid))
-  workers[#workers + 1] = redis.call('HGET', ABOUT, wid) or '{}'
+  workers[#workers + 1] = lease
+  workers[#workers + 1] = size('hash', processing_key(wid))
+  workers[#workers + 1] = known and redis.call('HGET', ABOUT, wid) or '{}'
 end
-for _, wid in ipairs(redis.call('SMEMBERS', CORPSES)) do
-  workers[#workers + 1] = wid
-  workers[#workers + 1] = 0
-  workers[#workers + 1] = redis.call('HLEN', processing_key(wid))
-  workers[#workers + 1] = redis.call('HGET', ABOUT, wid) or '{}'
-end
-local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
-return {now_ms(), redis.call('ZCARD', SCHEDULED), redis.call('ZCARD', DEAD), tonumber(due or -1),
-  redis.call('HGETALL', STATS), queues, workers}
+local leases = scored(WORKERS, -1)
+for i = 1, #leases, 2 do add_worker(leases[i], tonumber(leases[i + 1])) end
+for _, wid in ipairs(members(CORPSES)) do add_worker(wid, 0) end
+
+return {now_ms(), size('zset', SCHEDULED), size('zset', DEAD), tonumber(scored(SCHEDULED, 0)[2] or -1),
+  is_a('hash', STATS) and redis.call('HGETALL', STATS) or {}, queues, workers}

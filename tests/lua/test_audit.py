@@ -42,6 +42,17 @@ def test_a_whole_namespace(space: Space) -> None:
     check_whole(before)
 
 
+def test_the_first_call_for_a_key_reads_little(space: Space) -> None:
+    """HSCAN brings values: nobody knows yet that each of them has a megabyte."""
+    for n in range(60):
+        space.push(f"m{n}", args=["x" * 900_000])
+    link = Watched(space)
+    Audit(Probe(link, space.broker.namespace)).run()
+    read = link.looked_at["messages"]
+    assert sum(read) > 60 * 900_000
+    assert max(read) < 12_000_000  # four, and what shares their places in the table
+
+
 def test_a_namespace_without_anything(space: Space) -> None:
     assert audit(space).summary == "0 messages, 0 workers: all is well"
 

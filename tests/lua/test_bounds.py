@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from greenworker.findings import CAME, WENT
 from greenworker.message import Outcome
+from tests.support import acl
 from tests.support.state import Space
 
 FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"","traceback":""}}'
@@ -111,7 +115,8 @@ def test_a_queue_is_known_again_when_something_becomes_due_there(space: Space) -
     space.check()
 
 
-@pytest.mark.parametrize("ttl", ["3600000", "9" * 30])
+# Of 310 digits a float still makes seconds, and no milliseconds any more.
+@pytest.mark.parametrize("ttl", ["3600000", "9" * 30, "9" * 308, "9" * 309, "9" * 311])
 def test_every_result_and_every_note_of_a_push_has_a_time_to_live(space: Space, ttl: str) -> None:
     done, failed, expired = (f"1 0 0 5 1 {e} {ttl} default t\n[[],{{}}]" for e in (0, 0, 1))
     messages = {"done": done, "failed": failed, "expired": expired, "bad": "no envelope"}
@@ -123,11 +128,19 @@ def test_every_result_and_every_note_of_a_push_has_a_time_to_live(space: Space, 
     assert set(held) == {"done", "failed", "m"}
     space.settle(
         "w",
-        (held["done"], Outcome("done", b"{}", float(ttl) / 1000)),
-        (held["failed"], Outcome("dead", FAILURE, float(ttl) / 1000, reason="failed")),
+        (held["done"], Outcome("done", b"{}", int(ttl) / 1000)),
+        (held["failed"], Outcome("dead", FAILURE, int(ttl) / 1000, reason="failed")),
         (held["m"], Outcome("done", b"{}", 60.0)),
     )
     results = space.redis.keys(space.key("result:*"))
     assert len(results) == 5
     for key in results + space.redis.keys(space.key("push:*")):
         assert 0 < space.redis.pttl(key) <= 100 * 365 * DAY * 1000
+
+
+def test_the_counters_are_those_that_the_document_names() -> None:
+    counts = re.compile(r"(?:\bcount\(|\bfinish\(\w+, |'HINCRBY', STATS, )'(\w+)'").findall
+    in_scripts = {name for path in acl.LUA.glob("*.lua") for name in counts(path.read_text())}
+    row = re.search(r"^\| counters \| (.+) \|$", acl.DOC.read_text(), re.MULTILINE)
+    assert row
+    assert {*CAME, *WENT, "reaped", "retried"} == in_scripts == set(re.findall(r"`(\w+)`", row[1]))

@@ -65,7 +65,7 @@ class Scripts(RuleBasedStateMachine):
     def begin(self, bounds: Bounds, ordered: bool) -> None:
         self.place = Clockwork(self.server.url, f"t{uuid4().hex[:8]}", bounds)
         # A hash of few fields keeps their order, and HSCAN returns all of it.
-        self.place.redis.config_set("hash-max-listpack-entries", 128 if ordered else 1)
+        self.place.redis.config_set("hash-max-ziplist-entries", 128 if ordered else 1)
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(broker_module, "MAX_COUNT", bounds.count)
         self.patch.setattr(broker_module, "MAX_BYTES", bounds.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -231,10 +232,25 @@ def test_nothing_to_settle_is_no_call(space: Space) -> None:
     assert space.broker.settle("nobody", []) == []
 
 
-def test_a_time_to_live_that_the_server_refuses_is_cut(space: Space) -> None:
+# The last ones, and infinity, are no number of milliseconds any more.
+HUGE = [1e20, 1e304, 1e306, 1.7e308, math.inf]
+
+
+@pytest.mark.parametrize("kind", ["done", "dead"])
+@pytest.mark.parametrize("ttl", HUGE)
+def test_a_time_to_live_that_the_server_refuses_is_cut(space: Space, ttl: float, kind: str) -> None:
     (one,) = space.run("w", "m")
-    assert space.settle("w", (one, Outcome("done", SUCCESS, 1e20))) == [True]
+    assert space.settle("w", (one, Outcome(kind, FAILURE, ttl, reason="failed"))) == [True]
     assert space.redis.pttl(space.key("result:m")) > 10**12
+    space.check()
+
+
+@pytest.mark.parametrize("delay", HUGE)
+def test_a_delay_without_bounds_is_cut(space: Space, delay: float) -> None:
+    (one,) = space.run("w", "m")
+    retry = Outcome("retry", delay=delay, envelope=next_attempt(one.envelope))
+    assert space.settle("w", (one, retry)) == [True]
+    assert 99 * 365 * 86400 < (space.broker.lookup("m").due_in or 0) < 101 * 365 * 86400
     space.check()
 
 

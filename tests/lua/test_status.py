@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from greenworker.commands import check
@@ -93,6 +95,79 @@ def test_a_counter_that_is_no_number_is_left_out(space: Space, value: str) -> No
     space.push("m")
     space.redis.hset(space.key("stats"), "done", value)
     assert space.broker.status().counters == {"enqueued": 1}
+
+
+ONE_OF_EVERYTHING = {
+    "default": (2, 1, 2), "w": ("w", 1), "corpse": ("corpse", 1), "dead": 1, "scheduled": 1,
+    "next_due": True, "enqueued": 7, "counted as dead": 1,
+}  # fmt: skip
+# Its type, and what is told instead when it is of another one.
+DAMAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "queues": ("set", {"default": None}),
+    "ready:default:5": ("list", {"default": (1, 1, 2)}),
+    "suspects:default": ("list", {"default": (2, 0, 2)}),
+    "consumers:default": ("set", {"default": (2, 1, 0)}),
+    "workers": ("zset", {"w": None}),
+    "corpses": ("set", {"corpse": None}),
+    "processing:w": ("hash", {"w": ("w", 0)}),
+    "processing:corpse": ("hash", {"corpse": ("corpse", 0)}),
+    "about": ("hash", {"w": ("?", 1), "corpse": ("?", 1)}),
+    "scheduled": ("zset", {"scheduled": 0, "next_due": False}),
+    "dead": ("zset", {"dead": 0}),
+    "stats": ("hash", {"enqueued": None, "counted as dead": None}),
+}
+
+
+@pytest.mark.parametrize("key", DAMAGES)
+def test_what_is_damaged_is_left_out_and_all_else_is_told(space: Space, key: str) -> None:
+    dead, _ = space.run("corpse", "dead", "m1")
+    space.settle("corpse", (dead, Outcome("dead", b"{}", 60.0, reason="failed")))
+    space.redis.zrem(space.key("workers"), "corpse")
+    space.redis.sadd(space.key("corpses"), "corpse")
+    space.run("w", "m2")
+    space.push("waiting", priority=3)
+    space.push("waits as well")
+    space.push("due", due=60.0)
+    space.push_suspect("s")
+    assert told(space.broker.status()) == ONE_OF_EVERYTHING
+    own_kind, instead = DAMAGES[key]
+    left = {name: n for name, n in (ONE_OF_EVERYTHING | instead).items() if n is not None}
+    for kind in {"string", "list", "hash", "set", "zset", "stream"} - {own_kind}:
+        make_it_a(space, kind, key)
+        status = space.broker.status()
+        assert told(status) == left, kind
+        assert render(status)
+
+
+def make_it_a(space: Space, kind: str, key: str) -> None:
+    key = space.key(key)
+    space.redis.delete(key)
+    match kind:
+        case "string":
+            space.redis.set(key, "x")
+        case "list":
+            space.redis.lpush(key, "x")
+        case "hash":
+            space.redis.hset(key, "x", "y")
+        case "set":
+            space.redis.sadd(key, "x")
+        case "zset":
+            space.redis.zadd(key, {"x": 1})
+        case "stream":
+            space.redis.xadd(key, {"x": "y"})
+
+
+def told(status: Status) -> dict[str, object]:
+    """What a status says, by what it says it of."""
+    counters = {"counted as dead" if n == "dead" else n: k for n, k in status.counters.items()}
+    return {
+        **{queue.name: (queue.waiting, queue.suspects, queue.workers) for queue in status.queues},
+        **{worker.id: (worker.name, worker.running) for worker in status.workers},
+        "scheduled": status.scheduled,
+        "next_due": status.next_due is not None,
+        "dead": status.dead,
+        **counters,
+    }
 
 
 def test_names_that_are_no_text_are_shown(space: Space) -> None:

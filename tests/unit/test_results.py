@@ -257,13 +257,15 @@ def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
             space.redis.client_kill_filter(_type="pubsub")
 
     killer = threads.submit(kill_on)
-    for n in range(10):
-        ids = [f"m{n}-{i}" for i in range(40)]
-        space.push(*ids)
-        futures = [threads.submit(client.result(id).get, 60.0) for id in ids]
-        finish(space)
-        assert [future.result(60) for future in futures] == ids
-    enough.set()
+    try:
+        for n in range(10):
+            ids = [f"m{n}-{i}" for i in range(40)]
+            space.push(*ids)
+            futures = [threads.submit(client.result(id).get, 60.0) for id in ids]
+            finish(space)
+            assert [future.result(60) for future in futures] == ids
+    finally:
+        enough.set()  # else the threads' end would wait for this one for ever
     killer.result(20)
     check_that_it_listens(space, client, threads, monkeypatch)
 

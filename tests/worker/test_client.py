@@ -106,10 +106,12 @@ def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
             space.redis.client_kill_filter(_type="pubsub")
 
     killer = gevent.spawn(kill_on)
-    for _ in range(10):
-        waiting = [gevent.spawn(lambda n=n: echo.delay(n).get(30)) for n in range(50)]
-        assert [one.get(timeout=40) for one in waiting] == list(range(50))
-    killer.kill()
+    try:
+        for _ in range(10):
+            waiting = [gevent.spawn(lambda n=n: echo.delay(n).get(30)) for n in range(50)]
+            assert [one.get(timeout=40) for one in waiting] == list(range(50))
+    finally:
+        killer.kill()
     # When one more waits
     client = small_app.client
     lookups: list[str] = []

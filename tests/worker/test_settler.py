@@ -206,6 +206,18 @@ def test_what_is_no_longer_ours_does_not_count(bench: Bench) -> None:
     bench.space.check()
 
 
+@pytest.mark.parametrize("kind", ["done", "dead", "retry"])
+def test_an_outcome_without_bounds_is_settled_with_the_others(bench: Bench, kind: str) -> None:
+    """It would be refused here, before it is sent, and be kept for ever."""
+    one, other = bench.hold("m1", "m2")
+    bench.add([one], Outcome(kind, b"{}", 1e307, 1e307, one.envelope, "failed"))  # type: ignore[arg-type]
+    bench.add([other])
+    bench.settler.start()
+    assert bench.settler.flush(10) == 0
+    assert not bench.me.held
+    bench.space.check()
+
+
 def test_a_server_that_forgot_the_script_learns_it_again(bench: Bench) -> None:
     bench.settler.start()
     for n in range(3):

@@ -248,3 +248,32 @@ def test_leave_is_taken_though_the_settlers_connection_is_dead_since_an_outage(
             space.redis.client_kill_filter(_id=client["id"])
     worker.stop(timeout=0)
     assert "workers" not in space.state()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("digits", [308, 309, 310, 311, 312, 5000])
+def test_a_raw_message_whose_results_time_to_live_is_out_of_all_bounds_ends(
+    url: str, namespace: str, space: Space, start: Start, digits: int, signed: bool
+) -> None:
+    """As milliseconds it is a float's infinity: it would never be settled, and hold its slot."""
+    app = App(url, namespace=namespace, signing_keys=["k" * 16] if signed else None)
+
+    @app.task(name="t")
+    def task() -> int:
+        return 7
+
+    space.redis.hset(space.key("msg"), "raw", f"1 0 0 5 1 0 {'9' * digits} default t\n[[],{{}}]")
+    space.redis.lpush(space.key("ready:default:5"), "raw")
+    start(app, concurrency=1)
+    result = app.result("raw")
+    if signed:
+        with pytest.raises(TaskFailed, match="BadSignature"):
+            result.get(20)
+    elif digits > 311:
+        with pytest.raises(TaskFailed, match="MalformedMessage"):
+            result.get(20)
+    else:
+        assert result.get(20) == 7
+    assert task.delay().get(20) == 7, "its slot is free again"
+    eventually(lambda: not space.redis.exists(space.key("msg")))
+    app.close()
