@@ -81,14 +81,13 @@ class Connection:
         return self._ask(pack(*command), until)
 
     def send(self, *command: bytes | str | int) -> None:
-        """Send without reading: for pub/sub, where another thread may be reading."""
-        self.connect()
+        """Send without reading, on the open connection only: for pub/sub, where another thread may be
+        reading, and where a new connection is subscribed to nothing."""
         packed = pack(*command)
         self._guarded(lambda wire: wire.send(packed))
 
     def read(self, timeout: float) -> Any:
-        """The next reply, or None if none begins within `timeout` seconds."""
-        self.connect()
+        """The next reply on the open connection, or None if none begins within `timeout` seconds."""
         if not self._guarded(lambda wire: wire.can_read(timeout)):
             return None
         return self._guarded(lambda wire: wire.read(self._read_timeout))

@@ -73,8 +73,7 @@ class Subscriber:
     @contextmanager
     def watch(self, id: str) -> Iterator[Waiter]:
         """A Waiter for this id, subscribed for as long as the context lasts."""
-        if self._pid != os.getpid():
-            self._reset()  # the thread and the connection are the parent's
+        self._leave_the_parents()
         if is_foreign_thread():
             yield _Poller()
             return
@@ -88,6 +87,7 @@ class Subscriber:
                 self._tell_server("SUBSCRIBE", id)
             yield waiter
         finally:
+            self._leave_the_parents()
             with self._lock:
                 others = self._waiters.get(id, [])
                 if waiter in others:
@@ -98,11 +98,18 @@ class Subscriber:
 
     def close(self) -> None:
         """End the reader and its connection; waiters fall back to looking up."""
+        self._leave_the_parents()
         with self._lock:
             self._closing, thread = True, self._thread
-        if thread is not None and self._pid == os.getpid():
+        if thread is not None:
             thread.join(2 * _READ)
         self._reset()
+
+    def _leave_the_parents(self) -> None:
+        # Of a forked child none of it is its own: neither the thread nor the connection, nor the
+        # lock, which another thread of the parent may have held at that moment.
+        if self._pid != os.getpid():
+            self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -132,6 +139,10 @@ class Subscriber:
             self._connection.send(command, self._channel + id)
         except BrokerError:
             self._online = False
+        except BaseException:
+            # A waiter that is killed in the middle of it has closed the connection of all.
+            self._online = False
+            raise
 
     def _read_on(self, connection: Connection) -> None:
         pause = 0.05

@@ -135,7 +135,9 @@ class Server:
             "dir": str(self.folder),
             **self._config,
         }
-        flags = [word for name, value in directives.items() for word in (f"--{name}", value)]
+        flags = []
+        for name, value in directives.items():
+            flags += [f"--{name}", *(value.split() or [""])]  # Redis 6.2 wants words, one by one
         if self._user:
             for name, rules in acl.rules("*").items():
                 # The examples are tested in databases of their own.

@@ -369,3 +369,51 @@ def test_a_server_that_is_read_only_is_unavailable_for_now() -> None:
         with pytest.raises(BrokerUnavailable, match="read only") as caught:
             connection.run(load("push"), "gw:{x}:nil", "p", 1000, *fields)
         assert not caught.value.maybe_done
+
+
+def test_a_closed_connection_is_not_opened_to_listen(url: str) -> None:
+    """A new one would be subscribed to nothing, and nobody would notice."""
+    connection = Connection(Endpoint(url))
+    for step in (lambda: connection.send("SUBSCRIBE", "x"), lambda: connection.read(0.01)):
+        with pytest.raises(BrokerUnavailable, match="the connection was closed"):
+            step()
+    assert not connection.is_open
+
+
+def test_a_child_that_is_forked_while_a_thread_holds_the_subscribers_lock_closes(url: str) -> None:
+    script = f"""
+import os, signal, threading
+from greenworker import App
+app = App({url!r})
+subscriber = app.client.subscriber
+held, over = threading.Event(), threading.Event()
+
+def hold():
+    with subscriber._lock:
+        held.set()
+        over.wait(30)
+
+threading.Thread(target=hold).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    app.close()
+    with subscriber.watch("m"):
+        pass
+    app.close()
+    print("closed", flush=True)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+over.set()
+app.close()
+print("parent", status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "closed\nparent 0\n"), done.stderr

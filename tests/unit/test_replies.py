@@ -275,8 +275,9 @@ def test_a_disk_that_takes_no_snapshot(client: Client, own: Server) -> None:
 
 
 def test_a_script_that_runs_on_and_on(client: Client, own: Server) -> None:
-    config(client, "busy-reply-threshold", "1")
+    config(client, "lua-time-limit", "1")
     with closing(Connection(Endpoint(own.url))) as other:
+        other.connect()
         other.send("EVAL", "while true do end", "0")
         error: Any = eventually(lambda: _tried(client))
         assert error.code == "BUSY"

@@ -26,6 +26,7 @@ from greenworker.errors import (
 )
 from greenworker.message import Outcome, next_attempt
 from greenworker.result import Result
+from greenworker.wire import Wire
 from tests.support.eventually import eventually
 from tests.support.state import Space
 from tests.support.tcp_proxy import TcpProxy
@@ -245,6 +246,44 @@ def test_a_connection_that_is_closed_under_the_readers_read_is_opened_again(
     monkeypatch.setattr(connection, "read", read_once_closed)
     check_that_it_listens(space, client, threads, monkeypatch)
     assert closed.is_set()
+
+
+@pytest.mark.parametrize("command", [b"\r\nSUBSCRIBE", b"UNSUBSCRIBE"])
+def test_a_waiter_that_is_killed_while_it_sends_costs_the_others_nothing(
+    space: Space,
+    client: Client,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    command: bytes,
+) -> None:
+    """As a greenlet may be, or one whose gevent.Timeout is over: what it had sent is not known."""
+
+    class Killed(BaseException):
+        pass
+
+    # Given one that waits, and will not look by itself
+    monkeypatch.setattr(result, "_RECHECK", 60.0)
+    space.push("m", "other")
+    future = threads.submit(client.result("m").get, 60.0)
+    eventually(lambda: subscribed(space))
+    connection = client.subscriber._connection
+    send = Wire.send
+
+    def kill(wire: Wire, packed: bytes, *rest: Any) -> None:
+        if command in packed and b"done:other" in packed:
+            raise Killed
+        send(wire, packed, *rest)
+
+    # When another one is killed
+    with monkeypatch.context() as patch:
+        patch.setattr(Wire, "send", kill)
+        with pytest.raises(Killed):
+            client.result("other").get(timeout=0.05)
+    # Then the one is told
+    assert connection is client.subscriber._connection
+    eventually(lambda: subscribed(space) == 1)
+    finish(space)
+    assert future.result(20) == "m"
 
 
 def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
