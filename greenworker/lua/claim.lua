@@ -192,8 +192,9 @@ end
 local function makes_room_for_one()
   local since = solitary and tonumber(string.match(solitary, '^~(%d+)$'))
   if solitary and not since then return true, false end
+  solitary = nil
   local is_to = is_to_make_room()
-  if solitary and not since then return true, false end
+  if solitary then return true, false end
   if not is_to then
     if since then redis.call('DEL', SOLITARY) end
     return false, false

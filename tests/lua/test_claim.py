@@ -466,6 +466,22 @@ def test_what_has_no_end_is_waited_for_a_minute_and_then_it_runs_beside_it(space
     space.check()
 
 
+def test_who_has_made_room_for_it_runs_it_without_anything_else(space: Space) -> None:
+    space.push("m1", "m2")
+    space.register("w")
+    (held,) = space.claim("w", 1).deliveries
+    space.push_suspect("s", deliveries=4)
+    assert space.claim("w").alone
+    space.done("w", held)
+    claim = space.claim("w")
+    assert ([one.id for one in claim.deliveries], claim.alone) == (["s"], True)
+    assert space.state()["solitary:w"] == "s"
+    assert space.claim("w").alone
+    space.done("w", *claim.deliveries)
+    assert space.claim_ids("w") == ["m2"]
+    space.check()
+
+
 def test_nobody_makes_room_once_none_waits(space: Space) -> None:
     space.push("m1")
     space.register("w1", "w2")
