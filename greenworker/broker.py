@@ -8,7 +8,7 @@ a worker, or a ConnectionPool for everybody.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -31,6 +31,10 @@ NO_MOMENTS: Mapping[bytes, float] = {}
 
 # id, queue, priority, due, expires, and the tail of the envelope
 PushFields = tuple[str, str, int, str, str, bytes]
+
+
+def _forget(_told: str) -> None:
+    """What is done with what nobody asked for."""
 
 
 class Link(Protocol):
@@ -257,23 +261,37 @@ class Broker:
             yield from records
             ids = ids[len(records) :]
 
-    def dead_delete(self, ids: Sequence[bytes], died: Mapping[bytes, float] = NO_MOMENTS) -> int:
+    def dead_delete(
+        self,
+        ids: Sequence[bytes],
+        died: Mapping[bytes, float] = NO_MOMENTS,
+        note: Callable[[str], object] = _forget,
+    ) -> int:
         """Forget dead letters; returns how many there were. One whose moment of death (epoch seconds)
-        is told in `died`, and that has died again since, stays."""
+        is told in `died`, and that has died again since, stays. `note` gets the fates that each call
+        tells (d, or g for gone), in order: an error may come after some of them."""
         fates = ""
         while rest := ids[len(fates) : len(fates) + MAX_COUNT]:
-            fates += self._run("dead_delete", MAX_BYTES, *_with_moments(rest, died)).decode()
+            told = self._run("dead_delete", MAX_BYTES, *_with_moments(rest, died)).decode()
+            note(told)
+            fates += told
         return fates.count("d")
 
     def revive(
-        self, ids: Sequence[bytes], dry_run: bool = False, died: Mapping[bytes, float] = NO_MOMENTS
+        self,
+        ids: Sequence[bytes],
+        dry_run: bool = False,
+        died: Mapping[bytes, float] = NO_MOMENTS,
+        note: Callable[[str], object] = _forget,
     ) -> str:
         """Make messages of dead letters again; a letter for the fate of each: see revive.lua.
-        `died` is as for `dead_delete`."""
+        `died` and `note` are as for `dead_delete`."""
         fates = ""
         while rest := ids[len(fates) : len(fates) + MAX_COUNT]:
             revival = (os.urandom(12).hex(), _ms(PUSH_TTL), MAX_BYTES, "dry" if dry_run else "")
-            fates += self._run("revive", *revival, *_with_moments(rest, died)).decode()
+            told = self._run("revive", *revival, *_with_moments(rest, died)).decode()
+            note(told)
+            fates += told
         return fates
 
     def check_server(self, allow_eviction: bool = False) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import orjson
 
-from greenworker.broker import MAX_COUNT, Broker
-from greenworker.errors import ConfigError, MalformedMessage
+from greenworker.broker import LONGEST, MAX_COUNT, Broker
+from greenworker.errors import ConfigError, GreenworkerError, MalformedMessage
 from greenworker.message import Message, decode
 
 # As the prelude of the scripts reads it, and the task.
@@ -21,7 +24,7 @@ _FRONT = re.compile(rb"(\d{1,15}) (\S+) (\S+) (\d+)").fullmatch
 
 T = TypeVar("T")
 
-_FATES = {"r": "retried", "g": "gone", "p": "present", "u": "unreadable"}
+_FATES = {"r": "retried", "d": "deleted", "g": "gone", "p": "present", "u": "unreadable"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +82,20 @@ class DeadLetters:
 
         `text` is a part of the error's text or traceback; `older` and `newer` are seconds since
         the death; `values=False` leaves the arguments where they are. They are read in bounded calls
-        while you iterate; what dies meanwhile is not among them. Raises ConfigError for an empty text:
-        it would fit all of them.
+        while you iterate; what dies meanwhile is not among them. Raises ConfigError for what is no
+        filter, an empty text too: it would fit all of them.
         """
         for name, given in (("task", task), ("error", error), ("reason", reason), ("text", text)):
-            if given == "":
-                raise ConfigError(f"{name}='': give a text, or None for all")
-        found = self._read(ids, older, newer, values)
+            if given is not None and (given == "" or not isinstance(given, str)):
+                raise ConfigError(f"{name}={given!r:.80}: give a text, or None for all")
+        for name, age in (("older", older), ("newer", newer)):
+            if age is not None and not _is_count(age, (int, float)):
+                raise ConfigError(f"{name}={age!r:.80}: give seconds, 0 or more, or None for all")
+        if limit is not None and not _is_count(limit, int):
+            raise ConfigError(
+                f"limit={limit!r:.80}: give a whole number, 0 or more, or None for all"
+            )
+        found = self._read(None if ids is None else _checked_ids(ids), older, newer, values)
         fitting = (
             letter
             for letter in found
@@ -94,7 +104,7 @@ class DeadLetters:
             and (reason is None or letter.reason == reason)
             and (text is None or text in letter.message or text in letter.traceback)
         )
-        return islice(fitting, limit)
+        return islice(fitting, None if limit is None else min(limit, sys.maxsize))
 
     def get(self, id: str) -> DeadLetter | None:
         """The dead letter of this id, or None."""
@@ -108,28 +118,46 @@ class DeadLetters:
         A DeadLetter means that very death: if it has died again since, it is gone. An id means any.
 
         A message whose `expires` has passed may wait once more for as long as it might at first.
+        More than a thousand are worked off in several calls: an error in the middle carries `.fates`,
+        what had become of those before. Only of the next thousand at most nothing is known, and that
+        only if its `.maybe_done` is set.
         """
-        died = _moments_of(letters)
-        ids, moments = [_encode(id) for id in died], _told(died)
-        fates = self._broker.revive(ids, dry_run, moments)
-        return {id: _FATES[fate] for id, fate in zip(died, fates, strict=True)}
+        return self._work_off(letters, partial(self._broker.revive, dry_run=dry_run))
 
     def delete(self, *letters: DeadLetter | str) -> int:
         """Forget dead letters; returns how many there were. What a DeadLetter means, and an id, is as
-        for `retry`."""
+        for `retry`, and so are the `.fates` of an error: deleted, or gone."""
+        fates = self._work_off(letters, self._broker.dead_delete)
+        return sum(fate == "deleted" for fate in fates.values())
+
+    def _work_off(
+        self, letters: Iterable[DeadLetter | str], step: Callable[..., object]
+    ) -> dict[str, str]:
         died = _moments_of(letters)
-        return self._broker.dead_delete([_encode(id) for id in died], _told(died))
+        ids = [_encode(id) for id in died]
+        told: list[str] = []
+
+        def fates() -> dict[str, str]:
+            return {id: _FATES[fate] for id, fate in zip(died, "".join(told), strict=False)}
+
+        try:
+            step(ids, died=_told(died), note=told.append)
+        except GreenworkerError as error:
+            error.fates = fates()
+            error.add_note(f"{len(error.fates)} of {len(ids)} dead letters had been seen to before")
+            raise
+        return fates()
 
     def _read(
         self, ids: Iterable[str] | None, older: float | None, newer: float | None, values: bool
     ) -> Iterator[DeadLetter]:
         now = self._broker.time()
-        since = None if newer is None else now - newer
-        until = now if older is None else now - older
+        since = None if newer is None else now - min(newer, LONGEST)
+        until = now if older is None else now - min(older, LONGEST)
         if ids is None:
             pages = self._broker.dead_ids(since, until)
         else:
-            pages = ([*map(_encode, some)] for some in in_batches(dict.fromkeys(ids), MAX_COUNT))
+            pages = ([*map(_encode, some)] for some in in_batches(ids, MAX_COUNT))
         for page in pages:
             records = self._broker.dead_records(page, values)
             for id, record in zip(page, records, strict=True):
@@ -202,8 +230,31 @@ def _error_of(report: bytes) -> dict[str, Any]:
     return error if isinstance(error, dict) else {}
 
 
+def _is_count(value: object, kind: type | tuple[type, ...]) -> bool:
+    """Whether it is such a number, 0 or more, and an end to it."""
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 <= value < math.inf  # type: ignore[operator]
+
+
+def _checked_ids(ids: Iterable[str]) -> dict[str, None]:
+    """Each id once, in order; raises ConfigError."""
+    # Of a single text the letters would be taken for ids.
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise ConfigError(f"ids={ids!r:.80}: give several, as in ids=['order-17']")
+    listed = list(ids)
+    for id in listed:
+        if not isinstance(id, str):
+            raise ConfigError(f"an id is a text, not {id!r:.80}")
+        _encode(id)
+    return dict.fromkeys(listed)
+
+
 def _moments_of(letters: Iterable[DeadLetter | str]) -> dict[str, float | None]:
-    """Each id once, in order, with its moment of death if that was given."""
+    """Each id once, in order, with its moment of death if that was given; raises ConfigError."""
+    for one in letters:
+        if not isinstance(one, (DeadLetter, str)):
+            raise ConfigError(
+                f"{one!r:.80} is neither a dead letter nor an id; give those of a list one by one: *letters"
+            )
     return dict(
         (one.id, one.died) if isinstance(one, DeadLetter) else (one, None) for one in letters
     )
@@ -215,7 +266,12 @@ def _told(died: Mapping[str, float | None]) -> dict[bytes, float]:
 
 def _encode(id: str) -> bytes:
     # What was no text when it was read goes back as it came.
-    return id.encode("utf-8", "surrogateescape")
+    try:
+        return id.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{id!a:.80} can be no id; give one as app.dead.list() tells it"
+        ) from None
 
 
 def _text(data: bytes) -> str:

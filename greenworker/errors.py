@@ -28,16 +28,19 @@ Errors carry their data as attributes; their text is one line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 
 class GreenworkerError(Exception):
     """The root of the tree: catch this to catch everything of greenworker's.
 
-    `sent` is how many messages had certainly been sent when `delay_many` failed.
+    `sent` is how many messages had certainly been sent when `delay_many` failed, and `fates` what
+    had certainly become of dead letters, by id, when `app.dead.retry` or `.delete` did.
     """
 
     sent: int = 0
+    fates: Mapping[str, str] = MappingProxyType({})
 
 
 class ConfigError(GreenworkerError):

@@ -19,7 +19,7 @@ from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import Options
 from greenworker.commands.text import harmless
 from greenworker.dead import DeadLetter, in_batches
-from greenworker.errors import ConfigError, GreenworkerError
+from greenworker.errors import BrokerUnavailable, ConfigError, GreenworkerError
 
 VERBS = ("list", "show", "retry", "delete")
 
@@ -115,7 +115,14 @@ def _work_off(options: Options, app: App, filters: dict[str, Any], verb: str) ->
             for batch in in_batches(wanted, max(1, rate // 10) if rate else _BATCH):
                 # Whoever names one means it, whenever it died. What was chosen by how it died is left
                 # when it has been sent again meanwhile, and has died of something else.
-                fates.update(step(batch if filtered or not ids else [one.id for one in batch]))
+                chosen = batch if filtered or not ids else [one.id for one in batch]
+                try:
+                    fates.update(step(chosen))
+                except GreenworkerError as error:
+                    fates.update(error.fates.values())
+                    if isinstance(error, BrokerUnavailable) and error.maybe_done and not dry_run:
+                        fates["unknown"] += len(batch) - len(error.fates)
+                    raise
                 if ids:
                     seen += [letter.id for letter in batch]
                 if rate:

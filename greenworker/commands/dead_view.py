@@ -102,4 +102,6 @@ def summary(verb: str, fates: Mapping[str, int], dry_run: bool) -> str:
     left = [f"{fates[fate]:,} {what}" for fate, what in _LEFT.items() if fates.get(fate)]
     if left:
         text += f"; left: {', '.join(left)}"
+    if fates.get("unknown"):
+        text += f"; perhaps {fates['unknown']:,} more, the reply was lost"
     return f"{text}; nothing was changed" if dry_run else text

@@ -237,3 +237,21 @@ def test_the_names_of_an_environment_that_cannot_show_them(project: Project, tas
     done = project.run("dead", "show", "x", "-A", "tasks", env={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "worker      caf\\xe9 \\u20ac (w)" in done.stdout
+
+
+def test_what_was_sent_again_before_an_error_is_told(project: Project, tasks: Any) -> None:
+    """Of large ones a call takes four: the fifth is refused, as its queue is none."""
+    for n in range(5):
+        envelope = f'1 0 0 5 1 0 0 {"bad" if n == 4 else "fine"} t\n[["{"x" * 1_000_000}"],{{}}]'
+        record = f"{n + 1} failed w 0\nw\n{{}}\n{envelope}"
+        project.redis.hset(project.root + "dead:record", f"large{n}", record)
+        project.redis.zadd(project.root + "dead", {f"large{n}": n + 1})
+    project.redis.set(project.root + "ready:bad:5", "no list")
+    done = run(project, "retry", "--task", "t")
+    assert (done.returncode, done.stdout) == (1, "4 retried\n")
+    assert "GWTYPE" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert project.redis.llen(project.root + "ready:fine:5") == 4
+    done = run(project, "retry", "--task", "t", "--json")
+    assert json.loads(done.stdout) == {"dry_run": False, "interrupted": False}
+    project.redis.delete(project.root + "ready:bad:5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,13 @@ import orjson
 import pytest
 
 from greenworker import App, DeadLetter, State
+from greenworker.broker import Broker, Link
+from greenworker.cli import parse
+from greenworker.commands import dead as command
+from greenworker.connection_pool import ConnectionPool
 from greenworker.dead import DeadLetters
-from greenworker.errors import ConfigError
+from greenworker.errors import BrokerUnavailable, ConfigError
+from greenworker.scripts import Script
 from tests.support.state import Space
 
 
@@ -232,3 +238,120 @@ def test_an_app_has_them(space: Space) -> None:
     assert app.dead.retry("m") == {"m": "retried"}
     assert app.result("m").state is State.PENDING
     app.close()
+
+
+# What is no filter, and what is no letter
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ({"ids": "abc"}, "ids='abc': give several, as in"),
+        ({"ids": b"abc"}, "ids=b'abc': give several"),
+        ({"ids": 5}, "ids=5: give several"),
+        ({"ids": [5]}, "an id is a text, not 5"),
+        ({"ids": [["a"]]}, "an id is a text, not "),
+        ({"ids": ["\ud800"]}, r"'\\ud800' can be no id; give one as"),
+        *(({"limit": limit}, "limit=.*: give a whole number") for limit in (-1, 1.5, "5", True)),
+        *(
+            ({name: age}, f"{name}=.*: give seconds, 0 or more")
+            for name in ("older", "newer")
+            for age in (math.nan, math.inf, -1, "5", True, [1])
+        ),
+        *(({name: 5}, f"{name}=5: give a text") for name in ("task", "error", "reason", "text")),
+    ],
+)
+def test_what_is_no_filter_is_refused_at_once(
+    dead: DeadLetters, filters: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}") as caught:
+        dead.list(**filters)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("age", [1e11, 1e300, 10**400])
+def test_an_age_before_all_times(space: Space, dead: DeadLetters, age: float) -> None:
+    bury(space, "m")
+    assert ids(dead.list(newer=age, limit=10**30)) == ["m"]
+    assert ids(dead.list(older=age)) == []
+    assert ids(dead.list(ids=["m"], newer=age)) == ["m"]
+
+
+@pytest.mark.parametrize("what", [["a"], 5, None, b"a", "\ud800"])
+def test_what_is_no_letter_is_refused_and_nothing_is_done(
+    space: Space, dead: DeadLetters, what: Any
+) -> None:
+    bury(space, "m")
+    for verb in (dead.retry, dead.delete):
+        with pytest.raises(ConfigError, match=r"^.+; give .+$"):
+            verb("m", what)
+    with pytest.raises(ConfigError):
+        dead.get(what)
+    assert ids(dead.list()) == ["m"]
+
+
+class Failing:
+    """A link that fails at its third call of a script that changes dead letters."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.calls = 0
+
+    def run(self, script: Script, key: str, *args: Any, **options: Any) -> Any:
+        self.calls += script.name in ("revive", "dead_delete")
+        if self.calls == 3:
+            self.calls = 0
+            raise BrokerUnavailable("cannot be reached")
+        return self._link.run(script, key, *args, **options)
+
+    def execute(self, *command: Any) -> Any:
+        return self._link.execute(*command)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("verb", ["retry", "delete"])
+def test_an_error_in_the_middle_says_what_had_been_done(space: Space, verb: str) -> None:
+    bury(space, *(f"m{n:04}" for n in range(2500)))
+    failing = DeadLetters(Broker(Failing(space.broker._link), space.broker.namespace))
+    letters = list(failing.list(values=False))
+    with pytest.raises(BrokerUnavailable) as caught:
+        getattr(failing, verb)("nobody", *letters)
+    fates = {"retry": "retried", "delete": "deleted"}
+    done = dict.fromkeys((letter.id for letter in letters[:1999]), fates[verb])
+    assert caught.value.fates == {"nobody": "gone"} | done
+    assert caught.value.__notes__ == ["2000 of 2501 dead letters had been seen to before"]
+    assert ids(failing.list(values=False)) == [letter.id for letter in letters[1999:]]
+    assert BrokerUnavailable().fates == {}
+
+
+@pytest.mark.parametrize("verb", ["retry", "delete"])
+def test_the_command_says_how_many_are_done_and_how_many_perhaps(
+    space: Space, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    bury(space, *(f"m{n}" for n in range(1200)))
+    run = ConnectionPool.run
+    calls = 0
+
+    def lose_the_third(pool: ConnectionPool, script: Script, *args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += script.name in ("revive", "dead_delete")
+        if calls == 3:
+            calls = 0
+            lost = BrokerUnavailable("cannot be reached")
+            lost.maybe_done = True
+            raise lost
+        return run(pool, script, *args, **options)
+
+    monkeypatch.setattr(ConnectionPool, "run", lose_the_third)
+    words = ["dead", verb, "--all", "-u", space.url, "--namespace", space.broker.namespace]
+    with pytest.raises(BrokerUnavailable):
+        command.run(parse(words))
+    done = {"retry": "retried", "delete": "deleted"}[verb]
+    said = f"1,000 {done}; perhaps 200 more, the reply was lost\n"
+    assert capsys.readouterr().out == said
+    bury(space, *(f"n{n}" for n in range(1200)))
+    with pytest.raises(BrokerUnavailable):
+        command.run(parse([*words, "--json"]))
+    told = orjson.loads(capsys.readouterr().out)
+    assert told == {done: 1000, "unknown": 400, "dry_run": False, "interrupted": False}

@@ -156,6 +156,12 @@ def test_json_tells_all() -> None:
             True,
             "would retry 3; left: 2 present again, 1 unreadable; nothing was changed",
         ),
+        (
+            "retry",
+            {"retried": 500, "gone": 1, "unknown": 499},
+            False,
+            "500 retried; left: 1 already gone; perhaps 499 more, the reply was lost",
+        ),
     ],
 )
 def test_summaries(verb: str, fates: dict[str, int], dry_run: bool, said: str) -> None:
