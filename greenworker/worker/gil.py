@@ -11,11 +11,16 @@ import sys
 import time
 from contextlib import suppress
 
+from gevent import monkey
+
+_allocate_lock = monkey.get_original("_thread", "allocate_lock")
+
 _REARM = 1.0  # seconds: the alarm clocks are wound again so often
 _DUMP_LATE = 4.0  # seconds past `block_warn`: a machine may be so late, or a process stopped
 _END_LATE = (
     2.0  # seconds past `max_block`: who can, ends the process in Python, with a better message
 )
+_EXACT = 0.005  # seconds: so exactly we know how much is left of a timer of ours
 # Its default action would end the process; nobody else has been seen to use it.
 _DUMP = signal.SIGVTALRM
 
@@ -44,7 +49,7 @@ class GilAlarm:
 
     For the owner of the process only: it uses SIGVTALRM, SIGALRM and ITIMER_REAL. 0 leaves the
     first (`block_warn`) or the others (`max_block`) alone; so does the program's own handler of
-    the signal.
+    the signal, whenever it comes.
     """
 
     def __init__(self, block_warn: float, max_block: float) -> None:
@@ -52,33 +57,65 @@ class GilAlarm:
         self._dump_after = block_warn + _DUMP_LATE if block_warn else 0.0
         if self._dump_after and self._end_after:
             self._dump_after = min(self._dump_after, self._end_after - 1.0)
-        self._timer: _Timer | None = None
+        self._winding = _allocate_lock()
+        self._dump: _Dump | None = None
         self._wound = 0.0  # when; 0: not at all
-        self._will_end = False
+        self._ends: tuple[float, float] | None = None  # between these moments ITIMER_REAL is over
 
     def wind(self) -> None:
         """Not yet: Python runs. To be called more often than once a second, from any thread."""
         now = time.monotonic()
-        if now - self._wound < _REARM:
-            return
-        if not self._wound and self._dump_after and _is_free(_DUMP):
-            self._timer = _dump_timer()
-        self._wound = now
-        if self._timer is not None:
-            self._timer.set(self._dump_after if _is_free(_DUMP) else 0.0)
-        if self._end_after:
-            # SIG_DFL ends the process, and needs no Python for it.
-            self._will_end = _is_free(signal.SIGALRM)
-            if self._will_end:
-                signal.setitimer(signal.ITIMER_REAL, self._end_after)
+        if now - self._wound < _REARM or not self._winding.acquire(False):
+            return  # or another thread winds
+        try:
+            if not self._wound and self._dump_after:
+                self._dump = _dump()
+            self._wound = now
+            self._wind_dump()
+            if self._end_after:
+                self._wind_end()
+        finally:
+            self._winding.release()
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.close()
-            faulthandler.unregister(_DUMP)
-        if self._will_end and _is_free(signal.SIGALRM):
+        if self._dump is not None:
+            self._dump.close()
+        if self._ends is not None:
+            if _is_free(signal.SIGALRM):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            else:
+                self._leave_alarm()
+        self._dump, self._wound, self._ends = None, 0.0, None
+
+    def _wind_dump(self) -> None:
+        if self._dump is None:
+            return
+        if self._dump.is_ours:
+            self._dump.set(self._dump_after)
+        else:
+            # For good: whoever had a handler may take it away again, and ours is gone.
+            self._dump.close()
+            self._dump = None
+
+    def _wind_end(self) -> None:
+        if not _is_free(signal.SIGALRM):
+            self._leave_alarm()
+            return
+        # SIG_DFL ends the process, and needs no Python for it.
+        before = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, self._end_after)
+        self._ends = (before + self._end_after, time.monotonic() + self._end_after)
+
+    def _leave_alarm(self) -> None:
+        """To the program: its handler is not to hear of our timer, and its own timer goes on."""
+        if self._ends is None:
+            return
+        before = time.monotonic()
+        left, every = signal.getitimer(signal.ITIMER_REAL)
+        earliest, latest = self._ends[0] - time.monotonic(), self._ends[1] - before
+        if not every and earliest - _EXACT < left < latest + _EXACT:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        self._timer, self._wound, self._will_end = None, 0.0, False
+        self._ends = None
 
 
 def _is_free(number: signal.Signals) -> bool:
@@ -86,22 +123,58 @@ def _is_free(number: signal.Signals) -> bool:
     return signal.getsignal(number) is signal.SIG_DFL
 
 
-def _dump_timer() -> _Timer | None:
-    """A timer that shows the main thread's stack; None where the system has none.
+def _dump() -> _Dump | None:
+    """None where the system has none, or the signal is somebody else's."""
+    if not sys.platform.startswith("linux") or ctypes.sizeof(ctypes.c_long) != 8:
+        return None
+    # stderr may be closed, or something without a descriptor.
+    with suppress(OSError, ValueError, RuntimeError, AttributeError):
+        return _Dump()
+    return None
+
+
+class _Dump:
+    """A timer that shows the main thread's stack. Raises OSError and others where there can be none.
 
     The main thread shows it itself, in faulthandler's signal handler. A thread that looked at it
     from outside (`faulthandler.dump_traceback_later`) has been seen to die of SIGSEGV, when a process
     that was frozen went on at the same moment.
     """
-    if not sys.platform.startswith("linux") or ctypes.sizeof(ctypes.c_long) != 8:
-        return None
-    # stderr may be closed, or something without a descriptor.
-    with suppress(OSError, ValueError, RuntimeError):
-        faulthandler.register(_DUMP, file=sys.__stderr__ or 2, all_threads=False)
-        with suppress(OSError, AttributeError):
-            return _Timer(_DUMP)
+
+    def __init__(self) -> None:
+        if not _is_free(_DUMP) or any(_action(_DUMP)):
+            raise OSError("the signal is somebody else's")
+        # An earlier one may have been left behind under a handler that is gone.
         faulthandler.unregister(_DUMP)
-    return None
+        faulthandler.register(_DUMP, file=sys.__stderr__ or 2, all_threads=False)
+        self._handler = _action(_DUMP)
+        try:
+            self._timer = _Timer(_DUMP)
+        except BaseException:
+            faulthandler.unregister(_DUMP)
+            raise
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the handler is still faulthandler's; Python itself does not know of that one."""
+        return _action(_DUMP) == self._handler
+
+    def set(self, seconds: float) -> None:
+        """Once, after so many seconds."""
+        self._timer.set(seconds)
+
+    def close(self) -> None:
+        self._timer.close()
+        if self.is_ours:
+            # Else it would put the default action, which ends the process, over the program's.
+            faulthandler.unregister(_DUMP)
+
+
+def _action(number: signal.Signals) -> bytes:
+    """What the kernel knows to do at a signal: the part that tells handlers apart, all 0 for SIG_DFL."""
+    action = ctypes.create_string_buffer(512)  # struct sigaction
+    ctypes.PyDLL(None).sigaction(number, None, action)
+    return action.raw[:16]
 
 
 class _Timer:
@@ -142,7 +215,7 @@ class _Timer:
             raise OSError("timer_create")
 
     def set(self, seconds: float) -> None:
-        """Once, after so many seconds; 0: never."""
+        """Once, after so many seconds."""
         whole = int(seconds)
         spec = self._Spec(in_s=whole, in_ns=int((seconds - whole) * 1e9))
         self._libc.timer_settime(self._id, 0, ctypes.byref(spec), None)
