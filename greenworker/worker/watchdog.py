@@ -31,7 +31,6 @@ BLOCKED = 3  # the exit code of a process whose loop was blocked for too long
 _LATE = 0.5  # seconds: the thread itself ran so much later than it wanted to
 _HELD = 0.25  # seconds: so long it waited for the GIL
 _AT_A_STOP = 2.0  # seconds: an overdue stop whose loop is blocked for less may yet end by itself
-_BEAT_FAILS_AFTER = 3.0  # seconds, to connect and to read, at the latest
 _PATIENCE = 1.0  # seconds: an output that takes longer is left behind
 
 _log = logging.getLogger("greenworker.worker")
@@ -51,7 +50,10 @@ class Watchdog:
     The thread never logs: a green lock that native threads contend for may hold up a greenlet for
     ever (seen: logging's, within seconds). What it has to tell, the loop logs when it runs again.
 
-    Time in which the process was stopped is nobody's fault, and counts for nothing.
+    Time in which the process was stopped (SIGSTOP, a host that sleeps) is nobody's fault, and counts
+    for nothing here. It does for the alarm, whose clock runs on: under the command line a process that
+    was stopped for longer than `max_block` may end by SIGALRM when it goes on, and one that was for
+    three seconds may show a stack.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Watchdog:
         self._stopping = False
         self._given_up = False
         self._told = 0.0  # seconds of the present block when it was last reported
+        self._telling = 0.0  # seconds of the present step that went into outputs
 
     def own_process(
         self, show: Callable[[int, str, str], None], stop_by: Callable[[], float | None]
@@ -151,7 +154,10 @@ class Watchdog:
     def _tell(self, level: int, text: str) -> None:
         if _log.getEffectiveLevel() <= level:
             if self._show is not None:
+                began = time.monotonic()
                 _in_time(self._show, level, _log.name, text)
+                # What was beyond its patience, it was stopped for.
+                self._telling += min(time.monotonic() - began, _PATIENCE)
             self._news.append((level, text))
 
     def _watch(self) -> None:
@@ -164,12 +170,10 @@ class Watchdog:
             self._guarded(self._look, now)
             self._judge(0.0)
             if not self._given_up and now >= next_beat:
-                ok = self._beat()
+                ok = self._beat_in_ticks()
                 next_beat = now + (
                     self._config.beat_every if ok else min(1.0, self._config.beat_every)
                 )
-                # A beat that succeeds takes no time either, one that fails its time limits.
-                self._excuse(self._judge(0.0 if ok else _BEAT_FAILS_AFTER))
         self._broker.close()  # here: its socket belongs to this thread's hub
 
     def _guarded(self, step: Callable[..., None], *args: Any) -> None:
@@ -201,30 +205,42 @@ class Watchdog:
             self._alarm.wind()
         if self._stop.acquire(timeout=self._tick):
             return False
-        self._excuse(self._judge(self._tick))
+        self._judge(self._tick)
         return True
 
-    def _judge(self, expected: float) -> float:
-        """Why a step that has just ended took longer than expected: a held GIL is told at once.
+    def _beat_in_ticks(self) -> bool:
+        """A beat may take as long as the network does; what waits for that is this thread's hub, so
+        that a timer can tell a slow server from a process that does not run."""
+        ticks = gevent.get_hub().loop.timer(self._tick, self._tick)
+        ticks.start(self._tick_of_a_beat)
+        try:
+            return self._beat()
+        finally:
+            ticks.stop()
+            ticks.close()
+            self._judge(0.0)
 
-        Returns the seconds that nobody is to blame for.
-        """
+    def _tick_of_a_beat(self) -> None:
+        self._judge(self._tick)
+        if self._alarm is not None:
+            self._alarm.wind()
+
+    def _judge(self, expected: float) -> None:
+        """Why a step that has just ended took longer than expected: a held GIL is told at once, and
+        of what is left nobody is to blame but for the time that outputs took."""
         # First of all: who held the GIL may soon be gone.
         frame, alive = sys._current_frames().get(self._main), self._alive
         now, switches = time.monotonic(), gil.switches()
         late = now - self._looked - expected
         waited = gil.waited_for(switches - self._switches)
+        told, self._telling = self._telling, 0.0
         self._switches, self._looked = switches, now
         # On a busy machine a thread that waits wakes up late: far from every time counts.
-        if late <= _HELD or waited <= 0.1 + late / 50:
-            return late
-        self._guarded(self._report_gil, late, frame if now - alive > late / 2 else None)
-        return 0.0
-
-    def _excuse(self, late: float) -> None:
-        """The process was stopped for so long, or the machine had no time for it."""
-        if late > _LATE:
-            self._alive = min(time.monotonic(), self._alive + late)
+        if late > _HELD and waited > 0.1 + late / 50:
+            self._guarded(self._report_gil, late, frame if now - alive > late / 2 else None)
+        elif late - told > _LATE:
+            # The process was stopped for so long, or the machine had no time for it.
+            self._alive = min(now, self._alive + late - told)
 
     def _why_give_up(self, now: float, blocked: float) -> str:
         if 0 < self._config.max_block < blocked:

@@ -122,9 +122,10 @@ def test_who_held_the_gil_is_told_when_it_is_given_back(project: Project, how: s
 
 
 def test_a_process_that_was_stopped_blames_nobody(project: Project) -> None:
-    # Given a worker that is stopped while tasks run in it, for longer than the loop may be blocked
+    # Given a worker that is stopped for long, and for less than the alarm's clock, which runs on:
+    # it is wound for seven seconds, a tick or two before
     tasks = project.module(TASKS)
-    worker = project.worker("--block-warn", "0.3", "--max-block", "1.5")
+    worker = project.worker("--block-warn", "0.3", "--max-block", "5")
     assert tasks.who.delay().get(timeout=20) == worker.pid
     worker.signal(SIGSTOP)
     project.pause(2.5)

@@ -25,6 +25,7 @@ def eventually(condition):
         assert time.monotonic() < end
 """
 
+
 def check(program: str) -> None:
     code = textwrap.dedent(HEAD) + textwrap.dedent(program)
     done = subprocess.run(

@@ -234,16 +234,26 @@ def test_a_loader_without_a_source_does_not_hide_the_stack() -> None:
     assert 'File "odd.py", line 3, in hog' in stack_text(frame)
 
 
+def wake_this_process(seconds: float) -> subprocess.Popen[bytes]:
+    """Have it go on after so many seconds, if it is stopped by then."""
+    return subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+
+
+def stop_this_process(seconds: float) -> None:
+    """Returns when it goes on."""
+    waker = wake_this_process(seconds)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    waker.wait()
+
+
 def test_time_in_which_the_process_was_stopped_counts_for_nothing(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = make(max_block=0.5)
     bench.watchdog.start()
     eventually(lambda: bench.lease() > 0.8)
-    waker = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
-    os.kill(os.getpid(), signal.SIGSTOP)
+    stop_this_process(1.0)
     gevent.sleep(0.2)
-    waker.wait()
     bench.watchdog.stop()
     assert [it.getMessage() for it in caplog.records] == []
     assert bench.stats.blocked == 0
@@ -268,6 +278,70 @@ def test_an_output_that_hangs_stops_no_beats(make: Make, monkeypatch: pytest.Mon
     assert bench.lease() > 0
     assert len(shown) > 1
     go_on.release()
+
+
+def test_a_process_that_is_stopped_during_a_beat(make: Make, proxy: TcpProxy) -> None:
+    bench = make(url=proxy.url, max_block=1.5)
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0.8)
+    proxy.freeze()
+    eventually(lambda: bench.lease() < 0.5)  # a beat hangs
+    stop_this_process(2.0)
+    # And the loop is blocked when the beat ends
+    proxy.thaw()
+    block_the_loop(0.7)
+    assert bench.lease() > 0
+    bench.watchdog.stop()
+    assert not bench.gave_up
+
+
+def test_a_process_that_is_stopped_during_a_report(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_PATIENCE", 0.1)
+    stopped: list[str] = []
+
+    def show(level: int, logger: str, text: str) -> None:
+        if not stopped:
+            stopped.append(text)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            block_the_loop(0.05)  # it is stopped a moment later
+
+    bench = make(max_block=3.0)
+    bench.watchdog.own_process(show, stop_by=lambda: None)
+    bench.watchdog._alarm = None  # this process is pytest's
+    bench.watchdog.on_max_block = lambda: bench.gave_up.append(time.monotonic())
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0.8)
+    waker = wake_this_process(3.5)
+    block_the_loop(4.5)
+    waker.wait()
+    bench.watchdog.stop()
+    assert "blocks the loop" in stopped[0]
+    assert not bench.gave_up
+
+
+def test_reports_that_take_long_are_no_excuse(make: Make) -> None:
+    bench = make(max_block=2.0)
+    bench.watchdog.own_process(lambda *_: block_the_loop(0.8), stop_by=lambda: None)
+    bench.watchdog._alarm = None  # this process is pytest's
+    bench.watchdog.on_max_block = lambda: bench.gave_up.append(time.monotonic())
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0.8)
+    began = time.monotonic()
+    block_the_loop(6.0)
+    assert len(bench.gave_up) == 1
+    assert bench.gave_up[0] < began + 6.0
+
+
+def test_a_slow_server_is_no_excuse(make: Make, proxy: TcpProxy) -> None:
+    """A beat that waits for its answer does not say that the process was stopped."""
+    bench = make(url=proxy.url, max_block=1.5)
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0.8)
+    proxy.delay(0.9)
+    block_the_loop(6.0)
+    assert len(bench.gave_up) == 1
 
 
 @pytest.mark.usefixtures("bench")
