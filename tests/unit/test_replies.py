@@ -28,6 +28,8 @@ REPLIES = {
     ),
     "ERR Error running script (call to f_5d0e): @user_script:1: @user_script: 1: "
     "-READONLY You can't write against a read only replica.": ("READONLY", Meaning.ELSEWHERE),
+    "ERR Error running script (call to f_5d0e): @user_script:57: "
+    "GWTYPE gw:{shop}:ready:default:5 is a string, not a list": ("GWTYPE", Meaning.REFUSED),
     "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.": (
         "MASTERDOWN",
         Meaning.ELSEWHERE,
