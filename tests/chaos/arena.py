@@ -6,7 +6,7 @@ import importlib.util
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -17,9 +17,11 @@ import orjson
 import redis
 
 from greenworker import App, keys
-from tests.chaos.history import Event, Final, History, Journal, Reader, Verdict, judge, read
+from tests.chaos.history import Event, History, Journal, Reader, read
+from tests.chaos.judge import Final, Verdict, judge
 from tests.chaos.producer import Producer
-from tests.chaos.watchers import PAYLOAD, Announcements, Progress
+from tests.chaos.progress import Progress
+from tests.chaos.watchers import PAYLOAD, Announcements
 from tests.chaos.workers import Worker
 from tests.support import failpoints
 from tests.support.eventually import eventually
@@ -96,7 +98,9 @@ class Arena:
             self.announcements = Announcements(self.server.url, self.root, self.journal)
             self._stack.callback(self.announcements.close)
             assert self.announcements.subscribed.wait(10)
-            self.progress = Progress(self.server.url, self.root, lambda: self.workers, bound)
+            self.progress = Progress(
+                self.server.url, self.root, lambda: self.workers, self.journal.path, bound
+            )
             self._stack.callback(self.progress.close)
             self._stack.callback(self._end_workers)
             self.app = self._load(patience, extra)
@@ -211,9 +215,7 @@ class Arena:
 
     def kill(self, worker: Worker) -> float:
         """SIGKILL a worker; returns the time of it."""
-        moment = self.note_fault("SIGKILL", of=worker.pid, worker=self.incarnation(worker))
-        worker.signal(signal.SIGKILL)
-        return moment
+        return worker.signal(signal.SIGKILL)
 
     def freeze(self, worker: Worker) -> float:
         """SIGSTOP a worker; it may be reaped before `thaw`."""
@@ -233,9 +235,7 @@ class Arena:
     def terminate(self, worker: Worker) -> float:
         """SIGTERM a worker."""
         worker.leaving = True
-        moment = self.note_fault("SIGTERM", of=worker.pid)
-        worker.signal(signal.SIGTERM)
-        return moment
+        return worker.signal(signal.SIGTERM)
 
     def allow(self, file: str) -> None:
         """Let the tasks end that `wait_for` this file."""
@@ -321,16 +321,20 @@ class Arena:
     # Judging
 
     def verify(
-        self, causes: Iterable[str] | None = None, may_stay: Callable[[str], bool] | None = None
+        self,
+        causes: Iterable[str] | None = None,
+        may_stay: Callable[[str], bool] | None = None,
+        codes: Collection[int] = (),
     ) -> Verdict:
         """Judge all that happened; raises AssertionError with every problem.
 
-        `causes`: the only ones for which something may have run twice.
+        `causes`: the only ones for which something may have run twice; `codes`: with which a
+        worker may have ended though the journal knows no reason.
         """
         self._check_progress()
         self.history = History(read(self.journal.path))
         verdict = judge(
-            self.history, self._final(self.history.sends), may_stay or (lambda _: False)
+            self.history, self._final(self.history.sends), may_stay or (lambda _: False), codes
         )
         self._check_structure(verdict)
         if causes is not None:

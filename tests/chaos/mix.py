@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import random
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import redis
 
-from greenworker import keys
+from greenworker import App, keys
 from greenworker.errors import GreenworkerError
 from greenworker.scripts import load
 from tests.chaos.arena import Arena
-from tests.chaos.history import History, Verdict
+from tests.chaos.figures import Figures, measure, unheard
+from tests.chaos.history import Journal
 from tests.chaos.schedule import Send, Step, faults, sends
 from tests.chaos.workers import Worker
 from tests.support.process import Command
@@ -35,43 +33,6 @@ LEASES = (2.0, 2.0, 4.0, 6.0)
 MAX_BLOCK = (2.0, 30.0, 30.0, 2.0)
 PRODUCERS, ASKERS = 3, 2
 PATIENCE = 60.0  # seconds for which a result is waited for
-NEWS = 10.0  # … after which whoever waits must know that there is one: a look-up is due every 5 s
-
-
-@dataclass(slots=True)
-class Figures:
-    """What a run came to."""
-
-    seed: int
-    minutes: float
-    verdict: Verdict
-    faults: Counter[str] = field(default_factory=Counter)
-    deaths: int = 0  # of workers, however they came
-    # Seconds from a worker's death until a task of it ran again, whatever else was broken meanwhile
-    reruns: list[float] = field(default_factory=list)
-    resumed: float = 0.0  # the longest from a server's return until a task ended, s
-    idle: float = 0.0  # the longest for which nothing went on though something could, s
-    took: float = 0.0
-
-    def lines(self) -> list[str]:
-        verdict = self.verdict
-        twice = ", ".join(f"{n:,} {cause}" for cause, n in verdict.twice.most_common()) or "none"
-        return [
-            f"seed {self.seed}, {self.minutes:g} minutes of faults, {self.took:.0f} s in all",
-            f"sent        {verdict.sent:,} acknowledged, {verdict.refused:,} refused, "
-            f"{verdict.unknown:,} unknown ({verdict.unknown_ran:,} of them ran)",
-            f"ended       {verdict.ended['done']:,} done, {verdict.ended['dead']:,} dead letters, "
-            f"{verdict.ended['expired']:,} expired",
-            f"executions  {verdict.executions:,}, of them {verdict.retries:,} retries",
-            f"lost        {len(verdict.lost)}",
-            f"run twice   {twice}",
-            f"faults      {sum(self.faults.values()):,}: "
-            + ", ".join(f"{n} {name}" for name, n in sorted(self.faults.items())),
-            f"workers     {self.deaths:,} deaths, {verdict.given_up:,} incarnations given up",
-            f"recovery    a dead worker's tasks ran again after {median(self.reruns or [0]):.1f} s (median; "
-            f"{max(self.reruns, default=0):.1f} s at most); after the server's return a task ended within "
-            f"{self.resumed:.1f} s; idle for at most {self.idle:.1f} s",
-        ]
 
 
 class Mix:
@@ -110,8 +71,8 @@ class Mix:
             thread.start()
         for thread in threads:
             thread.join()
-        for sender in self._senders:
-            sender.wait()
+        codes = {sender.wait() for sender in self._senders}
+        assert codes <= {0, -signal.SIGKILL}, f"senders ended with {sorted(codes)}"
         arena.allow("stuck")
         if self._errors:
             raise self._errors[0]
@@ -120,10 +81,10 @@ class Mix:
         verdict = arena.verify()
         figures = Figures(self._seed, minutes, verdict, self._faults)
         figures.took = time.monotonic() - self._began
-        figures.idle = arena.progress.longest
-        _measure(arena.history, figures)
-        unheard = _unheard(arena)
-        assert not unheard, f"{len(unheard)} results that nobody was told of: {unheard[:5]}"
+        figures.idle, figures.alone = arena.progress.longest, arena.progress.longest_alone
+        measure(arena.history, figures)
+        missed = unheard(arena.events("asked"), arena.history)
+        assert not missed, f"{len(missed)} results that nobody was told of: {missed[:5]}"
         return figures
 
     def _guard(self, work: Callable[[Any], None], what: Any) -> None:
@@ -240,9 +201,7 @@ class Mix:
         """Dead letters are sent again; most fail again."""
         with contextlib.suppress(GreenworkerError):
             letters = self._arena.app.dead.list(task="fails", limit=20, values=False)
-            ids = [letter.id for letter in letters]
-            self._arena.journal.write("send", ids=ids, task="fails")
-            self._arena.app.dead.retry(*ids)
+            revive(self._arena.app, self._arena.journal, [letter.id for letter in letters])
 
     def _server_kill(self, step: Step) -> None:
         with self._fault("server killed", step, stops_all=True):
@@ -302,7 +261,7 @@ class Mix:
                 proxy.delay(0)
 
     def _network_trickle(self, step: Step) -> None:
-        with self._fault("trickle", step, stops_all=True, costs_lease="all"):
+        with self._fault("trickle", step, **self._apart(step)):
             for proxy in self._proxies(step):
                 proxy.trickle(100 + int(2000 * step.number))
             time.sleep(step.lasts)
@@ -323,13 +282,13 @@ class Mix:
 
     def _network_half_open(self, step: Step) -> None:
         # Until the read times out, after 5 s; beats notice after 1.5 s, near a lease of 2 s.
-        with self._fault("half-open", step, stops_all=True, costs_lease="all"):
+        with self._fault("half-open", step, **self._apart(step)):
             for proxy in self._proxies(step):
                 proxy.swallow()
             time.sleep(step.lasts)
 
     def _network_black_hole(self, step: Step) -> None:
-        with self._fault("black hole", step, stops_all=True, costs_lease="all"):
+        with self._fault("black hole", step, **self._apart(step)):
             for proxy in self._proxies(step):
                 proxy.freeze()
             time.sleep(step.lasts)
@@ -337,7 +296,7 @@ class Mix:
                 proxy.thaw()
 
     def _network_refuse(self, step: Step) -> None:
-        with self._fault("refused", step, stops_all=True, costs_lease="all"):
+        with self._fault("refused", step, **self._apart(step)):
             for proxy in self._proxies(step):
                 proxy.refuse()
                 proxy.cut()
@@ -349,6 +308,12 @@ class Mix:
         """The workers' way to the server, the producers', or both."""
         both = [self._arena.proxy, self._arena.producers]
         return both[: 1 + step.worker % 2] if step.worker < 3 else both[1:]
+
+    def _apart(self, step: Step) -> dict[str, Any]:
+        """What a fault does that keeps these proxies' clients from the server."""
+        if self._arena.proxy in self._proxies(step):
+            return {"stops_all": True, "costs_lease": "all"}
+        return {}
 
     @contextmanager
     def _fault(self, name: str, step: Step, **about: Any) -> Iterator[None]:
@@ -364,38 +329,8 @@ def play(
         return Mix(arena, seed, 60 * minutes, rate, only).run(minutes, patience=90.0)
 
 
-def _unheard(arena: Arena) -> list[str]:
-    """Whoever waited in vain, or for long, though the result had been there."""
-    return [
-        event["id"]
-        for event in arena.events("asked")
-        if event["how"] in ("ResultTimeout", "ResultGone", "value")
-        and event["t"] - arena.history.ended.get(event["id"], math.inf) > NEWS
-    ]
-
-
-def _measure(history: History, figures: Figures) -> None:
-    codes = [code for code, _ in history.died.values()]
-    figures.deaths = sum(code not in (0, -signal.SIGTERM) for code in codes)
-    for id, runs in history.executions.items():
-        ended = history.ended.get(id, math.inf)
-        for run in runs:
-            _, died = history.died.get(run.pid, (0, 0.0))
-            # What was in flight: not what had come to its end before its process did.
-            if run.started < died < ended and run.ended is None:
-                again = [other.started for other in runs if other.started > died]
-                figures.reruns.append(min([*again, ended]) - died)
-    moments = sorted(history.ended.values())
-    for fault in history.faults:
-        if fault["name"].startswith(("server", "CLIENT PAUSE", "NOREPLICAS")) and fault["ended"]:
-            after = next((moment for moment in moments if moment > fault["ended"]), None)
-            if after is not None and not _broken(history, fault["ended"], after):
-                figures.resumed = max(figures.resumed, after - fault["ended"])
-
-
-def _broken(history: History, since: float, until: float) -> bool:
-    """Whether something else kept all workers from the server in that time."""
-    return any(
-        fault.get("costs_lease") and fault["t"] < until and (fault["ended"] or until) > since
-        for fault in history.faults
-    )
+def revive(app: App, journal: Journal, ids: Sequence[str]) -> None:
+    """Send dead letters again, and journal which of them; of a call that fails nobody knows."""
+    journal.write("revive", ids=ids)
+    for id, fate in app.dead.retry(*ids).items():
+        journal.write("revived", ids=[id], verdict="ok" if fate == "retried" else "refused")

@@ -56,11 +56,12 @@ def conclude(
     causes: Sequence[str] = (),
     notes: str = "",
     within: float = 60.0,
+    codes: Sequence[int] = (),
 ) -> Report:
     """Let the held tasks end, drain, verify; `back`: the moments at which the server was back."""
     arena.allow(GO)
     arena.drain(within)
-    verdict = arena.verify(causes)
+    verdict = arena.verify(causes, codes=codes)
     if not causes:
         uncharged(arena)
     return Report(done, verdict, [arena.resumption(moment) for moment in back], notes=notes)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.arena import Arena
-from tests.chaos.history import Verdict
+from tests.chaos.judge import Verdict
 
 
 @dataclass(slots=True)

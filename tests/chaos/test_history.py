@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from tests.chaos.history import Event, Final, Journal, Reader, Verdict, check
+from tests.chaos.history import Event, Journal, Reader
+from tests.chaos.judge import Final, Verdict, check
 
 ONE, TWO = "0" * 15 + "1", "0" * 15 + "2"  # incarnations
 
@@ -17,16 +19,23 @@ class Story:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.late = 0.0
         self.present: set[str] = set()
         self.results: dict[str, bytes] = {}
         self.dead: dict[str, bytes] = {}
 
     def tell(self, what: str, **fields: Any) -> Self:
-        self.events.append({"what": what, "t": float(len(self.events)), "pid": 1, **fields})
+        now = len(self.events) + self.late
+        self.events.append({"what": what, "t": now, "pid": 1, **fields})
         return self
 
     def killed(self, pid: int = 1) -> Self:
         return self.tell("fault", name="SIGKILL", of=pid).tell("down", of=pid, code=-9)
+
+    def passes(self, seconds: float) -> Self:
+        """Nothing is told for so long."""
+        self.late += seconds
+        return self
 
     def sent(self, *ids: str, verdict: str = "ok", expires: bool = False) -> Self:
         self.tell("send", ids=list(ids), expires=expires)
@@ -54,8 +63,9 @@ class Story:
         self.results[id] = result(worker, seq)
         return self.announced(id, worker, seq).settled(id, worker, seq)
 
-    def check(self) -> Verdict:
-        return check(self.events, Final(frozenset(self.present), self.results, self.dead))
+    def check(self, codes: Collection[int] = ()) -> Verdict:
+        final = Final(frozenset(self.present), self.results, self.dead)
+        return check(self.events, final, codes=codes)
 
 
 def result(worker: str, seq: int) -> bytes:
@@ -108,6 +118,31 @@ def test_a_sender_that_dies_before_it_can_tell_has_sent_unknown(story: Story) ->
     verdict = story.tell("send", ids=["a"]).check()
     assert verdict.problems == []
     assert verdict.unknown == 1
+
+
+def test_what_ran_had_arrived_though_its_sender_does_not_know(story: Story) -> None:
+    story.sent("a", verdict="unknown").start("a").end("a").killed()
+    assert only_problem(story) == "1 lost: a"
+
+
+def test_a_dead_letter_that_was_sent_again_and_vanishes_is_lost(story: Story) -> None:
+    """The announcement of its first death tells nothing of its second life."""
+    story.sent("a").start("a").end("a", how="Failure").settled("a", kind="dead")
+    story.tell("announced", id="a", payload='{"state":"FAILURE","error":{}}')
+    story.tell("revive", ids=["a"]).tell("revived", ids=["a"], verdict="ok")
+    assert only_problem(story) == "1 lost: a"
+
+
+def test_a_dead_letter_that_was_sent_again_may_end_again(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Failure").settled("a", kind="dead")
+    story.tell("revive", ids=["a"]).whole("a", seq=2)
+    assert story.check().problems == []
+
+
+def test_a_dead_letter_that_was_not_sent_again_may_not_end_again(story: Story) -> None:
+    story.sent("a").start("a").settled("a", kind="dead")
+    story.tell("revive", ids=["a"]).tell("revived", ids=["a"], verdict="refused")
+    assert "1 completed twice" in str(story.whole("a", seq=2).check().problems)
 
 
 def test_a_dead_letter_is_not_lost(story: Story) -> None:
@@ -187,8 +222,17 @@ def test_one_delivery_must_not_be_begun_twice(story: Story) -> None:
             "worker killed",
             [("up", {"of": 1, "failpoint": "task.start=KILL@2"}), ("down", {"of": 1, "code": -9})],
         ),
-        ("worker killed", [("down", {"of": 1, "code": -14})]),
-        ("worker ended before it was settled", [("down", {"of": 1, "code": 1})]),
+        (
+            "worker killed",
+            [("fault", {"name": "SIGSTOP w1", "of": 1}), ("down", {"of": 1, "code": -14})],
+        ),
+        (
+            "worker ended before it was settled",
+            [
+                ("says", {"text": "3 outcomes could not be settled: …"}),
+                ("down", {"of": 1, "code": 1}),
+            ],
+        ),
         (
             "a task killed its worker",
             [("fault", {"name": "poison", "of": 1}), ("down", {"of": 1, "code": 9})],
@@ -216,7 +260,7 @@ def test_causes(story: Story, cause: str, lines: list[tuple[str, dict[str, Any]]
     assert verdict.twice == {cause: 1}
 
 
-@pytest.mark.parametrize("code", [-9, -11, -6, 5])
+@pytest.mark.parametrize("code", [-9, -11, -6, 5, 1, 2, 3, 9, -14])
 def test_a_worker_that_ends_of_something_else(story: Story, code: int) -> None:
     """Also when nothing was lost, and nothing ran twice."""
     story.tell("up", of=1, failpoint="task.start=TERM").sent("a").whole("a", pid=1)
@@ -224,15 +268,109 @@ def test_a_worker_that_ends_of_something_else(story: Story, code: int) -> None:
     assert only_problem(story) == f"worker 1 ended with {code}, and nobody did that to it"
 
 
+def test_a_scenario_may_know_why_a_worker_ends(story: Story) -> None:
+    story.sent("a").whole("a").tell("down", of=1, code=2)
+    assert story.check(codes=(2,)).problems == []
+
+
+@pytest.mark.parametrize("code", [0, -15])
+def test_a_worker_ends_when_it_is_told_and_not_of_itself(story: Story, code: int) -> None:
+    assert only_problem(Story().tell("down", of=1, code=code)).endswith("nobody did that to it")
+    assert (
+        story.tell("fault", name="SIGTERM", of=1).tell("down", of=1, code=code).check().problems
+        == []
+    )
+
+
+@pytest.mark.parametrize("code", [3, -14])
+def test_who_ends_at_max_block_was_blocked(story: Story, code: int) -> None:
+    story.sent("a").start("a", task="block").tell("down", of=1, code=code)
+    story.dead["a"] = b""
+    assert story.check().problems == []
+
+
+def test_a_freeze_of_an_hour_ago_blocks_nobody(story: Story) -> None:
+    story.tell("fault", name="SIGSTOP w1", of=1).tell("mended", name="SIGSTOP w1").passes(3600)
+    assert only_problem(story.tell("down", of=1, code=3)).startswith("worker 1 ended with 3")
+
+
+@pytest.mark.parametrize("grace", [2, 30])
+def test_a_stop_ends(grace: int) -> None:
+    def stop(seconds: float, *more: tuple[str, dict[str, Any]]) -> list[str]:
+        story = Story().tell("up", of=1, failpoint="", args=["--grace", str(grace)])
+        story.tell("fault", name="SIGTERM", of=1)
+        for what, fields in more:
+            story.tell(what, **fields)
+        story.passes(seconds - len(more) - 1)
+        return story.tell("down", of=1, code=0).check().problems
+
+    frozen = ("fault", {"name": "SIGSTOP w1", "of": 1})
+    thawed = ("mended", {"name": "SIGSTOP w1"})
+    assert stop(grace + 6.5) == []
+    (problem,) = stop(grace + 7.5)
+    assert problem == f"worker 1 was told to end, and was still there {grace + 7.5:.1f} s later"
+    assert stop(grace + 60, frozen) == []
+    assert len(stop(grace + 60, frozen, thawed)) == 1
+    assert len(stop(9.5, ("fault", {"name": "SIGTERM", "of": 1}))) == 1
+
+
+def test_a_stop_that_never_ends(story: Story) -> None:
+    story.tell("fault", name="SIGTERM", of=1).passes(600).tell("mark", name="the end")
+    assert "was told to end, and was still there" in only_problem(story)
+
+
 def test_a_death_before_the_run_is_no_cause(story: Story) -> None:
     """Process ids come again."""
-    story.tell("down", of=1, code=1).sent("a").start("a").end("a").whole("a", TWO, pid=2)
+    story.killed().sent("a").start("a").end("a").whole("a", TWO, pid=2)
+    assert only_problem(story).startswith("1 run twice without a cause")
+
+
+def test_a_death_long_after_the_next_run_is_no_cause(story: Story) -> None:
+    """A double delivery among the living: the refused one's worker is killed an hour later."""
+    story.sent("a").start("a").start("a", TWO, pid=2).end("a", TWO).announced("a", TWO)
+    story.settled("a", TWO).end("a").settled("a", ours=False).passes(3600).killed()
+    assert only_problem(story).startswith("1 run twice without a cause")
+
+
+def test_a_run_that_begins_after_the_end_needs_a_cause(story: Story) -> None:
+    story.sent("a").whole("a", TWO, pid=2).start("a").end("a").settled("a", ours=False)
+    story.tell("fault", name="SIGTERM", of=1).tell("down", of=1, code=0)
+    assert only_problem(story).startswith("1 run twice without a cause")
+
+
+def test_an_incarnation_that_is_given_up_long_after_the_next_run_is_no_cause(
+    story: Story,
+) -> None:
+    story.sent("a").start("a").whole("a", TWO, pid=2).passes(3600)
+    story.tell("fault", name="stop", costs_lease=[1]).tell("renewed", worker=ONE, pid=1)
+    assert only_problem(story).startswith("1 run twice without a cause")
+
+
+def test_who_was_frozen_notices_later(story: Story) -> None:
+    story.sent("a").start("a").tell("fault", name="SIGSTOP w1", of=1, costs_lease=[1])
+    story.whole("a", TWO, pid=2).tell("mended", name="SIGSTOP w1")
+    verdict = story.tell("renewed", worker=ONE, pid=1).check()
+    assert verdict.problems == []
+    assert verdict.twice == {"incarnation given up": 1}
+
+
+def test_who_was_frozen_with_its_claim_begins_late(story: Story) -> None:
+    story.sent("a").tell("fault", name="SIGSTOP w1", of=1, costs_lease=[1])
+    story.whole("a", TWO, pid=2).tell("mended", name="SIGSTOP w1").start("a")
+    verdict = story.tell("renewed", worker=ONE, pid=1).check()
+    assert verdict.problems == []
+    assert verdict.twice == {"incarnation given up": 1}
+
+
+def test_a_release_of_what_had_returned_is_no_stop(story: Story) -> None:
+    story.sent("a").start("a").end("a").settled("a", kind="release").whole("a", TWO, pid=2)
     assert only_problem(story).startswith("1 run twice without a cause")
 
 
 def test_a_release_by_a_worker_that_left_is_a_stop(story: Story) -> None:
     """What it still held at the end went back with its incarnation, not by an outcome of its own."""
-    story.sent("a").start("a").end("a", how="Release").tell("down", of=1, code=0)
+    story.sent("a").start("a").tell("fault", name="SIGTERM", of=1)
+    story.end("a", how="Release").tell("down", of=1, code=0)
     assert story.whole("a", TWO, pid=2).check().twice == {"released at a stop": 1}
 
 
@@ -251,15 +389,29 @@ def test_a_retry_whose_settling_nobody_heard_shows_in_the_next_attempt(story: St
     assert (verdict.retries, verdict.twice) == (1, {})
 
 
+def test_an_attempt_that_was_run_twice_needs_a_cause_though_it_was_retried(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Failure")
+    story.start("a", TWO, pid=2).end("a", TWO, how="Failure").settled("a", TWO, kind="retry")
+    story.start("a", TWO, seq=2, pid=2, attempt=1).settled("a", TWO, seq=2)
+    assert only_problem(story).startswith("1 run twice without a cause: a")
+
+
+def test_two_runs_of_an_attempt_of_which_nobody_heard_are_one_too_many(story: Story) -> None:
+    story.sent("a").start("a").start("a", TWO, pid=2)
+    story.start("a", TWO, seq=2, pid=2, attempt=1).settled("a", TWO, seq=2)
+    assert only_problem(story).startswith("1 run twice without a cause: a")
+
+
 def test_a_last_run_without_an_outcome_is_no_further_one(story: Story) -> None:
     """A poison message: each of its runs ends its worker, and the last one is not one too many."""
     story.sent("a")
     for n in (1, 2, 3):
-        story.start("a", f"{n:016}", pid=n).tell("down", of=n, code=9)
+        story.start("a", f"{n:016}", pid=n).tell("fault", name="poison", of=n)
+        story.tell("down", of=n, code=9)
     story.dead["a"] = b"1 poison w\n{}\n1 3"
     verdict = story.check()
     assert verdict.problems == []
-    assert verdict.twice == {"worker ended before it was settled": 2}
+    assert verdict.twice == {"a task killed its worker": 2}
 
 
 def test_what_ran_must_not_expire(story: Story) -> None:

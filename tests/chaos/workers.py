@@ -74,10 +74,18 @@ class Worker:
     def output(self) -> str:
         return "\n---\n".join(life.output for life in self.lives)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the present life; nothing when it has ended."""
+    def signal(self, number: signal.Signals) -> float:
+        """Send a signal to the present life, nothing when it has ended; returns the time.
+
+        What ends it is journaled as a fault.
+        """
+        life, moment = self.command, time.monotonic()
+        if number in (signal.SIGTERM, signal.SIGKILL):
+            moment = self._journal.write("fault", name=number.name, of=life.pid)
+            self._journal.write("mended", name=number.name)
         with contextlib.suppress(ProcessLookupError):
-            self.command.signal(number)
+            life.signal(number)
+        return moment
 
     def wait(self, timeout: float = 30.0) -> int:
         """Wait for the end of an unsupervised worker; returns its exit code (-9 = SIGKILL)."""

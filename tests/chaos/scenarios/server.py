@@ -276,4 +276,5 @@ def server_evicts(arena: Arena, rng: random.Random) -> Report:
     return conclude(
         arena,
         "`allkeys-lru`: the worker ends at once with exit code 2; `--allow-eviction` runs 50 naps",
+        codes=(2,),
     )

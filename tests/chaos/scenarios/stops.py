@@ -42,7 +42,8 @@ def term_at_each_step(arena: Arena, rng: random.Random) -> Report:
             while victim.running:
                 arena.send_many("effect", [[0.01]] * 3)
                 time.sleep(0.05)
-            assert victim.wait() == 0, step
+            code = victim.wait()
+            assert code == 0, f"{step}: {code}"
     arena.drain()
     verdict = arena.verify(causes=())
     _check_charges(arena)
@@ -61,7 +62,8 @@ def second_term_at_each_step(arena: Arena, rng: random.Random) -> Report:
             victim.command.wait_for(f"failpoint {step}: TERM")
             victim.command.wait_for("stopping")
             victim.signal(signal.SIGTERM)
-            assert victim.wait() == 0, step
+            code = victim.wait()
+            assert code == 0, f"{step}: {code}"
     arena.allow("go")
     arena.worker()
     arena.drain()
