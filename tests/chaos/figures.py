@@ -49,6 +49,7 @@ class Figures:
     resumed: float = 0.0  # the longest from a server's return until a task ended, s
     idle: float = 0.0  # the longest for which nothing went on though something could, s
     alone: float = 0.0  # … for which one worker claimed nothing though it could, s
+    watched: float = 0.0  # in which that would have been seen, s
     took: float = 0.0
 
     def lines(self) -> list[str]:
@@ -70,8 +71,8 @@ class Figures:
             f"recovery    a dead worker's tasks ran again after {median(waits):.1f} s (median; "
             f"{max(waits):.1f} s at most); after the server's return a task ended within "
             f"{self.resumed:.1f} s",
-            f"idle        all of them for at most {self.idle:.1f} s, one of them for {self.alone:.1f} s, "
-            "while work waited and the server could be reached",
+            f"idle        while work waited, all workers for at most {self.idle:.1f} s, one of them for "
+            f"{self.alone:.1f} s; watched for {self.watched:.0f} s, in which the server could be reached",
             *(
                 [f"longest     {max(self.reruns, key=lambda one: one.seconds)}"]
                 if self.reruns

@@ -81,7 +81,9 @@ class Mix:
         verdict = arena.verify()
         figures = Figures(self._seed, minutes, verdict, self._faults)
         figures.took = time.monotonic() - self._began
-        figures.idle, figures.alone = arena.progress.longest, arena.progress.longest_alone
+        progress = arena.progress
+        figures.idle, figures.alone = progress.longest, progress.longest_alone
+        figures.watched = progress.watched
         measure(arena.history, figures)
         missed = unheard(arena.events("asked"), arena.history)
         assert not missed, f"{len(missed)} results that nobody was told of: {missed[:5]}"

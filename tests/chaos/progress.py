@@ -107,6 +107,7 @@ class Progress:
         self.stalls: list[str] = []
         self.longest = 0.0  # seconds for which nothing happened though something could
         self.longest_alone = 0.0  # … for which one worker claimed nothing though it could
+        self.watched = 0.0  # seconds in which somebody had to go on if there was work
         self._client = redis.Redis.from_url(
             url, socket_timeout=2, decode_responses=True, encoding_errors="surrogateescape"
         )
@@ -159,6 +160,7 @@ class Progress:
                 continue
             if now < counts_from:
                 step = 0.0
+            self.watched += step
             together.tick(sight.done if sight.must_go_on() else None, step)
             self.longest = max(self.longest, together.seconds)
             if together.is_over(self._bound):

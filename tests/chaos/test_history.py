@@ -64,8 +64,10 @@ class Story:
         return self.announced(id, worker, seq).settled(id, worker, seq)
 
     def check(self, codes: Collection[int] = ()) -> Verdict:
-        final = Final(frozenset(self.present), self.results, self.dead)
-        return check(self.events, final, codes=codes)
+        return check(self.events, self.final(), codes=codes)
+
+    def final(self) -> Final:
+        return Final(frozenset(self.present), self.results, self.dead)
 
 
 def result(worker: str, seq: int) -> bytes:
@@ -485,6 +487,16 @@ def test_a_fault_of_another_worker_or_of_another_time_explains_nothing(story: St
     story.tell("renewed", worker=ONE, pid=7, t=1000.0)
     story.tell("fault", name="late", costs_lease=[7], t=1001.0)
     assert "no fault explains it" in only_problem(story)
+
+
+@pytest.mark.parametrize(("later", "explained"), [(10.0, True), (12.0, False)])
+def test_a_fault_explains_what_is_noticed_a_lease_and_a_read_timeout_later(
+    story: Story, later: float, explained: bool
+) -> None:
+    story.tell("up", of=1, failpoint="", args=["--lease", "6"])
+    story.tell("fault", name="refused", costs_lease="all").tell("mended", name="refused")
+    verdict = story.passes(later - 1).tell("renewed", worker=ONE, pid=1).check()
+    assert (verdict.problems == []) == explained
 
 
 # The journal
