@@ -20,7 +20,7 @@ from tests.chaos.workers import Worker
 
 STARTING = 10.0  # seconds that a process may take until it is registered, on a slow machine
 RETURN = 2.0  # seconds after which a worker is back whose server was away
-SOLITARY_AFTER = 4  # crashes, after which a message runs without any other
+MAKES_ROOM_FOR = 60.0  # seconds for which a worker claims nothing, so that a suspect can run alone
 _EVERY, _AT_MOST = 0.25, 0.5  # seconds between two looks, and what they count for
 _LINES = len(keys.PRIORITIES)
 
@@ -203,38 +203,27 @@ class Progress:
             for priority in keys.PRIORITIES:
                 ask.llen(keys.ready(root, queue, priority))
             ask.llen(keys.suspects(root, queue))
-            ask.lindex(keys.suspects(root, queue), -1)
-            ask.smembers(keys.consumers(root, queue))
         for wid in registered:
             ask.hgetall(keys.processing(root, wid))
-            ask.exists(keys.solitary(root, wid))
+            ask.get(keys.solitary(root, wid))
             ask.hget(keys.sequences(root), wid)
         replies = iter(ask.execute())
         sight = _Sight(overdue=bool(first_due) and first_due[0][1] < (seconds - 2) * 1000)
-        makes_room: set[str] = set()
         for queue in queues:
-            count = sum(next(replies) for _ in range(_LINES))
-            suspects, head, consumers = next(replies), next(replies), next(replies)
-            if count:
+            if count := sum(next(replies) for _ in range(_LINES)):
                 sight.waiting[queue] = count
-            if suspects:
+            if suspects := next(replies):
                 sight.suspects[queue] = suspects
-                if consumers and self._crashes(head) >= SOLITARY_AFTER:
-                    # The first of those who listen lets what it holds end.
-                    makes_room.add(min(consumers))
-        held, asked = {}, {}
+        held, alone, asked = {}, {}, {}
         for wid in registered:
-            held[wid], is_alone, asked[wid] = next(replies), next(replies), next(replies)
-            if is_alone or (wid in makes_room and held[wid]):
-                makes_room.add(wid)
-            else:
-                makes_room.discard(wid)
+            held[wid], solitary, asked[wid] = next(replies), next(replies), next(replies)
+            alone[wid] = _is_alone(solitary, held[wid], float(seconds))
         for worker, pid in up:
             wid = self._incarnations.get(pid, "")
             if wid in held and wid in about:
                 told = json.loads(about[wid])
                 free = len(held[wid]) < told["concurrency"] and not (
-                    wid in makes_room or pid in self._retiring
+                    alone[wid] or pid in self._retiring
                 )
                 mark = wid, held[wid], self._starts[pid]
                 says = (
@@ -252,12 +241,6 @@ class Progress:
         sight.done = stats, held
         return sight
 
-    def _crashes(self, id: str | None) -> int:
-        """How many crashes a message was present at."""
-        envelope = self._client.hget(keys.messages(self._root), id) if id else None
-        words = str(envelope or "").split(" ", 2)
-        return int(words[1]) if len(words) > 2 and words[1].isdigit() else 0
-
     def _read_journal(self) -> None:
         for event in self._journal.new():
             pid = event["pid"]
@@ -270,3 +253,10 @@ class Progress:
                     self._retiring.add(pid)
             elif event["welcome"]:
                 self._incarnations[pid] = event["worker"]
+
+
+def _is_alone(solitary: str | None, held: Any, now: float) -> bool:
+    """Whether a worker runs a suspect without anything else, or makes room for one."""
+    if solitary is None or not solitary.startswith("~"):
+        return solitary in held
+    return now - float(solitary[1:]) / 1000 < MAKES_ROOM_FOR

@@ -65,19 +65,20 @@ def test_outages_neither_count_nor_end_a_stall(
     assert arena.progress.longest < 2.5, "what was excused was not counted"
 
 
-@pytest.mark.parametrize("why", ["runs a suspect alone", "lets what it holds end"])
+@pytest.mark.parametrize("why", ["runs a suspect alone", "makes room"])
 def test_who_makes_room_for_a_suspect_claims_nothing(arena: Arena, why: str) -> None:
     worker = arena.worker()
     wid = arena.incarnation(worker)
-    arena.send("wait_for", "go")
+    id = arena.send("wait_for", "go")
     eventually(lambda: arena.running())
     _quiet(worker)
-    if why == "runs a suspect alone":
-        arena.redis.set(keys.solitary(arena.root, wid), "x")
-    else:
-        arena.redis.hset(keys.messages(arena.root), "x", "1 4 0 5 1 0 1000 default nap\n[[],{},{}]")
-        arena.redis.lpush(keys.suspects(arena.root, "default"), "x")
-    arena.send("nap", 0.0)
+    now = int(arena.redis.time()[0])
+    mark = {"runs a suspect alone": id, "makes room": f"~{now * 1000}"}[why]
+    with arena.redis.pipeline(transaction=True) as both:
+        both.set(keys.solitary(arena.root, wid), mark)
+        # Without a wake token, at which it would look again
+        both.lpush(keys.ready(arena.root, "default", 5), "nobody")
+        both.execute()
     with pytest.raises(AssertionError, match="messages are left"):
         arena.drain(within=4)
     assert arena.progress.stalls == []
