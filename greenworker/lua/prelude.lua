@@ -63,7 +63,11 @@ local function mistyped(key, wanted)
   if found ~= wanted and found ~= 'none' then return key .. ' is a ' .. found .. ', not a ' .. wanted end
 end
 
-local function refuse(what) error({err = 'GWTYPE ' .. what}) end
+-- Before Redis 7 an error must be text; from then on only a table keeps its code.
+local function refuse(what)
+  what = 'GWTYPE ' .. what
+  error(redis.REDIS_VERSION_NUM and {err = what} or what, 0)
+end
 
 -- What follows is refused before the first write if a key is of a wrong type:
 -- a script does not roll back.

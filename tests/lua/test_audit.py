@@ -50,7 +50,8 @@ def test_the_first_call_for_a_key_reads_little(space: Space) -> None:
     Audit(Probe(link, space.broker.namespace)).run()
     read = link.looked_at["messages"]
     assert sum(read) > 60 * 900_000
-    assert max(read) < 12_000_000  # four, and what shares their places in the table
+    # Four, and what shares their places in the table: how many these are is chance
+    assert max(read) < 60 * 900_000 / 2
 
 
 def test_a_namespace_without_anything(space: Space) -> None:
