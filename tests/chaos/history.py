@@ -125,6 +125,7 @@ class History:
         self.to_be_killed: set[int] = set()  # pids, by us or by their failpoint
         self.terms: dict[int, list[float]] = defaultdict(list)  # pid → when it was sent SIGTERM
         self.stops: dict[int, float] = {}  # pid → when it was told, or began, to end
+        self.listened: set[int] = set()  # pids that had their signal handlers
         self.unsettled: set[int] = set()  # pids that said so at their end
         self.args: dict[int, list[str]] = {}  # pid → its command line
         self.failpoints: dict[int, str] = {}
@@ -228,6 +229,9 @@ class History:
             if ours and kind in ("done", "dead"):
                 self.ended.setdefault(id, event["t"])
 
+    def _on_registered(self, event: Event) -> None:
+        self.listened.add(event["pid"])
+
     def _on_left(self, event: Event) -> None:
         self.left.add(event["worker"])
 
@@ -239,6 +243,7 @@ class History:
     def _on_says(self, event: Event) -> None:
         if event["text"].startswith(("stopping", "retiring")):
             self.stops.setdefault(event["pid"], event["t"])
+            self.listened.add(event["pid"])
         if "could not be settled" in event["text"]:
             self.unsettled.add(event["pid"])
 

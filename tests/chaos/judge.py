@@ -300,7 +300,7 @@ def _may_end(pid: int, code: int, when: float, history: History) -> bool:
     if code == -signal.SIGKILL:
         return pid in history.to_be_killed
     # TERM before anybody listens.
-    return code == -signal.SIGTERM and _was_told(pid, history)
+    return code == -signal.SIGTERM and _was_told(pid, history) and pid not in history.listened
 
 
 def _was_told(pid: int, history: History) -> bool:

@@ -284,6 +284,17 @@ def test_a_worker_ends_when_it_is_told_and_not_of_itself(story: Story, code: int
     )
 
 
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [("registered", {"worker": ONE, "welcome": True}), ("says", {"text": "stopping: 0 running"})],
+)
+def test_who_listens_does_not_die_of_a_signal(
+    story: Story, what: str, fields: dict[str, Any]
+) -> None:
+    story.tell(what, **fields).tell("fault", name="SIGTERM", of=1)
+    assert only_problem(story.tell("down", of=1, code=-15)).startswith("worker 1 ended with -15")
+
+
 @pytest.mark.parametrize("code", [3, -14])
 def test_who_ends_at_max_block_was_blocked(story: Story, code: int) -> None:
     story.sent("a").start("a", task="block").tell("down", of=1, code=code)
