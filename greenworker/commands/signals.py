@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import time
@@ -46,6 +47,9 @@ class StopSignals:
             signal.signal(number, self._handle)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_leave_to_the_system)
+        # Registered first, it runs last: what ends in order is not to die of a late second signal,
+        # when the interpreter has given up its handlers already.
+        atexit.register(_ignore)
 
     def stop_by(self) -> float | None:
         """When a stop must be over that was asked for: some seconds after the grace, or after the
@@ -79,6 +83,12 @@ class StopSignals:
         while self._handled < len(arrived):
             gevent.spawn(self._on_signal, arrived[self._handled])
             self._handled += 1
+
+
+def _ignore() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in _STOP:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _leave_to_the_system() -> None:

@@ -36,6 +36,26 @@ def test_an_idle_worker_ends_at_once(project: Project, number: int) -> None:
     assert "(no worker)" in project.run("status", "-A", "tasks").stdout
 
 
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_after_the_end_changes_nothing(project: Project, number: str) -> None:
+    """The interpreter has given up its handlers, and takes its modules down."""
+    project.write(
+        f"""
+        import signal
+
+        class Late:
+            def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{number}):
+                kill(pid, number)
+
+        late = Late()
+        """
+        + TASKS
+    )
+    worker = project.worker()
+    worker.signal(SIGTERM)
+    assert worker.wait() == 0
+
+
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
 def test_what_runs_is_finished(project: Project, number: int) -> None:
     # Given 20 tasks that run, and 20 that wait
