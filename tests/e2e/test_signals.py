@@ -40,16 +40,16 @@ def test_an_idle_worker_ends_at_once(project: Project, number: int) -> None:
 def test_a_signal_after_the_end_changes_nothing(project: Project, number: str) -> None:
     """The interpreter has given up its handlers, and takes its modules down."""
     project.write(
-        f"""
-        import signal
+        TASKS
+        + f"""
+    import signal
 
-        class Late:
-            def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{number}):
-                kill(pid, number)
+    class Late:
+        def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{number}):
+            kill(pid, number)
 
-        late = Late()
-        """
-        + TASKS
+    late = Late()
+    """
     )
     worker = project.worker()
     worker.signal(SIGTERM)
