@@ -47,8 +47,8 @@ class StopSignals:
             signal.signal(number, self._handle)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_leave_to_the_system)
-        # Registered first, it runs last: what ends in order is not to die of a late second signal,
-        # when the interpreter has given up its handlers already.
+        # What ends in order is not to die of a second signal that comes when the interpreter has
+        # given up its handlers.
         atexit.register(_ignore)
 
     def stop_by(self) -> float | None:

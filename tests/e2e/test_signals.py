@@ -38,22 +38,27 @@ def test_an_idle_worker_ends_at_once(project: Project, number: int) -> None:
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
 def test_a_signal_after_the_end_changes_nothing(project: Project, number: str) -> None:
-    """The interpreter has given up its handlers, and takes its modules down."""
+    """The interpreter has given up its handlers, and collects its garbage a last time."""
     project.write(
         TASKS
         + f"""
-    import signal
+    import atexit, signal
 
     class Late:
+        def __init__(self):
+            self.me = self
+
         def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{number}):
+            note("late")
             kill(pid, number)
 
-    late = Late()
+    atexit.register(Late)
     """
     )
     worker = project.worker()
     worker.signal(SIGTERM)
     assert worker.wait() == 0
+    assert project.notes == ["late"]
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
