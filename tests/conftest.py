@@ -10,6 +10,8 @@ from uuid import uuid4
 import pytest
 
 from tests.support.server import Server
+from tests.support.state import Space
+from tests.support.tcp_proxy import TcpProxy
 
 # Random tests are the same ones each time; `--hypothesis-profile=long` looks further, and anew.
 with contextlib.suppress(ModuleNotFoundError):  # the command line's tests run without it
@@ -49,3 +51,17 @@ def url(server: Server) -> str:
 def namespace() -> str:
     """A namespace that no other test has: every key is in it, so nothing needs a flush."""
     return f"t{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def space(url: str, namespace: str) -> Iterator[Space]:
+    """This namespace, to seed and to look into."""
+    with Space(url, namespace) as space:
+        yield space
+
+
+@pytest.fixture
+def proxy(url: str) -> Iterator[TcpProxy]:
+    """A way to the session's server that can be disturbed."""
+    with TcpProxy(url) as proxy:
+        yield proxy

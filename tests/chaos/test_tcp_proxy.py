@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,12 +11,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support.tcp_proxy import TcpProxy
-
-
-@pytest.fixture
-def proxy(url: str) -> Iterator[TcpProxy]:
-    with TcpProxy(url) as proxy:
-        yield proxy
 
 
 def connect(proxy: TcpProxy, timeout: float = 5.0) -> Any:

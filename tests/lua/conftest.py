@@ -11,13 +11,6 @@ from tests.support.state import Space
 
 
 @pytest.fixture
-def space(url: str, namespace: str) -> Iterator[Space]:
-    """A fresh namespace on the session's server."""
-    with Space(url, namespace) as space:
-        yield space
-
-
-@pytest.fixture
 def own_space(namespace: str) -> Iterator[Space]:
     """A namespace on a server of this test alone, whose settings it may change."""
     with Server() as server, Space(server.url, namespace) as space:

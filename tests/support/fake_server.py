@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any, Self
+
+from tests.support.listener import Listener
 
 OK = b"+OK\r\n"
 Command = list[bytes]
 
 
-class FakeServer:
+class FakeServer(Listener):
     """Greets every connection as a real one does, and gives the rest to `answer`.
 
     `answer` returns the reply's bytes, or None to say nothing; `commands` are all that it got,
@@ -22,38 +23,11 @@ class FakeServer:
     def __init__(self, answer: Callable[[Command], bytes | None]) -> None:
         self.commands: list[Command] = []
         self._answer = answer
-        self.ends: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        super().__init__()
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
-
-    def close(self) -> None:
-        # Closing alone does not wake who waits in accept() or recv().
-        for end in (self._listener, *self.ends):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-        for thread in self._threads:
-            thread.join(10)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                end, _ = self._listener.accept()
-                self.ends.append(end)
-                self._threads.append(threading.Thread(target=self._serve, args=(end,), daemon=True))
-                self._threads[-1].start()
 
     def _serve(self, end: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), end.makefile("rb") as requests:

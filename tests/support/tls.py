@@ -8,7 +8,8 @@ import ssl
 import subprocess
 import threading
 from pathlib import Path
-from typing import Self
+
+from tests.support.listener import Listener
 
 
 class Certificate:
@@ -31,50 +32,14 @@ class Certificate:
         assert made.returncode == 0, made.stderr
 
 
-class TlsProxy:
+class TlsProxy(Listener):
     """Ends TLS on a free port of 127.0.0.1 and passes the rest on to `port`, with real threads."""
 
     def __init__(self, port: int, certificate: Certificate) -> None:
         self._upstream = port
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate.file, certificate.key)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port = self._listener.getsockname()[1]
-        self._ends: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._spawn(self._accept)
-
-    def cut(self) -> None:
-        """Close every connection; new ones are welcome."""
-        for end in self._ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
-        for thread in self._threads:
-            thread.join(10)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _spawn(self, target: object, *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                end, _ = self._listener.accept()
-                self._ends.append(end)
-                self._spawn(self._serve, end)
+        super().__init__()
 
     def _serve(self, raw: socket.socket) -> None:
         # Who does not trust us, or speaks no TLS, is gone.
@@ -83,7 +48,7 @@ class TlsProxy:
             self._context.wrap_socket(raw, server_side=True) as client,
             socket.create_connection(("127.0.0.1", self._upstream)) as server,
         ):
-            self._ends += (client, server)
+            self.ends += (client, server)
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             back = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)

@@ -47,12 +47,6 @@ def admin(url: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def proxy(url: str) -> Iterator[TcpProxy]:
-    with TcpProxy(url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def client(proxy: TcpProxy, namespace: str) -> Iterator[Client]:
     """A client behind the proxy, with one connection that is open and a server that knows push."""
     client = Client(Endpoint(proxy.url), namespace, connections=1, patience=2.0)

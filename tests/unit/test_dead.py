@@ -23,12 +23,6 @@ from tests.support.state import Space
 
 
 @pytest.fixture
-def space(url: str, namespace: str) -> Iterator[Space]:
-    with Space(url, namespace) as space:
-        yield space
-
-
-@pytest.fixture
 def dead(space: Space) -> DeadLetters:
     return DeadLetters(space.broker)
 

@@ -26,12 +26,6 @@ AT_MOST = 3.0  # the shortest of our own timeouts: whoever waits for one fails
 
 
 @pytest.fixture
-def proxy(url: str) -> Iterator[TcpProxy]:
-    with TcpProxy(url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def client(proxy: TcpProxy, namespace: str) -> Iterator[Client]:
     """A client with one connection that is open."""
     client = Client(Endpoint(proxy.url), namespace, connections=1, patience=PATIENCE)

@@ -33,12 +33,6 @@ from tests.support.tcp_proxy import TcpProxy
 
 
 @pytest.fixture
-def space(url: str, namespace: str) -> Iterator[Space]:
-    with Space(url, namespace) as space:
-        yield space
-
-
-@pytest.fixture
 def client(space: Space, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     # Closing waits for the reader's look at whether it may leave: let it look often.
     monkeypatch.setattr(subscriber, "_READ", 0.05)

@@ -37,12 +37,6 @@ def proxy(server: Server, ours: Certificate) -> Iterator[TlsProxy]:
         yield proxy
 
 
-@pytest.fixture
-def space(url: str, namespace: str) -> Iterator[Space]:
-    with Space(url, namespace) as space:
-        yield space
-
-
 @pytest.fixture(autouse=True)
 def not_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_warned", set())

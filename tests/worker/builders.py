@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from gevent.event import Event
+
 from greenworker.app import App
 from greenworker.message import Delivery, Message, encode_tail
 from greenworker.task import Task
@@ -50,3 +52,19 @@ def connections(space: Space) -> list[str]:
     """The names of this process' connections to the server."""
     names = (client["name"] for client in space.redis.client_list())
     return sorted(name for name in names if name.startswith("greenworker"))
+
+
+def declare_immortal(app: App) -> tuple[Task[[], str], Event]:
+    """A task with a timeout of 0.02 s that swallows all it is thrown, and the event that ends it."""
+    end = Event()
+
+    @app.task(timeout=0.02, retries=5)
+    def immortal() -> str:
+        while not end.is_set():
+            try:
+                end.wait(60)
+            except BaseException:
+                continue
+        return "alive"
+
+    return immortal, end

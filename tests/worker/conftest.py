@@ -12,7 +12,6 @@ import pytest
 from greenworker.app import App
 from greenworker.worker import Worker
 from tests.support.server import Server
-from tests.support.state import Space
 from tests.support.tcp_proxy import TcpProxy
 from tests.worker import in_patched_process
 
@@ -58,13 +57,6 @@ def app(url: str, namespace: str) -> Iterator[App]:
     app = App(url, namespace=namespace)
     yield app
     app.close()
-
-
-@pytest.fixture
-def space(url: str, namespace: str) -> Iterator[Space]:
-    """The same namespace, to seed and to look into."""
-    with Space(url, namespace) as space:
-        yield space
 
 
 @pytest.fixture

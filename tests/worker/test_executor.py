@@ -23,7 +23,7 @@ from greenworker.worker.executor import Executor, Release
 from greenworker.worker.pool import TaskGreenlet
 from greenworker.worker.stats import Stats
 from tests.support.eventually import eventually
-from tests.worker.builders import delivery_of, raw
+from tests.worker.builders import declare_immortal, delivery_of, raw
 
 GOOD = b"1 0 0 5 1000 0 3600000 default t"
 
@@ -306,17 +306,7 @@ def test_a_task_that_swallows_its_timeout_is_too_late_all_the_same(bench: Bench,
 def test_a_task_that_swallows_all_its_timeouts_is_written_off(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    end = Event()
-
-    @bench.task(timeout=0.02, retries=5)
-    def immortal() -> str:
-        while not end.is_set():
-            try:
-                end.wait(60)
-            except BaseException:
-                continue
-        return "alive"
-
+    immortal, end = declare_immortal(bench.app)
     delivery = delivery_of(immortal.name)
     greenlet = bench.start(delivery)
     ((which, outcome),) = eventually(lambda: bench.written_off)
@@ -334,16 +324,7 @@ def test_a_task_that_swallows_all_its_timeouts_is_written_off(
 
 
 def test_a_log_that_hangs_does_not_keep_the_slot_of_what_is_written_off(bench: Bench) -> None:
-    end = Event()
-
-    @bench.task(timeout=0.02)
-    def immortal() -> None:
-        while not end.is_set():
-            try:
-                end.wait(60)
-            except BaseException:
-                continue
-
+    immortal, end = declare_immortal(bench.app)
     log, slow = logging.getLogger("greenworker.task"), logging.Handler(logging.CRITICAL)
     lines: list[str] = []
     slow.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ import redis
 from gevent.event import Event
 
 from greenworker.app import App
+from greenworker.task import Task
 from greenworker.worker import Worker
 from tests.support.eventually import eventually
 from tests.support.fake_server import Command, FakeServer
@@ -68,15 +69,21 @@ def split() -> Iterator[tuple[Split, str]]:
                 yield both, f"redis+sentinel://127.0.0.1:{sentinel.port}/tasks"
 
 
+def declare(url: str) -> tuple[App, Task[[int], None], list[int], Event]:
+    """An app, its task, what that has run, and the event that ends its runs."""
+    app, runs, go = App(url, namespace="x"), list[int](), Event()
+
+    @app.task
+    def work(number: int) -> None:
+        runs.append(number)
+        go.wait(30)
+
+    return app, work, runs, go
+
+
 def test_the_settler_goes_along_with_the_consumer() -> None:
     with split() as (both, url):
-        app, runs, go = App(url, namespace="x"), [], Event()
-
-        @app.task
-        def work(number: int) -> None:
-            runs.append(number)
-            go.wait(30)
-
+        app, work, runs, go = declare(url)
         with Worker(app, lease=60.0, concurrency=5) as worker:
             assert worker.ready.wait(10)
             go.set()
@@ -97,13 +104,7 @@ def test_the_settler_goes_along_with_the_consumer() -> None:
 
 def test_what_was_settled_on_a_deposed_master_runs_again() -> None:
     with split() as (both, url):
-        app, runs, go = App(url, namespace="x"), [], Event()
-
-        @app.task
-        def work(number: int) -> None:
-            runs.append(number)
-            go.wait(30)
-
+        app, work, runs, go = declare(url)
         with Worker(app, lease=2.0, concurrency=5) as worker:
             assert worker.ready.wait(10)
             work.delay(1)
@@ -125,19 +126,13 @@ def test_what_was_settled_on_a_deposed_master_runs_again() -> None:
 
 def test_what_was_claimed_on_the_new_master_and_settled_on_the_old_one_runs_again() -> None:
     with split() as (both, url):
-        app, runs, go = App(url, namespace="x"), [], Event()
-
-        @app.task
-        def work() -> None:
-            runs.append(1)
-            go.wait(30)
-
+        app, work, runs, go = declare(url)
         with Worker(app, lease=60.0, concurrency=5) as worker:
             assert worker.ready.wait(10)
             both.promote()
             both.cut("greenworker-consumer")
             both.cut("greenworker")  # what sends
-            work.delay()
+            work.delay(1)
             eventually(lambda: len(runs) == 1)
             both.master = both.ports[0]  # a sentinel that is cut off
             go.set()

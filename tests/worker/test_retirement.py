@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gevent
 import pytest
-from gevent.event import Event
 
 from greenworker.app import App
 from greenworker.errors import ConfigError, TaskFailed
@@ -12,7 +11,7 @@ from greenworker.message import State
 from greenworker.worker import Worker, WorkerConfig, retirement
 from tests.support.eventually import eventually
 from tests.support.state import Space
-from tests.worker.builders import declare_nothing
+from tests.worker.builders import declare_immortal, declare_nothing
 from tests.worker.conftest import Start
 from tests.worker.test_worker import check_nobody_is_left
 
@@ -108,17 +107,7 @@ def test_the_memory_of_this_process_is_known() -> None:
 
 
 def test_tasks_that_cannot_be_ended(app: App, space: Space, start: Start) -> None:
-    end = Event()
-
-    @app.task(timeout=0.02)
-    def immortal() -> str:
-        while not end.is_set():
-            try:
-                end.wait(60)
-            except BaseException:
-                continue
-        return "alive"
-
+    immortal, end = declare_immortal(app)
     # Given a worker that bears one of them, beside its slot
     worker = start(concurrency=1, max_stuck=1)
     stuck = immortal.delay()

@@ -222,25 +222,20 @@ def half_open(arena: Arena, rng: random.Random) -> Report:
 
 @scenario("latency: 200 ms each way", lease=2.0)
 def latency(arena: Arena, rng: random.Random) -> Report:
-    crew(arena)
     arena.proxy.delay(0.2, each_way=True)
-    with arena.fault("latency"):
-        count = load(arena, rng, 100, 500)
-        time.sleep(1.5 * arena.lease)
-        arena.allow(outages.GO)
-        arena.drain()
-    _no_new_lives(arena)
-    return conclude(
-        arena, f"{count:,} naps, two workers; for two leases and more, nobody is reaped"
-    )
+    return _slow(arena, rng, "latency", 100, 500)
 
 
 @scenario("one byte at a time, each way of each connection", lease=2.0)
 def trickle(arena: Arena, rng: random.Random) -> Report:
-    crew(arena)
     arena.proxy.trickle(1, every=0.0)
-    with arena.fault("one byte at a time"):
-        count = load(arena, rng, 60, 300)
+    return _slow(arena, rng, "one byte at a time", 60, 300)
+
+
+def _slow(arena: Arena, rng: random.Random, fault: str, few: int, many: int) -> Report:
+    crew(arena)
+    with arena.fault(fault):
+        count = load(arena, rng, few, many)
         time.sleep(1.5 * arena.lease)
         arena.allow(outages.GO)
         arena.drain()

@@ -53,8 +53,16 @@ BLOCKS_ONCE = """
 
 @scenario("SIGKILL of a worker at work", lease=2.0)
 def worker_killed(arena: Arena, rng: random.Random) -> Report:
+    return _one_is_killed(arena, rng, 300 if arena.short else 3000)
+
+
+@scenario("SIGKILL of a worker on another host", lease=2.0, extra=ELSEWHERE)
+def worker_killed_elsewhere(arena: Arena, rng: random.Random) -> Report:
+    return _one_is_killed(arena, rng, 300)
+
+
+def _one_is_killed(arena: Arena, rng: random.Random, count: int) -> Report:
     victim, _ = arena.worker(), arena.worker()
-    count = 300 if arena.short else 3000
     arena.send_many("nap", [[rng.uniform(0.05, 0.3)] for _ in range(count)])
     eventually(lambda: len(arena.running(victim)) >= 10)
     at = arena.kill(victim)
@@ -68,22 +76,6 @@ def worker_killed(arena: Arena, rng: random.Random) -> Report:
         f"{count:,} naps, two workers, one is killed; lease {arena.lease:g} s",
         verdict, [first], [last],
     )  # fmt: skip
-
-
-@scenario("SIGKILL of a worker on another host", lease=2.0, extra=ELSEWHERE)
-def worker_killed_elsewhere(arena: Arena, rng: random.Random) -> Report:
-    victim, _ = arena.worker(), arena.worker()
-    arena.send_many("nap", [[rng.uniform(0.05, 0.3)] for _ in range(300)])
-    eventually(lambda: len(arena.running(victim)) >= 10)
-    at = arena.kill(victim)
-    victim.wait()
-    in_flight = arena.running(victim)
-    arena.drain()
-    verdict = arena.verify(causes=KILLED)
-    first, last = arena.recovery(at, in_flight)
-    return Report(
-        f"300 naps, two workers, one is killed; lease {arena.lease:g} s", verdict, [first], [last]
-    )
 
 
 @scenario("SIGKILL at 40 %, restart by a supervisor", lease=30.0, concurrency=200)
