@@ -24,6 +24,7 @@ _log = logging.getLogger("greenworker.results")
 _READ = 1.0  # seconds; how soon the reader notices that it may leave
 _LOOK = 0.1  # seconds between the looks of who cannot listen
 _IDLE = 10.0  # seconds without a waiter, after which the reader leaves
+_TOLD_AT = 2  # failures in a row
 _LAST_PAUSE = 1.5  # seconds between tries to connect, less a random part
 
 
@@ -145,21 +146,22 @@ class Subscriber:
             raise
 
     def _read_on(self, connection: Connection) -> None:
-        pause = 0.05
+        pause, failures = 0.05, 0
         while not self._may_leave(connection):
             try:
                 if not self._online:
                     self._subscribe_all(connection)
                 reply = connection.read(_READ)
-                pause = 0.05
+                pause, failures = 0.05, 0
             except Exception as error:
                 # Not only our errors: a waiter whose send failed has closed the connection under
                 # this read, and the socket says so in its own words. Whatever it was, all wait
                 # for this thread: it connects again.
                 expected = isinstance(error, (BrokerError, ConfigError))
-                _log.log(
-                    logging.WARNING if expected else logging.DEBUG, "waiting for results: %r", error
-                )
+                failures += expected
+                # Told once, and not of a connection that is lost and made again at once.
+                level = logging.WARNING if expected and failures == _TOLD_AT else logging.DEBUG
+                _log.log(level, "waiting for results: %s; trying again", error)
                 if connection is self._connection:
                     self._online = False
                 time.sleep(pause * random.uniform(0.5, 1.0))

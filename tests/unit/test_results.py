@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -193,6 +194,36 @@ def test_an_announcement_that_went_to_nobody_is_looked_up(
             finish(space)
             proxy.accept()
             assert future.result(20) == "m"
+
+
+def test_an_outage_is_told_once_and_a_lost_connection_not_at_all(
+    space: Space, threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "greenworker")
+
+    def told() -> list[str]:
+        return [it.getMessage() for it in caplog.records if it.levelno >= logging.WARNING]
+
+    with TcpProxy(space.url) as proxy:
+        client = Client(Endpoint(proxy.url), space.broker.namespace, connections=1, patience=5.0)
+        with closing(client):
+            space.push("m")
+            future = waits(space, threads, client.result("m"))
+            for _ in range(3):
+                proxy.cut()
+                eventually(lambda: not subscribed(space))
+                eventually(lambda: subscribed(space))
+            assert told() == []
+            proxy.refuse()
+            proxy.cut()
+            eventually(told)
+            tries = len(caplog.records)
+            eventually(lambda: len(caplog.records) > tries + 2, within=30)
+            assert len(told()) == 1
+            proxy.accept()
+            finish(space)
+            assert future.result(20) == "m"
+        assert len(told()) == 1
 
 
 def check_that_it_listens(
