@@ -38,8 +38,8 @@ _TYPES = {
     "sweep": "string", "pulse": "string",
 }  # fmt: skip
 _TYPES_BELOW = {
-    "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "set", "solitary": "string",
-    "consumers": "set", "result": "string", "push": "string",
+    "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "zset", "solitary": "string",
+    "room": "string", "consumers": "set", "result": "string", "push": "string",
 }  # fmt: skip
 # What audit_scan.lua tells, in words.
 _JUDGED: dict[str, Callable[..., Finding]] = {

@@ -148,7 +148,7 @@ class Wording:
     def unheld(self, key: str, id: str, _: str = "") -> Finding:
         text = (
             f"{key} names {id}, which that worker does not hold: it runs fewer suspects than it may; "
-            f"{self._mend('SREM', self._root + key, id)}"
+            f"{self._mend('ZREM', self._root + key, id)}"
         )
         return Finding("unheld", key, id, text)
 

@@ -84,6 +84,10 @@ def processing(root: str, worker: str) -> str:
     return f"{root}processing:{worker}"
 
 
+def room(root: str, queue: str) -> str:
+    return f"{root}room:{queue}"
+
+
 def suspected(root: str, worker: str) -> str:
     return f"{root}suspected:{worker}"
 

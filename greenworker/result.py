@@ -29,6 +29,7 @@ _ENDED = (State.SUCCESS, State.FAILURE, State.CANCELLED, State.EXPIRED)
 
 # Announcements are pushed; this is how long a lost one can stay unnoticed.
 _RECHECK = 5.0
+_AGAIN = 1.0  # seconds after a look that failed
 _LOOK = 0.5  # seconds that the last look may take
 
 
@@ -96,9 +97,10 @@ class Result(Generic[R]):
         return value
 
     def _wait(self, deadline: float | None, timeout: float | None) -> bytes:
+        recheck = _RECHECK
         with self._subscriber.watch(self.id) as waiter:
             while True:
-                wait = _RECHECK if deadline is None else min(_RECHECK, deadline - time.monotonic())
+                wait = recheck if deadline is None else min(recheck, deadline - time.monotonic())
                 payload = waiter.wait(wait) if wait > 0 else waiter.payload
                 if payload is not None:
                     return payload
@@ -106,9 +108,11 @@ class Result(Generic[R]):
                 left = None if deadline is None else max(_LOOK, deadline - time.monotonic())
                 try:
                     sighting, state = self._see(left)
+                    recheck = _RECHECK
                 except BrokerUnavailable:
                     if deadline is None or time.monotonic() >= deadline:
                         raise
+                    recheck = min(_AGAIN, _RECHECK)
                     continue
                 if sighting.result is not None:
                     return sighting.result

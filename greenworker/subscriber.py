@@ -11,8 +11,9 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from greenworker import keys
 from greenworker.connection import Connection, is_foreign_thread
@@ -70,6 +71,7 @@ class Subscriber:
         self._channel = keys.done(root, "")
         self._thread: threading.Thread | None
         self._reset()
+        _OURS.add(self)
 
     @contextmanager
     def watch(self, id: str) -> Iterator[Waiter]:
@@ -110,7 +112,11 @@ class Subscriber:
         # Of a forked child none of it is its own: neither the thread nor the connection, nor the
         # lock, which another thread of the parent may have held at that moment.
         if self._pid != os.getpid():
+            parents = self._connection
             self._reset()
+            # Only this process's descriptor: a reader that is a greenlet came along, and would
+            # take from the parent what it reads.
+            parents.close()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -203,3 +209,16 @@ class Subscriber:
             self._connection.close()
             self._thread = None
             return True
+
+
+# A weak set, since a hook of fork stays for ever.
+_OURS: weakref.WeakSet[Subscriber] = weakref.WeakSet()
+
+
+def _leave_the_parents() -> None:
+    for subscriber in list(_OURS):
+        with suppress(Exception):
+            subscriber._leave_the_parents()
+
+
+os.register_at_fork(after_in_child=_leave_the_parents)

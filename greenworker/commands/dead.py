@@ -123,6 +123,10 @@ def _work_off(options: Options, app: App, filters: dict[str, Any], verb: str) ->
                     if isinstance(error, BrokerUnavailable) and error.maybe_done and not dry_run:
                         fates["unknown"] += len(batch) - len(error.fates)
                     raise
+                except KeyboardInterrupt:
+                    # The second one, in the middle of a call.
+                    fates["unknown"] += 0 if dry_run else len(batch)
+                    raise
                 if ids:
                     seen += [letter.id for letter in batch]
                 if rate:

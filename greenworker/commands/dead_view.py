@@ -103,5 +103,5 @@ def summary(verb: str, fates: Mapping[str, int], dry_run: bool) -> str:
     if left:
         text += f"; left: {', '.join(left)}"
     if fates.get("unknown"):
-        text += f"; perhaps {fates['unknown']:,} more, the reply was lost"
+        text += f"; perhaps {fates['unknown']:,} more, whose reply did not arrive"
     return f"{text}; nothing was changed" if dry_run else text

@@ -95,7 +95,7 @@ elseif SCANS[kind] then
 end
 
 -- What belongs to one incarnation as a whole.
-local SIZES = {hash = 'HLEN', set = 'SCARD', string = 'EXISTS'}
+local SIZES = {hash = 'HLEN', zset = 'ZCARD', set = 'SCARD', string = 'EXISTS'}
 local owner
 for _, family in ipairs({'processing', 'suspected', 'solitary'}) do
   owner = owner or string.match(name, '^' .. family .. ':(.*)$')

@@ -12,17 +12,19 @@
 local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
 local LOOK_AT_MOST, CHUNK, SPREAD_OVER = 1000, 200, 64
-local MAKE_ROOM_FOR = 60000  -- ms
+-- ms: for so long a worker claims nothing else for the sake of a suspect, before and while it runs; and how long
+-- it is known that it was not enough.
+local PATIENCE, IMPATIENCE = 60000, 600000
 
 require_type(MSG, 'hash')
 require_type(PROCESSING, 'hash')
-require_type(SUSPECTED, 'set')
+require_type(SUSPECTED, 'zset')
 require_type(SOLITARY, 'string')
 
 -- What a worker may take of a queue, and whether it is the first of those who listen there.
 local function share(queue, waiting)
   local consumers = redis.call('SMEMBERS', consumers_key(queue))
-  local first = true
+  local first = redis.call('SISMEMBER', consumers_key(queue), wid) == 1
   for _, other in ipairs(consumers) do first = first and wid <= other end
   if #consumers < 2 then return waiting, first end
   local part = math.ceil(waiting / #consumers)
@@ -46,6 +48,7 @@ for i = 5, #ARGV do
   end
   if line.waiting + line.suspects > 0 then
     require_type(wake_key(queue), 'list')
+    require_type(room_key(queue), 'string')
     line.share, line.first = share(queue, line.waiting)
   end
   lines[i] = line
@@ -133,15 +136,15 @@ local function pop_suspect(key, id)
   if full then return false end
   redis.call('RPOP', key)
   if #held == before then return false end
-  redis.call('SADD', SUSPECTED, id)
+  redis.call('ZADD', SUSPECTED, now, id)
   return true
 end
 
 -- Suspects: a few at once, or one without others of them. `beside`: also one that would run
 -- without anything else, if only it could.
 local function pop_suspects(key, room, beside)
-  local few = redis.call('SCARD', SUSPECTED)
-  if few == 1 and crashes_of(redis.call('SRANDMEMBER', SUSPECTED)) >= ALONE_AFTER then return end
+  local few = redis.call('ZCARD', SUSPECTED)
+  if few == 1 and crashes_of(redis.call('ZRANGE', SUSPECTED, 0, 0)[1]) >= ALONE_AFTER then return end
   while few < FEW and room > 0 and not full and looked < LOOK_AT_MOST do
     -- One by one: behind one that has expired may wait one that runs alone.
     local id = redis.call('LINDEX', key, -1)
@@ -154,61 +157,56 @@ local function pop_suspects(key, room, beside)
   end
 end
 
--- What this worker does for suspects that run without anything else: the id of the one that it
--- runs, or '~' and the moment from which on it has made room for one. nil: nothing.
+-- Who has run for so long is held against nobody any more: it may have no end. (If its worker dies, it is
+-- charged as all the others, unless there are suspects by then.)
+redis.call('ZREMRANGEBYSCORE', SUSPECTED, '-inf', now - PATIENCE)
 local solitary = redis.call('GET', SOLITARY)
-if solitary and string.sub(solitary, 1, 1) ~= '~' and redis.call('HEXISTS', PROCESSING, solitary) == 0 then
+if solitary and not (redis.call('ZSCORE', SUSPECTED, solitary) and redis.call('HEXISTS', PROCESSING, solitary) == 1) then
   redis.call('DEL', SOLITARY)
   solitary = nil
 end
 
--- Takes one if this worker holds nothing. True when one waits and this worker is to make room for it:
--- the first of those who listen, so that the others go on.
-local function is_to_make_room()
+-- Since when a suspect of this queue has waited for a worker that holds nothing.
+local function waits_since(queue)
+  local since = tonumber(redis.call('GET', room_key(queue)) or '')
+  if not since then
+    since = now
+    redis.call('SET', room_key(queue), since, 'PX', IMPATIENCE)
+  end
+  return since
+end
+
+-- A suspect that runs without anything else: true when this worker claims nothing besides, for it
+-- runs one, or is to. Who holds nothing takes it; else the first of those who listen lets what it
+-- holds end, and the others go on. After a minute of that whoever has a slot runs it beside what it
+-- holds: neither the suspect nor all else may wait for ever. If that ends the worker, the next one to
+-- start holds nothing.
+local beside = {}
+local function makes_room_for_one()
+  if solitary then return true end
   for i = 5, #ARGV do
-    local line, key = lines[i], suspects_key(ARGV[i])
-    while line.suspects > 0 and looked < LOOK_AT_MOST do
+    local queue, line = ARGV[i], lines[i]
+    local key = suspects_key(queue)
+    while line.suspects > 0 and n > 0 and looked < LOOK_AT_MOST do
       local id = redis.call('LINDEX', key, -1)
       if not id or crashes_of(id) < SOLITARY_AFTER then break end
       if holds_any then
-        if line.first then return true end
+        beside[queue] = now - waits_since(queue) >= PATIENCE
+        if line.first and not beside[queue] then return true end
         break
       end
-      if n == 0 then break end
       if pop_suspect(key, id) then
         redis.call('SET', SOLITARY, id)
-        solitary = id
-        return false
+        redis.call('DEL', room_key(queue))
+        return true
       end
       if full then break end
     end
   end
-  return false
 end
 
--- Whether this worker claims nothing besides, and whether it has lost its patience: what it holds may
--- have no end, and neither the suspect nor all else may wait for ever. Then one runs beside it. If
--- that ends the worker, the next one to start holds nothing.
-local function makes_room_for_one()
-  local since = solitary and tonumber(string.match(solitary, '^~(%d+)$'))
-  if solitary and not since then return true, false end
-  solitary = nil
-  local is_to = is_to_make_room()
-  if solitary then return true, false end
-  if not is_to then
-    if since then redis.call('DEL', SOLITARY) end
-    return false, false
-  end
-  if not since then
-    since = now
-    redis.call('SET', SOLITARY, '~' .. now)
-  end
-  local patient = now - since < MAKE_ROOM_FOR
-  return patient, not patient
-end
-
-local function claim_from(queue, line, beside)
-  if line.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2, beside) end
+local function claim_from(queue, line)
+  if line.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2, beside[queue]) end
   local waiting = line.waiting
   if waiting == 0 then return end
   local room = math.min(n - #held / 2, line.share)
@@ -226,15 +224,14 @@ local function claim_from(queue, line, beside)
   end
 end
 
-local alone, beside = makes_room_for_one()
-if alone then
+if makes_room_for_one() then
   reply[3] = 2
   -- It may have taken tokens that are for others.
   for i = 5, #ARGV do
     if lines[i].waiting > 0 then wake(ARGV[i]) end
   end
 else
-  for i = 5, #ARGV do claim_from(ARGV[i], lines[i], beside) end
+  for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
 end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end
 if due[2] then reply[2] = tonumber(due[2]) end

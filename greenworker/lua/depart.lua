@@ -6,7 +6,10 @@ local function stop_listening(queue, wid)
   -- It may have taken a wake token along.
   for priority = 9, 0, -1 do
     local waiting = redis.pcall('LLEN', ready_key(queue, priority))
-    if type(waiting) == 'number' and waiting > 0 then return wake(queue) end
+    if type(waiting) == 'number' and waiting > 0 then
+      if redis.pcall('LLEN', wake_key(queue)) == 0 then redis.call('LPUSH', wake_key(queue), '1') end
+      return
+    end
   end
 end
 

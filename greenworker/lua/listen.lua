@@ -5,6 +5,7 @@
 -- Returns 1; 0 when wid is not registered (any more).
 
 local wid, listens = ARGV[1], ARGV[2] == '1'
+require_type(QUEUES, 'set')
 for i = 3, #ARGV do
   require_type(consumers_key(ARGV[i]), 'set')
   require_type(wake_key(ARGV[i]), 'list')

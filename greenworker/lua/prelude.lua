@@ -16,6 +16,7 @@ local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
 local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end
 local function suspects_key(queue) return ROOT .. 'suspects:' .. queue end
 local function wake_key(queue) return ROOT .. 'wake:' .. queue end
+local function room_key(queue) return ROOT .. 'room:' .. queue end
 local function consumers_key(queue) return ROOT .. 'consumers:' .. queue end
 local function processing_key(wid) return ROOT .. 'processing:' .. wid end
 local function suspected_key(wid) return ROOT .. 'suspected:' .. wid end

@@ -70,8 +70,9 @@ local returned, buried = 0, 0
 local wid = redis.call('SRANDMEMBER', CORPSES)
 if wid then
   local PROCESSING = processing_key(wid)
-  local suspects = redis.call('SMEMBERS', suspected_key(wid))
-  local solitary = redis.call('GET', solitary_key(wid))
+  -- pcall: too late to refuse a key of a wrong type, and then it tells nothing.
+  local suspects = redis.pcall('ZRANGE', suspected_key(wid), 0, -1)
+  local solitary = redis.pcall('GET', solitary_key(wid))
   local suspected = {}
   for _, id in ipairs(suspects) do suspected[id] = true end
   -- As it was when the worker died: an earlier sweep may have returned it, charged.

@@ -5,6 +5,11 @@
 
 local wid = ARGV[1]
 require_type(WORKERS, 'zset')
+require_type(CORPSES, 'set')
+require_type(ABOUT, 'hash')
+require_type(LEASES, 'hash')
+require_type(QUEUES, 'set')
+for i = 4, #ARGV do require_type(consumers_key(ARGV[i]), 'set') end
 redis.call('DEL', NIL)
 if redis.call('SISMEMBER', CORPSES, wid) == 1 then return 0 end
 redis.call('ZADD', WORKERS, now_ms() + tonumber(ARGV[2]), wid)

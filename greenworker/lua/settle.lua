@@ -14,7 +14,8 @@ local FIELDS, FIRST = 6, 2
 
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
-require_type(SUSPECTED, 'set')
+require_type(SUSPECTED, 'zset')
+require_type(solitary_key(wid), 'string')
 require_type(QUEUES, 'set')
 -- Whoever was reaped settles nothing, even what nobody has taken from it yet.
 local alive = redis.call('ZSCORE', WORKERS, wid)
@@ -25,7 +26,7 @@ local held = {}
 for k, seq in ipairs(redis.call('HMGET', PROCESSING, unpack(ids))) do held[ids[k]] = seq end
 -- All that may be refused, before the first write.
 local suspected, cleared, waiting = {}, {}, {}
-for _, id in ipairs(redis.call('SMEMBERS', SUSPECTED)) do suspected[id] = true end
+for _, id in ipairs(redis.call('ZRANGE', SUSPECTED, 0, -1)) do suspected[id] = true end
 if next(suspected) then
   for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
     if redis.call('LLEN', suspects_key(queue)) > 0 then
@@ -70,7 +71,7 @@ end
 
 if #settled > 0 then redis.call('HDEL', PROCESSING, unpack(settled)) end
 if #cleared > 0 then
-  redis.call('SREM', SUSPECTED, unpack(cleared))
+  redis.call('ZREM', SUSPECTED, unpack(cleared))
   local solitary = redis.call('GET', solitary_key(wid))
   for _, id in ipairs(cleared) do
     if id == solitary then redis.call('DEL', solitary_key(wid)) end

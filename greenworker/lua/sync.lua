@@ -27,6 +27,6 @@ for i = 1, #held, 2 do
 end
 for _, id in ipairs(lost) do
   redis.call('HDEL', processing_key(wid), id)
-  redis.call('SREM', suspected_key(wid), id)
+  redis.pcall('ZREM', suspected_key(wid), id)  -- whatever it is
 end
 return reply

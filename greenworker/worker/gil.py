@@ -205,6 +205,8 @@ class _Timer:
     def __init__(self, number: signal.Signals) -> None:
         # PyDLL: who gives up the GIL for these may wait for it again.
         self._libc = ctypes.PyDLL(None)
+        if not hasattr(self._libc, "timer_create"):
+            self._libc = ctypes.PyDLL("librt.so.1")  # glibc before 2.34
         self._id = ctypes.c_void_p()
         # A process's first thread has the process's number.
         event = self._Event(signo=number, notify=self._TO_A_THREAD, thread_id=os.getpid())

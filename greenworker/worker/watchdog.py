@@ -222,6 +222,8 @@ class Watchdog:
 
     def _tick_of_a_beat(self) -> None:
         self._judge(self._tick)
+        self._guarded(self._look, time.monotonic())
+        self._judge(0.0)
         if self._alarm is not None:
             self._alarm.wind()
 

@@ -328,6 +328,7 @@ class Worker:
         services = (self.settler, self.retirement, self.scheduler, self.reaper)
         ending = [gevent.spawn(service.stop, _LAST_TRY) for service in services]
         gevent.joinall([*ending, gevent.spawn(telling.join, _LAST_TRY)])
+        telling.kill()
         if not left:
             self._leave()
         self.watchdog.stop()

@@ -13,6 +13,8 @@ from statistics import median
 from tests.chaos.history import Event, Execution, History
 from tests.chaos.judge import Verdict
 
+# Faults in which who waits reaches nobody, or is answered too late.
+_NO_LOOK = ("server", "CLIENT PAUSE", "half-open", "black hole", "trickle", "refused", "delay")
 NEWS = 10.0  # seconds after which whoever waits must know that there is a result: a look-up is due every 5 s
 
 
@@ -90,9 +92,20 @@ def unheard(asked: Iterable[Event], history: History) -> list[str]:
         if (event["how"] == "ResultGone" and "ok" in history.verdicts[event["id"]])
         or (
             event["how"] in ("ResultTimeout", "value")
-            and event["t"] - history.ended.get(event["id"], math.inf) > NEWS
+            and _late(history, history.ended.get(event["id"], math.inf), event["t"]) > NEWS
         )
     ]
+
+
+def _late(history: History, ended: float, told: float) -> float:
+    """Seconds from an end until somebody was told, but for those in which no look-up had a chance."""
+    late, at = told - ended, ended
+    for fault in sorted(history.faults, key=lambda one: float(one["t"])):
+        if fault["name"].startswith(_NO_LOOK):
+            since, until = max(at, fault["t"]), min(told, fault["ended"] or told)
+            late -= max(0.0, until - since)
+            at = max(at, until)
+    return late
 
 
 def measure(history: History, figures: Figures) -> None:

@@ -203,28 +203,31 @@ class Progress:
             for priority in keys.PRIORITIES:
                 ask.llen(keys.ready(root, queue, priority))
             ask.llen(keys.suspects(root, queue))
+            ask.get(keys.room(root, queue))
         for wid in registered:
             ask.hgetall(keys.processing(root, wid))
             ask.get(keys.solitary(root, wid))
             ask.hget(keys.sequences(root), wid)
-        replies = iter(ask.execute())
+        replies, in_need = iter(ask.execute()), set[str]()
         sight = _Sight(overdue=bool(first_due) and first_due[0][1] < (seconds - 2) * 1000)
         for queue in queues:
             if count := sum(next(replies) for _ in range(_LINES)):
                 sight.waiting[queue] = count
             if suspects := next(replies):
                 sight.suspects[queue] = suspects
+            # Somebody makes room for a suspect that runs without anything else.
+            if float(seconds) - float(next(replies) or 0) / 1000 < MAKES_ROOM_FOR:
+                in_need.add(queue)
         held, alone, asked = {}, {}, {}
         for wid in registered:
             held[wid], solitary, asked[wid] = next(replies), next(replies), next(replies)
-            alone[wid] = _is_alone(solitary, held[wid], float(seconds))
+            alone[wid] = solitary in held[wid]
         for worker, pid in up:
             wid = self._incarnations.get(pid, "")
             if wid in held and wid in about:
                 told = json.loads(about[wid])
-                free = len(held[wid]) < told["concurrency"] and not (
-                    alone[wid] or pid in self._retiring
-                )
+                excused = alone[wid] or pid in self._retiring or in_need & set(told["queues"])
+                free = len(held[wid]) < told["concurrency"] and not excused
                 mark = wid, held[wid], self._starts[pid]
                 says = (
                     f"holds {len(held[wid])} of {told['concurrency']}, has asked {asked[wid]} times"
@@ -253,10 +256,3 @@ class Progress:
                     self._retiring.add(pid)
             elif event["welcome"]:
                 self._incarnations[pid] = event["worker"]
-
-
-def _is_alone(solitary: str | None, held: Any, now: float) -> bool:
-    """Whether a worker runs a suspect without anything else, or makes room for one."""
-    if solitary is None or not solitary.startswith("~"):
-        return solitary in held
-    return now - float(solitary[1:]) / 1000 < MAKES_ROOM_FOR

@@ -69,6 +69,15 @@ def test_who_waits_is_told(verdict: str, how: str, later: float, missed: bool) -
     assert unheard([story.events[-1]], history) == (["a"] if missed else [])
 
 
+@pytest.mark.parametrize(("name", "missed"), [("half-open", False), ("cut", True)])
+def test_time_in_which_no_look_up_has_a_chance_does_not_count(name: str, missed: bool) -> None:
+    story = Story().sent("a").whole("a").passes(1).tell("fault", name=name).passes(3)
+    story.tell("fault", name="server frozen").passes(3).tell("mended", name=name)
+    story.passes(2).tell("mended", name="server frozen").passes(NEWS - 4)
+    story.tell("asked", id="a", how="value")
+    assert unheard([story.events[-1]], History(story.events)) == (["a"] if missed else [])
+
+
 def test_who_is_told_that_it_is_gone_before_it_ends() -> None:
     story = Story().sent("a").tell("asked", id="a", how="ResultGone")
     assert unheard([story.events[-1]], History(story.whole("a").events)) == ["a"]

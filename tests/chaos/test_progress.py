@@ -73,9 +73,12 @@ def test_who_makes_room_for_a_suspect_claims_nothing(arena: Arena, why: str) -> 
     eventually(lambda: arena.running())
     _quiet(worker)
     now = int(arena.redis.time()[0])
-    mark = {"runs a suspect alone": id, "makes room": f"~{now * 1000}"}[why]
+    key, mark = {
+        "runs a suspect alone": (keys.solitary(arena.root, wid), id),
+        "makes room": (keys.room(arena.root, "default"), str(now * 1000)),
+    }[why]
     with arena.redis.pipeline(transaction=True) as both:
-        both.set(keys.solitary(arena.root, wid), mark)
+        both.set(key, mark)
         # Without a wake token, at which it would look again
         both.lpush(keys.ready(arena.root, "default", 5), "nobody")
         both.execute()

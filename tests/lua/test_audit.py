@@ -157,7 +157,7 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
         },
     ),
     "suspects of nobody": (
-        lambda s: s.redis.sadd(s.key("suspected:ghost"), "h1"),
+        lambda s: s.redis.zadd(s.key("suspected:ghost"), {"h1": 1}),
         {("ownerless", "suspected:ghost", "ghost")},
     ),
     "a suspect that runs without anything else, of nobody": (
@@ -165,7 +165,7 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
         {("ownerless", "solitary:ghost", "ghost")},
     ),
     "a suspect that its worker does not hold": (
-        lambda s: s.redis.sadd(s.key("suspected:w"), "h1", "r1"),
+        lambda s: s.redis.zadd(s.key("suspected:w"), {"h1": 1, "r1": 1}),
         {("unheld", "suspected:w", "r1")},
     ),
     "a description of nobody": (

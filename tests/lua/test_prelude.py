@@ -23,6 +23,7 @@ NAMES = {
     ("leases",): "LEASES",
     ("sequences",): "SEQ",
     ("processing", "w"): "processing_key('w')",
+    ("room", "q"): "room_key('q')",
     ("suspected", "w"): "suspected_key('w')",
     ("solitary", "w"): "solitary_key('w')",
     ("scheduled",): "SCHEDULED",

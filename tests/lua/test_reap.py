@@ -215,7 +215,7 @@ def test_what_runs_in_company_is_not_buried_however_often_it_is_charged(space: S
     space.register("w")
     assert space.claim_ids("w") == ["s", "m"]
     space.edit("s", "1 0 ", "1 9 ")
-    space.redis.sadd(space.key("suspected:w"), "s")
+    space.redis.zadd(space.key("suspected:w"), {"s": 1})
     space.crash("w")
     assert space.reap().buried == 0
     space.check()
@@ -296,7 +296,7 @@ def test_the_sweeps_that_drain_a_corpse_charge_alike(
     _, first = space.redis.hscan(space.key("processing:w"), count=20)
     suspect = next(iter(first))
     space.edit(suspect, "1 0 ", "1 2 ")
-    space.redis.sadd(space.key("suspected:w"), suspect)
+    space.redis.zadd(space.key("suspected:w"), {suspect: 1})
     space.crash("w")
     monkeypatch.setattr(broker, "MAX_COUNT", 20)
     while space.reap().left:
@@ -384,7 +384,17 @@ def test_a_lease_that_is_none_stops_no_sweep(space: Space, lease: str) -> None:
     assert space.reap().returned == 1
 
 
-@pytest.mark.parametrize("key", ["ready:other:3", "suspects:other", "consumers:other"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "ready:other:3",
+        "suspects:other",
+        "consumers:other",
+        "wake:other",
+        "suspected:w2",
+        "solitary:w2",
+    ],
+)
 def test_a_key_of_a_wrong_type_elsewhere_stops_no_sweep(space: Space, key: str) -> None:
     """What was buried is counted, and has left; what came back, too."""
     space.register("w")

@@ -30,7 +30,8 @@ CHANGES = {
     "ALONE_AFTER": "alone_after",
     "SOLITARY_AFTER": "solitary_after",
     "FEW": "few",
-    "MAKE_ROOM_FOR": "make_room_for",
+    "PATIENCE": "patience",
+    "IMPATIENCE": "impatience",
     "LOOK_AT_MOST": "look",
     "CHUNK": "chunk",
     "SPREAD_OVER": "spread_over",
@@ -89,7 +90,9 @@ class Clockwork:
         is popped next in front; the record of a dead letter in its parts."""
         state = {}
         for name, kind, value, life in self._dump(args=[self.root]):
-            assert (life > 0) == name.startswith(("result:", "push:")), f"{name} lives for {life}"
+            assert (life > 0) == name.startswith(("result:", "push:", "room:")), (
+                f"{name} lives for {life}"
+            )
             state[name] = _plain(kind, value)
         if records := state.get("dead:record"):
             state["dead:record"] = {id: tuple(text.split("\n", 3)) for id, text in records.items()}

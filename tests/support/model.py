@@ -43,7 +43,7 @@ class Model:
         self.workers: dict[str, int] = {}
         self.corpses: set[str] = set()
         self.processing: dict[str, dict[str, int]] = defaultdict(dict)
-        self.suspected: dict[str, set[str]] = defaultdict(set)
+        self.suspected: dict[str, dict[str, int]] = defaultdict(dict)  # and since when
         self.seq: dict[str, int] = {}
         self.about: dict[str, str] = {}
         self.leases: dict[str, int] = {}
@@ -55,7 +55,9 @@ class Model:
         self.pushes: dict[str, int] = {}  # until when
         self.stats: Counter[str] = Counter()
         self.solitary: dict[str, str] = {}
-        self.room_since: dict[str, int] = {}  # who makes room for a solitary one
+        self.room: dict[
+            str, tuple[int, int]
+        ] = {}  # since when a solitary one waits; until when that is known
         self.blamed: dict[str, set[str]] = {}  # what a corpse's death is charged to
         self.sweep: int | None = None
         self.pulse: int | None = None
@@ -77,7 +79,7 @@ class Model:
             "stats": _texts(self.stats),
             "sweep": self.sweep and str(self.sweep),
             "pulse": self.pulse and str(self.pulse),
-            **{f"solitary:{worker}": f"~{at}" for worker, at in self.room_since.items()},
+            **{f"room:{queue}": str(since) for queue, (since, _) in self.room.items()},
             **{f"solitary:{worker}": id for worker, id in self.solitary.items()},
             **{f"ready:{queue}:{level}": line for (queue, level), line in self.ready.items()},
             **{f"suspects:{queue}": line for queue, line in self.suspects.items()},
@@ -99,7 +101,11 @@ class Model:
             del self.results[id]
         for push_id in pushes:
             del self.pushes[push_id]
-        return [f"result:{id}" for id in results] + [f"push:{push_id}" for push_id in pushes]
+        rooms = [queue for queue, (_, until) in self.room.items() if until <= self.now]
+        for queue in rooms:
+            del self.room[queue]
+        families = (("result", results), ("push", pushes), ("room", rooms))
+        return [f"{family}:{name}" for family, names in families for name in names]
 
     # Sending
 
@@ -185,12 +191,12 @@ class Model:
         shares = {
             queue: self._share(worker, queue, length) for queue, length in lengths.items() if length
         }
-        makes_room, beside = run.makes_room_for_one(queues)
+        makes_room = run.makes_room_for_one(queues)
         if makes_room:
             more = True
             self.wake |= {queue for queue, length in lengths.items() if length}
         for queue in [] if makes_room else queues:
-            run.take_suspects(queue, beside)
+            run.take_suspects(queue)
             if lengths[queue]:
                 run.take_ready(queue, shares[queue])
             if self.waiting(queue):
@@ -234,7 +240,7 @@ class Model:
                 case "release":
                     self._make_ready(id, in_front=True)
             cleared = cleared or id in self.suspected[worker]
-            self.suspected[worker].discard(id)
+            self.suspected[worker].pop(id, None)
             if self.solitary.get(worker) == id:
                 del self.solitary[worker]
         if cleared:
@@ -474,7 +480,6 @@ class Model:
 
     def _depart(self, worker: str) -> None:
         self.solitary.pop(worker, None)
-        self.room_since.pop(worker, None)
         self.workers.pop(worker, None)
         self.corpses.discard(worker)
         self.about.pop(worker, None)

@@ -20,57 +20,53 @@ class ClaimRun:
         self.held: list[str] = []
         self.size = self.looked = 0
         self.full = False
+        self.beside: set[str] = set()  # queues whose solitary ones have waited for long enough
 
-    def take_suspects(self, queue: str, beside: bool) -> None:
-        """A few at once; one that must run without others only if there is no other. `beside`: also
-        one that should run without anything else."""
+    def take_suspects(self, queue: str) -> None:
+        """A few at once; one that must run without others only if there is no other."""
         model, line = self.model, self.model.suspects[queue]
         mine = model.suspected[self.worker]
         while line and self._goes_on() and len(mine) < model.bounds.few:
             if mine and any(self._alone(id) for id in (*mine, line[0])):
                 return
             id = line[0]
-            if model.crashes_of(id) >= model.bounds.solitary_after and not beside:
+            solitary = model.crashes_of(id) >= model.bounds.solitary_after
+            if solitary and queue not in self.beside:
                 return
             if self._take(line):
-                mine.add(id)
+                mine[id] = model.now
 
-    def makes_room_for_one(self, queues: Sequence[str]) -> tuple[bool, bool]:
-        """Whether nothing else is claimed, since one runs by itself or is to; and whether this worker
-        has waited for that long enough."""
-        model = self.model
-        if self.worker in model.solitary:
-            return True, False
-        is_to = self._is_to_make_room(queues)
-        if self.worker in model.solitary:
-            model.room_since.pop(self.worker, None)
-            return True, False
-        if not is_to:
-            model.room_since.pop(self.worker, None)
-            return False, False
-        since = model.room_since.setdefault(self.worker, model.now)
-        patient = model.now - since < model.bounds.make_room_for
-        return patient, not patient
-
-    def _is_to_make_room(self, queues: Sequence[str]) -> bool:
+    def makes_room_for_one(self, queues: Sequence[str]) -> bool:
+        """Whether nothing else is claimed: one runs by itself, or is to."""
         model, mine = self.model, self.model.suspected[self.worker]
+        patience = model.bounds.patience
+        for id in [id for id, since in mine.items() if since <= model.now - patience]:
+            del mine[id]
+            if model.solitary.get(self.worker) == id:
+                del model.solitary[self.worker]
+        if self.worker in model.solitary:
+            return True
         holds_any = bool(model.processing[self.worker])
         for queue in queues:
             line = model.suspects[queue]
-            while line and self.looked < model.bounds.look:
+            while line and self.room > 0 and self.looked < model.bounds.look:
                 id = line[0]
                 if model.crashes_of(id) < model.bounds.solitary_after:
                     break
                 if holds_any:
-                    if all(self.worker <= other for other in model.consumers[queue]):
+                    until = model.now + model.bounds.impatience
+                    since, _ = model.room.setdefault(queue, (model.now, until))
+                    listens = model.consumers[queue]
+                    if model.now - since >= patience:
+                        self.beside.add(queue)
+                    elif self.worker in listens and self.worker == min(listens):
                         return True
                     break
-                if not self.room:
-                    break
                 if self._take(line):
-                    mine.add(id)
+                    mine[id] = model.now
                     model.solitary[self.worker] = id
-                    return False
+                    model.room.pop(queue, None)
+                    return True
                 if self.full:
                     break
         return False

@@ -19,7 +19,8 @@ class Bounds:
     suspect_after: int = 2
     alone_after: int = 3
     solitary_after: int = 4
-    make_room_for: int = 60_000
+    patience: int = 60_000
+    impatience: int = 600_000
     look: int = 1000
     chunk: int = 200
     spread_over: int = 64

@@ -50,7 +50,8 @@ ends = st.tuples(kinds, delays)
 bounds = st.builds(
     Bounds,
     few=st.sampled_from([2, 3, 32]),
-    make_room_for=st.sampled_from([1, 300, 60_000]),
+    patience=st.sampled_from([1, 300, 60_000]),
+    impatience=st.sampled_from([600, 600_000]),
     look=st.sampled_from([5, 1000]),
     chunk=st.sampled_from([2, 200]),
     spread_over=st.sampled_from([2, 64]),

@@ -25,7 +25,7 @@ def check_promises(
     few, alone_after = model.bounds.few, model.bounds.alone_after
     for worker, held in family(seen, "processing:").items():
         assert worker in alive | corpses, "I4: a reaper can see it"
-        suspected = seen.get(f"suspected:{worker}", set())
+        suspected = set(seen.get(f"suspected:{worker}", ()))
         assert worker in corpses or suspected <= set(held)
         assert len(suspected) <= few
         alone = any(model.msg[id].deliveries >= alone_after for id in suspected & set(held))

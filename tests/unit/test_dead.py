@@ -342,7 +342,7 @@ def test_the_command_says_how_many_are_done_and_how_many_perhaps(
     with pytest.raises(BrokerUnavailable):
         command.run(parse(words))
     done = {"retry": "retried", "delete": "deleted"}[verb]
-    said = f"1,000 {done}; perhaps 200 more, the reply was lost\n"
+    said = f"1,000 {done}; perhaps 200 more, whose reply did not arrive\n"
     assert capsys.readouterr().out == said
     bury(space, *(f"n{n}" for n in range(1200)))
     with pytest.raises(BrokerUnavailable):

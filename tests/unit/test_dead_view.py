@@ -160,7 +160,7 @@ def test_json_tells_all() -> None:
             "retry",
             {"retried": 500, "gone": 1, "unknown": 499},
             False,
-            "500 retried; left: 1 already gone; perhaps 499 more, the reply was lost",
+            "500 retried; left: 1 already gone; perhaps 499 more, whose reply did not arrive",
         ),
     ],
 )

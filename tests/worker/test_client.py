@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from greenworker import subscriber
 from greenworker.app import App
 from tests.support.eventually import eventually
+from tests.support.process import environment
 from tests.support.state import Space
 from tests.worker.builders import connections, declare_nothing
 from tests.worker.conftest import Start
@@ -132,3 +135,50 @@ def test_subscriptions_that_are_killed_leave_a_reader_that_listens(
     worker.resume()
     assert waiting[0].get(timeout=40) == 7
     assert lookups == [result.id]
+
+
+FORKED = """
+from gevent import monkey; monkey.patch_all()
+import os, sys
+import gevent
+from greenworker import App
+from greenworker.message import Outcome
+
+app = App(sys.argv[1], namespace=sys.argv[2])
+
+@app.task(name="t")
+def task(): ...
+
+sent = task.delay()
+waiting = gevent.spawn(sent.get, 60)
+gevent.sleep(0.5)  # the reader is at work
+child = os.fork()
+if not child:
+    gevent.sleep(60)  # it never uses the app
+    os._exit(0)
+broker, lookups, lookup = app.client.broker, [], app.client.broker.lookup
+broker.lookup = lambda id, *rest: lookups.append(id) or lookup(id, *rest)
+waits = [gevent.spawn(task.delay().get, 60) for _ in range(20)]
+broker.register("w", 30, {}, ["default"])
+gevent.sleep(0.5)  # all have subscribed
+for one in broker.claim("w", 1, 100, ["default"]).deliveries:
+    broker.settle("w", [(one, Outcome("done", b'{"state":"SUCCESS","value":7}', 60))])
+    gevent.sleep(0.02)
+print([one.get() for one in [waiting, *waits]].count(7), max(map(lookups.count, lookups)))
+os.kill(child, 9)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_forked_child_takes_no_announcement_from_its_parent(url: str, namespace: str) -> None:
+    """Its copy of the reader is a greenlet, and runs on: what is announced would go to it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, url, namespace],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    # One look when the subscription began; a second one only where the announcement went astray
+    assert done.stdout == "21 1\n", done.stderr
