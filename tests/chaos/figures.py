@@ -131,7 +131,7 @@ def measure(history: History, figures: Figures) -> None:
     for fault in history.faults:
         if fault["name"].startswith(("server", "CLIENT PAUSE", "NOREPLICAS")) and fault["ended"]:
             after = next((moment for moment in moments if moment > fault["ended"]), None)
-            if after is not None and not _broken(history, fault["ended"], after):
+            if after is not None and not _overtaken(history, fault, after):
                 figures.resumed = max(figures.resumed, after - fault["ended"])
 
 
@@ -144,9 +144,12 @@ def _kinds(history: History, since: float, until: float) -> Counter[str]:
     )
 
 
-def _broken(history: History, since: float, until: float) -> bool:
-    """Whether something else kept all workers from the server in that time."""
+def _overtaken(history: History, outage: Event, until: float) -> bool:
+    """Whether another outage came before anything could end after this one."""
     return any(
-        fault.get("costs_lease") and fault["t"] < until and (fault["ended"] or until) > since
+        fault is not outage
+        and fault["name"].startswith((*_NO_LOOK, "NOREPLICAS"))
+        and fault["t"] < until
+        and (fault["ended"] or until) > outage["ended"]
         for fault in history.faults
     )

@@ -83,6 +83,19 @@ def test_who_is_told_that_it_is_gone_before_it_ends() -> None:
     assert unheard([story.events[-1]], History(story.whole("a").events)) == ["a"]
 
 
+@pytest.mark.parametrize(("second", "resumed"), [("", True), ("server frozen", False)])
+def test_a_return_is_judged_if_no_other_outage_followed(second: str, resumed: bool) -> None:
+    story = (
+        Story().sent("a").tell("fault", name="server killed").tell("mended", name="server killed")
+    )
+    if second:
+        story.tell("fault", name=second)
+    story.passes(4).whole("a")
+    figures = Figures(1, 1.0, check(story.events, story.final()))
+    measure(History(story.events), figures)
+    assert (figures.resumed > 4) is resumed
+
+
 def test_the_longest_rerun_explains_itself() -> None:
     story = Story().sent("a", "b").start("a", task="nap").killed()
     story.start("a", TWO, pid=2, delivery=2, task="nap").whole("b", TWO, seq=2, pid=2)
