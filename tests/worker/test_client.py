@@ -149,18 +149,23 @@ app = App(sys.argv[1], namespace=sys.argv[2])
 @app.task(name="t")
 def task(): ...
 
-sent = task.delay()
-waiting = gevent.spawn(sent.get, 60)
-gevent.sleep(0.5)  # the reader is at work
+# Who waits looks once, when the server has confirmed the subscription
+broker, lookups, lookup = app.client.broker, [], app.client.broker.lookup
+broker.lookup = lambda id, *rest: lookups.append(id) or lookup(id, *rest)
+
+def wait_for_looks(count):
+    while len(lookups) < count:
+        gevent.sleep(0.01)
+
+waiting = gevent.spawn(task.delay().get, 60)
+wait_for_looks(1)
 child = os.fork()
 if not child:
     gevent.sleep(60)  # it never uses the app
     os._exit(0)
-broker, lookups, lookup = app.client.broker, [], app.client.broker.lookup
-broker.lookup = lambda id, *rest: lookups.append(id) or lookup(id, *rest)
 waits = [gevent.spawn(task.delay().get, 60) for _ in range(20)]
+wait_for_looks(21)
 broker.register("w", 30, {}, ["default"])
-gevent.sleep(0.5)  # all have subscribed
 for one in broker.claim("w", 1, 100, ["default"]).deliveries:
     broker.settle("w", [(one, Outcome("done", b'{"state":"SUCCESS","value":7}', 60))])
     gevent.sleep(0.02)
