@@ -170,7 +170,7 @@ def test_a_letter_that_leaves_while_it_is_read_is_left_out(space: Space, dead: D
 
 def test_retry_says_what_became_of_each(space: Space, dead: DeadLetters) -> None:
     bury(space, "m1", "m2")
-    bury(space, "bad", head="no envelope")
+    bury(space, "bad", head="no envelope", age=50.0)
     (m1,) = dead.list(ids=["m1"])
     fates = {"m1": "retried", "bad": "unreadable", "nobody": "gone"}
     assert dead.retry(m1, "bad", "nobody", "m1", dry_run=True) == fates

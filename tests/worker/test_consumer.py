@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -81,6 +81,10 @@ class Bench:
     def start_waiting(self) -> None:
         """Start, and return once it waits for a wake token."""
         self.consumer.start()
+        self.until_waiting()
+
+    def until_waiting(self) -> None:
+        """Nothing it has asked for is still under way."""
         eventually(lambda: self.consumer._waiting)
 
     def finish(self, *deliveries: Delivery) -> None:
@@ -97,10 +101,22 @@ class Bench:
 
 
 @pytest.fixture
-def bench(space: Space) -> Iterator[Bench]:
-    bench = Bench(space)
-    yield bench
-    bench.leave()
+def open_bench(space: Space) -> Iterator[Callable[..., Bench]]:
+    """A bench with these options; at the end each of them leaves, however the test has ended."""
+    benches: list[Bench] = []
+
+    def open_bench(url: str = "", **options: Any) -> Bench:
+        benches.append(Bench(space, url, **options))
+        return benches[-1]
+
+    yield open_bench
+    for bench in benches:
+        bench.leave()
+
+
+@pytest.fixture
+def bench(open_bench: Callable[..., Bench]) -> Bench:
+    return open_bench()
 
 
 def test_it_registers_first_and_says_when_it_is_ready(bench: Bench) -> None:
@@ -140,10 +156,10 @@ def test_a_slot_without_a_settled_outcome_is_no_room(bench: Bench) -> None:
 
 
 def test_what_the_server_has_forgotten_to_be_settled_runs_again(
-    space: Space, proxy: TcpProxy
+    space: Space, proxy: TcpProxy, open_bench: Callable[..., Bench]
 ) -> None:
     """A replica that becomes master lags behind: our outcomes are gone, and who else would run it?"""
-    bench = Bench(space, proxy.url)
+    bench = open_bench(proxy.url)
     space.push("settled", "retried", "running")
     bench.consumer.start()
     eventually(lambda: bench.slots.ids == ["settled", "retried", "running"])
@@ -173,7 +189,6 @@ def test_what_the_server_has_forgotten_to_be_settled_runs_again(
     held = space.redis.hkeys(space.key(f"processing:{bench.id}"))
     assert sorted(held) == ["retried", "running", "settled"]
     space.check()
-    bench.leave()
 
 
 def test_what_another_lane_has_settled_elsewhere_runs_again_once_that_is_in_doubt(
@@ -190,8 +205,10 @@ def test_what_another_lane_has_settled_elsewhere_runs_again_once_that_is_in_doub
     bench.space.check()
 
 
-def test_what_nobody_doubts_is_compared_once_a_lease(space: Space) -> None:
-    bench = Bench(space, lease=1.0)
+def test_what_nobody_doubts_is_compared_once_a_lease(
+    space: Space, open_bench: Callable[..., Bench]
+) -> None:
+    bench = open_bench(lease=1.0)
     space.push("elsewhere", "running")
     bench.consumer.start()
     eventually(lambda: bench.slots.ids == ["elsewhere", "running"])
@@ -199,7 +216,6 @@ def test_what_nobody_doubts_is_compared_once_a_lease(space: Space) -> None:
     bench.membership.settled(bench.slots.begun[:1])
     eventually(lambda: bench.slots.ids == ["elsewhere", "running", "elsewhere"])
     space.check()
-    bench.leave()
 
 
 def test_one_that_waits_is_woken_by_a_push(bench: Bench) -> None:
@@ -219,10 +235,14 @@ def test_the_scheduler_is_told_what_is_due_next(bench: Bench) -> None:
 
 @pytest.mark.parametrize("at", [0, 40])
 def test_a_claim_whose_reply_was_lost_is_adopted_once(
-    space: Space, proxy: TcpProxy, caplog: pytest.LogCaptureFixture, at: int
+    space: Space,
+    proxy: TcpProxy,
+    caplog: pytest.LogCaptureFixture,
+    at: int,
+    open_bench: Callable[..., Bench],
 ) -> None:
     caplog.set_level("INFO", "greenworker")
-    bench = Bench(space, proxy.url)
+    bench = open_bench(proxy.url)
     bench.start_waiting()
     trap = proxy.truncate_next_reply(load("claim").sha, at)
     space.push("m1", "m2")
@@ -232,6 +252,7 @@ def test_a_claim_whose_reply_was_lost_is_adopted_once(
     assert bench.slots.ids == ["m1", "m2"]
 
     # What it knows is never adopted again
+    bench.until_waiting()
     trap = proxy.truncate_next_reply(load("claim").sha, at)
     space.push("m3")
     eventually(lambda: bench.slots.ids == ["m1", "m2", "m3"])
@@ -239,28 +260,29 @@ def test_a_claim_whose_reply_was_lost_is_adopted_once(
     assert "adopted 1 messages" in caplog.text
     assert bench.renewals == 0
     space.check()
-    bench.leave()
 
 
-def test_a_claim_that_never_arrived_is_made_again(space: Space, proxy: TcpProxy) -> None:
-    bench = Bench(space, proxy.url)
+def test_a_claim_that_never_arrived_is_made_again(
+    space: Space, proxy: TcpProxy, open_bench: Callable[..., Bench]
+) -> None:
+    bench = open_bench(proxy.url)
     bench.start_waiting()
     proxy.cut()
     proxy.refuse()
     space.push("m1")
     proxy.accept()
     eventually(lambda: bench.slots.ids == ["m1"])
-    bench.leave()
 
 
-def test_a_registration_whose_reply_was_lost_is_made_again(space: Space, proxy: TcpProxy) -> None:
+def test_a_registration_whose_reply_was_lost_is_made_again(
+    space: Space, proxy: TcpProxy, open_bench: Callable[..., Bench]
+) -> None:
     space.register("somebody")  # the server knows the script
-    bench = Bench(space, proxy.url)
+    bench = open_bench(proxy.url)
     trap = proxy.drop_next_reply(load("register").sha)
     bench.start_waiting()
     assert trap.sprung
     assert set(space.state()["workers"]) == {"somebody", bench.id}
-    bench.leave()
 
 
 # The end
@@ -275,8 +297,10 @@ def test_a_stop_does_not_wait_for_the_wait_to_end(bench: Bench) -> None:
     assert bench.slots.ids == []
 
 
-def test_a_stop_in_a_claim_loses_nothing(space: Space, proxy: TcpProxy) -> None:
-    bench = Bench(space, proxy.url)
+def test_a_stop_in_a_claim_loses_nothing(
+    space: Space, proxy: TcpProxy, open_bench: Callable[..., Bench]
+) -> None:
+    bench = open_bench(proxy.url)
     bench.start_waiting()
     proxy.delay(0.1)
     space.push("m1")
@@ -289,18 +313,19 @@ def test_a_stop_in_a_claim_loses_nothing(space: Space, proxy: TcpProxy) -> None:
     space.check()
 
 
-def test_whoever_stops_takes_no_message_and_no_wake_up_along(space: Space) -> None:
+def test_whoever_stops_takes_no_message_and_no_wake_up_along(
+    space: Space, open_bench: Callable[..., Bench]
+) -> None:
     """Stops that race with pushes: the one who stays gets all."""
-    stays = Bench(space, size=100)
+    stays = open_bench(size=100)
     stays.start_waiting()
     for n in range(25):
-        leaves = Bench(space, size=100)
+        leaves = open_bench(size=100)
         leaves.start_waiting()
         space.push(f"m{n}")
         leaves.leave()
     eventually(lambda: len(stays.slots.begun) == 25)
     space.check()
-    stays.leave()
 
 
 # Quiet
@@ -331,8 +356,10 @@ def test_one_that_is_quiet_passes_the_wake_token_on(bench: Bench) -> None:
 # A burst
 
 
-def test_a_burst_is_over_when_nothing_waits_or_runs(space: Space) -> None:
-    bench = Bench(space, size=1, burst=True)
+def test_a_burst_is_over_when_nothing_waits_or_runs(
+    space: Space, open_bench: Callable[..., Bench]
+) -> None:
+    bench = open_bench(size=1, burst=True)
     space.push("m1", "m2")
     bench.consumer.start()
     for _ in range(2):
@@ -340,11 +367,12 @@ def test_a_burst_is_over_when_nothing_waits_or_runs(space: Space) -> None:
         assert not bench.consumer.over.is_set()
         bench.finish(bench.slots.begun[-1])
     assert bench.consumer.over.wait(10)
-    bench.leave()
 
 
-def test_a_burst_stays_for_what_is_due_soon_and_not_for_what_is_not(space: Space) -> None:
-    bench = Bench(space, burst=True)
+def test_a_burst_stays_for_what_is_due_soon_and_not_for_what_is_not(
+    space: Space, open_bench: Callable[..., Bench]
+) -> None:
+    bench = open_bench(burst=True)
     space.push("soon", due=50.0)
     space.push("late", due=3600.0)
     bench.start_waiting()
@@ -355,14 +383,13 @@ def test_a_burst_stays_for_what_is_due_soon_and_not_for_what_is_not(space: Space
     bench.finish(bench.slots.begun[0])
     assert bench.consumer.over.wait(10)
     assert list(space.state()["scheduled"]) == ["late"]
-    bench.leave()
 
 
 def test_a_retry_that_a_claim_did_not_see_keeps_a_burst(
-    space: Space, monkeypatch: pytest.MonkeyPatch
+    space: Space, monkeypatch: pytest.MonkeyPatch, open_bench: Callable[..., Bench]
 ) -> None:
     """Its settle overtook the claim's reply: nothing is held, and nothing seems to be due."""
-    bench = Bench(space, burst=True)
+    bench = open_bench(burst=True)
     space.push("m1")
     claim = bench._broker.claim
 
@@ -380,7 +407,6 @@ def test_a_retry_that_a_claim_did_not_see_keeps_a_burst(
     bench.consumer.start()
     eventually(lambda: bench.expected)  # a later claim has seen it
     assert not bench.consumer.over.is_set()
-    bench.leave()
 
 
 # A new incarnation
@@ -478,9 +504,9 @@ def test_a_claim_that_is_answered_after_it_was_reaped_is_not_begun(
 
 
 def test_one_that_is_killed_lives_on_and_adopts_what_its_claim_brought(
-    space: Space, proxy: TcpProxy
+    space: Space, proxy: TcpProxy, open_bench: Callable[..., Bench]
 ) -> None:
-    bench = Bench(space, proxy.url)
+    bench = open_bench(proxy.url)
     bench.start_waiting()
     for n in range(1, 4):
         # Given a claim whose reply is under way when somebody kills all the greenlets there are
@@ -492,12 +518,11 @@ def test_one_that_is_killed_lives_on_and_adopts_what_its_claim_brought(
         proxy.delay(0)
         eventually(lambda n=n: len(bench.slots.begun) == n)
     assert bench.slots.ids == ["m1", "m2", "m3"]
-    bench.leave()
 
 
-def test_it_beats_when_nobody_else_does(space: Space) -> None:
+def test_it_beats_when_nobody_else_does(space: Space, open_bench: Callable[..., Bench]) -> None:
     """Its connection may work where the watchdog's does not."""
-    bench = Bench(space)
+    bench = open_bench()
     bench.consumer._lease = 3.0
     bench.start_waiting()
     assert bench.renewals == 0
@@ -508,4 +533,3 @@ def test_it_beats_when_nobody_else_does(space: Space) -> None:
         space.pulse_was(0.0)
         assert space.reap().corpses == 0
     assert bench.renewals == 0
-    bench.leave()
