@@ -5,9 +5,14 @@ from greenworker.context import CurrentTask as CurrentTask
 from greenworker.context import current_task as current_task
 from greenworker.dead import DeadLetter as DeadLetter
 from greenworker.message import State as State
+from greenworker.result import Info as Info
 from greenworker.result import Result as Result
 from greenworker.result import Results as Results
 from greenworker.task import Task as Task
+from greenworker.verdicts import Ignore as Ignore
+from greenworker.verdicts import Reject as Reject
+from greenworker.verdicts import Retry as Retry
+from greenworker.verdicts import Snooze as Snooze
 from greenworker.worker import Worker as Worker
 
 __version__: str

@@ -17,7 +17,15 @@ import orjson
 
 from greenworker import keys
 from greenworker.errors import BrokerError, MalformedMessage, UnsuitableServer
-from greenworker.message import Delivery, Message, Moment, Outcome, State, encode_tail
+from greenworker.message import (
+    Delivery,
+    Message,
+    Moment,
+    Outcome,
+    State,
+    attempts_of,
+    encode_tail,
+)
 from greenworker.scripts import Script, load
 from greenworker.status import Status, groups, read_status, told
 
@@ -84,12 +92,14 @@ class Sweep:
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """Where a message is: `state`, the result's bytes once it has ended, the retries so far,
-    and the seconds until it is due. `state` None: nothing is known of it."""
+    the seconds until it is due, and what the last attempt failed of. `state` None: nothing is
+    known of it."""
 
     state: State | None
     result: bytes | None = None
     attempt: int = 0
     due_in: float | None = None
+    last_error: str = ""
 
 
 class Broker:
@@ -222,11 +232,16 @@ class Broker:
         kind, *rest = self._link.run(load("lookup"), self._nil, id, patience=patience)
         if kind == b"ended":
             return Sighting(_ended_state(rest[0]), rest[0])
+        if kind == b"unknown":
+            return Sighting(None)
+        attempt, last_error = attempts_of(rest[0])
+        due_in = None
         if kind == b"scheduled":
-            attempt, due, now = rest
             state = State.RETRY if attempt else State.SCHEDULED
-            return Sighting(state, attempt=attempt, due_in=max(0.0, (due - now) / 1000))
-        return Sighting({b"started": State.STARTED, b"waiting": State.PENDING}.get(kind))
+            due_in = max(0.0, (rest[1] - rest[2]) / 1000)
+        else:
+            state = State.STARTED if kind == b"started" else State.PENDING
+        return Sighting(state, None, attempt, due_in, last_error)
 
     def forget(self, id: str) -> bool:
         """Drop a result; False if there was none."""

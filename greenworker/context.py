@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NoReturn
+
+from greenworker.verdicts import Retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +15,7 @@ class CurrentTask:
 
     `attempt` is 0 for the first run and counts retries; `delivery` is 1 plus the crashes this
     message was present at. `deadline` is when the hard timeout falls, on time.monotonic()'s
-    clock, or None.
+    clock, or None. `last_error` is what the attempt before this one failed of, in a line.
     """
 
     id: str
@@ -21,6 +24,16 @@ class CurrentTask:
     attempt: int
     delivery: int
     deadline: float | None
+    last_error: str = ""
+
+    def retry(self, countdown: float | None = None, error: BaseException | None = None) -> NoReturn:
+        """End this run for another attempt, in `countdown` s or after the task's backoff.
+
+        `error` is what is told of it, by default the exception that is being handled. It counts as
+        one of the task's `retries`: when none is left, the task has failed, with that error. Raises Retry,
+        always; BadArguments for a countdown that is none.
+        """
+        raise Retry(countdown) from error
 
 
 CURRENT: ContextVar[CurrentTask | None] = ContextVar("greenworker.current_task", default=None)

@@ -177,6 +177,14 @@ def with_option(envelope: bytes, name: str, value: str) -> bytes:
     return b" ".join(fields) + b"\n" + body
 
 
+def attempts_of(head: bytes) -> tuple[int, str]:
+    """How many retries there have been, and what the last one's attempt failed of, as far as the head
+    of an envelope can be read."""
+    fields = head.decode("utf-8", "replace").split(" ")
+    attempt = int(fields[2]) if len(fields) > 2 and fields[2].isdecimal() else 0
+    return attempt, _decode_options(fields[9:]).get("last", "")
+
+
 def result_ttl_of(envelope: bytes) -> float:
     """The result's time to live (s) as far as the head can be read, else an hour."""
     try:

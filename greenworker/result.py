@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
 import orjson
@@ -24,6 +25,18 @@ from greenworker.message import State
 from greenworker.subscriber import Subscriber
 
 R = TypeVar("R", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """A message at one moment: its state, the retries so far, the seconds until it is due (None: it
+    is not waiting for a moment), and what its last attempt failed of, in a line."""
+
+    state: State
+    attempt: int
+    due_in: float | None
+    last_error: str
+
 
 _ENDED = (State.SUCCESS, State.FAILURE, State.CANCELLED, State.EXPIRED)
 
@@ -57,6 +70,11 @@ class Result(Generic[R]):
     def state(self) -> State:
         """Where the message is, or how it ended; raises ResultGone for an unknown id."""
         return self._see()[1]
+
+    def info(self) -> Info:
+        """The state, and what is known of its retries while it has not ended; raises ResultGone."""
+        sighting, state = self._see()
+        return Info(state, sighting.attempt, sighting.due_in, sighting.last_error)
 
     def ready(self) -> bool:
         """True once it has ended, however it ended."""

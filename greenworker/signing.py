@@ -20,7 +20,7 @@ VARIABLE = "GREENWORKER_SIGNING_KEYS"
 
 _MARK = b" sig="
 # What a worker may note behind the signature, in the head of a message that waits.
-_NOTES = (b"unknown=",)
+_NOTES = (b"unknown=", b"last=")
 
 
 class Signer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from greenworker.backoff import Backoff, as_backoff
+from greenworker.backoff import Backoff, Computed, Delays, as_backoff
 from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.errors import (
@@ -35,7 +35,8 @@ class TaskOptions:
     """How a task is sent and run; seconds everywhere.
 
     `timeout` is the hard limit of one run: None = the worker's, 0 = none. `retries` are
-    further attempts after the first, made after errors of the `retry_for` types. `expires`
+    further attempts after the first, made after errors of the `retry_for` types, but for those
+    of `no_retry_for`, and after the delays that `backoff` says. `expires`
     drops a message that still waits after so long. `bind` passes `current_task()` first. Of a
     `sensitive` task no log line tells arguments, result or an error's text, whatever the worker is told.
     """
@@ -45,7 +46,8 @@ class TaskOptions:
     timeout: float | None = None
     retries: int = 0
     retry_for: tuple[type[BaseException], ...] = (Exception,)
-    backoff: Backoff = field(default_factory=Backoff)
+    no_retry_for: tuple[type[BaseException], ...] = ()
+    backoff: Backoff | Delays | Computed = field(default_factory=Backoff)
     priority: int = 5
     expires: float | None = None
     result_ttl: float = 3600.0
@@ -82,14 +84,13 @@ def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
     given = dict(options)
     if "backoff" in given:
         given["backoff"] = as_backoff(given["backoff"])
-    if "retry_for" in given:
-        types = given["retry_for"]
-        types = tuple(types) if isinstance(types, Iterable) else (types,)
-        if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
-            raise DeclarationError(
-                f"{name}: retry_for={given['retry_for']!r}: give exception types"
-            )
-        given["retry_for"] = types
+    for what in ("retry_for", "no_retry_for"):
+        if what in given:
+            types = given[what]
+            types = tuple(types) if isinstance(types, Iterable) else (types,)
+            if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+                raise DeclarationError(f"{name}: {what}={given[what]!r}: give exception types")
+            given[what] = types
     return TaskOptions(name=name, **given)
 
 

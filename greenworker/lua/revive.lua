@@ -7,7 +7,7 @@
 --         the same revival id again answers the same and does nothing.
 --
 -- What a revived message keeps is the whole envelope but for deliveries and attempt, which are
--- 0 again, and for what a worker noted of an unknown task. Where its expires has passed, it may
+-- 0 again, and for what a worker noted of an unknown task or of an attempt. Where its expires has passed, it may
 -- wait once more for as long as it might at first.
 -- The first write is one that Redis refuses at maxmemory: then nothing is revived.
 
@@ -32,7 +32,7 @@ local function fresh(envelope)
     local span = tonumber(expires) - tonumber(sent)
     expires = span > 0 and string.format('%.0f', now + span) or '0'
   end
-  rest = string.gsub(rest, ' unknown=[^ ]*', '', 1)
+  for _, note in ipairs({'unknown', 'last'}) do rest = string.gsub(rest, ' ' .. note .. '=[^ ]*', '', 1) end
   return '1 0 0 ' .. priority .. ' ' .. sent .. ' ' .. expires .. ' ' .. rest .. body
 end
 

@@ -14,6 +14,7 @@ import gevent
 from gevent import GreenletExit
 
 from greenworker import codec
+from greenworker.backoff import Backoff
 from greenworker.context import CURRENT, CurrentTask
 from greenworker.errors import (
     BadArguments,
@@ -38,6 +39,7 @@ from greenworker.message import (
 )
 from greenworker.signing import Signer
 from greenworker.task import Task
+from greenworker.verdicts import Ignore, Retry, Snooze, Verdict
 from greenworker.worker.stats import Stats
 
 _log = logging.getLogger("greenworker.task")
@@ -46,6 +48,7 @@ _log = logging.getLogger("greenworker.task")
 _THROW_AGAIN = (0.01, 0.05, 0.25, 1.0)
 _UNKNOWN_FOR = 600.0  # seconds for which an unknown task is put off: a deploy may bring it
 _TRACEBACK_MOST = 20_000  # characters
+_LAST_MOST = 200  # characters of an error that travel with its retry
 
 
 class HardTimeout(BaseException):
@@ -164,14 +167,54 @@ class Executor:
         return Outcome("done", result, ttl)
 
     def _failed(self, run: Run, error: BaseException) -> Outcome:
-        options, attempt = run.task.options, run.message.attempt
-        if attempt >= options.retries or not isinstance(error, options.retry_for):
+        if isinstance(error, Verdict):
+            return self._judged(run, error)
+        options = run.task.options
+        if not isinstance(error, options.retry_for) or isinstance(error, options.no_retry_for):
+            return self._dead(run.delivery, "failed", error, run.started)
+        return self._again(run, error)
+
+    def _judged(self, run: Run, verdict: Verdict) -> Outcome:
+        """What the task says itself of its run."""
+        match verdict:
+            case Retry():
+                # What it was raised from, or while it was handled: that is what people look for.
+                error = verdict.__cause__ or verdict.__context__ or verdict
+                return self._again(run, error, verdict.countdown)
+            case Snooze():
+                self._stats.snoozed += 1
+                _log.info("%s %s", run, verdict)
+                envelope = run.delivery.envelope
+                return Outcome("later", delay=verdict.seconds, envelope=envelope)
+            case Ignore():
+                self._stats.succeeded += 1
+                _log.info("%s ignored", run)
+                return Outcome("done")
+        return self._dead(run.delivery, "rejected", verdict, run.started)
+
+    def _again(self, run: Run, error: BaseException, countdown: float | None = None) -> Outcome:
+        """Another attempt, if there is one left."""
+        attempt = run.message.attempt
+        if attempt >= run.task.options.retries:
             return self._dead(run.delivery, "failed", error, run.started)
         self._stats.retried += 1
-        delay = options.backoff.delay(attempt + 1)
+        delay = self._backoff(run, attempt + 1) if countdown is None else countdown
         text = _told(run.task, error)
-        _log.info("%s[%s] retry in %.1f s: %s", run.task.name, run.message.id, delay, text)
-        return Outcome("retry", delay=delay, envelope=next_attempt(run.delivery.envelope))
+        _log.info("%s retry in %.1f s: %s", run, delay, text)
+        envelope = with_option(next_attempt(run.delivery.envelope), "last", text[:_LAST_MOST])
+        return Outcome("retry", delay=delay, envelope=envelope)
+
+    def _backoff(self, run: Run, retry: int) -> float:
+        try:
+            return run.task.options.backoff.delay(retry)
+        except Exception as error:
+            # A function of the user's: its mistake costs no attempt.
+            delay = Backoff().delay(retry)
+            text = _told(run.task, error)
+            _log.error(
+                "%s: its backoff failed: %s; it is as if none were declared", run.task.name, text
+            )
+            return delay
 
     def _unknown(self, delivery: Delivery, message: Message) -> Outcome:
         """Put off, since a deploy may bring the task; dead when none has for ten minutes."""
@@ -252,6 +295,7 @@ class Run:
             attempt=message.attempt,
             delivery=message.deliveries + 1,
             deadline=None if self.timeout is None else self.started + self.timeout,
+            last_error=message.options.get("last", ""),
         )
 
 

@@ -15,6 +15,7 @@ class Stats:
     failed: int = 0
     retried: int = 0
     released: int = 0
+    snoozed: int = 0
     stuck: int = 0
     not_run: int = 0  # of those received: no task of ours, or no call of one
     blocked: int = 0  # times that something blocked the loop for `block_warn`
@@ -24,7 +25,8 @@ class Stats:
     @property
     def running(self) -> int:
         """Runs that have begun and not ended."""
-        return self.received - self.succeeded - self.failed - self.retried - self.released
+        ended = self.succeeded + self.failed + self.retried + self.released + self.snoozed
+        return self.received - ended
 
     def count_block(self, seconds: float, new: bool) -> None:
         """The loop was, or is, blocked for so long; `new`: this is not what was counted before."""

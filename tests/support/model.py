@@ -350,7 +350,7 @@ class Model:
             due = max(0, int(self.scheduled[id]) - self.now)
             return "RETRY" if letter.attempt else "SCHEDULED", None, letter.attempt, due
         started = any(id in held for held in self.processing.values())
-        return "STARTED" if started else "PENDING", None, 0, None
+        return "STARTED" if started else "PENDING", None, letter.attempt, None
 
     # Steps that several share
 

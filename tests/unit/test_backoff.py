@@ -72,3 +72,25 @@ def test_seconds_are_short_for_a_backoff() -> None:
 def test_what_is_no_backoff_is_refused_with_the_mend(value: Any) -> None:
     with pytest.raises(DeclarationError, match=r"greenworker\.Backoff"):
         as_backoff(value)
+
+
+def test_a_list_is_one_of_delays_and_the_last_one_lasts() -> None:
+    backoff = as_backoff([1, 5, 60.0])
+    assert [backoff.delay(retry) for retry in (1, 2, 3, 4, 99)] == [1, 5, 60.0, 60.0, 60.0]
+
+
+def test_a_function_computes_them() -> None:
+    backoff = as_backoff(lambda retry: 10.0 * retry)
+    assert [backoff.delay(retry) for retry in (1, 2)] == [10.0, 20.0]
+
+
+@pytest.mark.parametrize("answer", ["1", None, -1, float("nan"), float("inf"), True])
+def test_what_it_answers_must_be_seconds(answer: object) -> None:
+    with pytest.raises(ValueError, match=r"for retry 3, not seconds"):
+        as_backoff(lambda _: answer).delay(3)
+
+
+@pytest.mark.parametrize("value", [[], [1, -1], [1, "2"], "12", b"12", {1: 2}, True, None, -1, int])
+def test_what_is_no_backoff_is_refused(value: object) -> None:
+    with pytest.raises(DeclarationError, match="backoff="):
+        as_backoff(value)

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "greenworker"
 
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
-    ("errors", "keys", "scripts", "backoff", "context", "replies"),
+    ("errors", "keys", "scripts", "backoff", "verdicts", "context", "replies"),
     ("endpoint",),
     ("wire",),
     ("route",),
