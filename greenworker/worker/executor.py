@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -40,6 +39,7 @@ from greenworker.message import (
 from greenworker.signing import Signer
 from greenworker.task import Task
 from greenworker.verdicts import Ignore, Retry, Snooze, Verdict
+from greenworker.worker.report import call_of, failure, told, value_of
 from greenworker.worker.stats import Stats
 
 _log = logging.getLogger("greenworker.task")
@@ -47,7 +47,6 @@ _log = logging.getLogger("greenworker.task")
 # A task may swallow its timeout: it is thrown again after these seconds, then written off.
 _THROW_AGAIN = (0.01, 0.05, 0.25, 1.0)
 _UNKNOWN_FOR = 600.0  # seconds for which an unknown task is put off: a deploy may bring it
-_TRACEBACK_MOST = 20_000  # characters
 _LAST_MOST = 200  # characters of an error that travel with its retry
 
 
@@ -161,9 +160,9 @@ class Executor:
             result = b'{"state":"SUCCESS","value":%b}' % data
         self._stats.succeeded += 1
         if _log.isEnabledFor(logging.INFO):
-            told = f": {_repr(value):.200}" if self._may_tell(run.task) else ""
+            said = f": {value_of(value):.200}" if self._may_tell(run.task) else ""
             took = time.monotonic() - run.started
-            _log.info("%s[%s] succeeded in %.2f s%s", run.task.name, run.message.id, took, told)
+            _log.info("%s[%s] succeeded in %.2f s%s", run.task.name, run.message.id, took, said)
         return Outcome("done", result, ttl)
 
     def _failed(self, run: Run, error: BaseException) -> Outcome:
@@ -199,7 +198,7 @@ class Executor:
             return self._dead(run.delivery, "failed", error, run.started)
         self._stats.retried += 1
         delay = self._backoff(run, attempt + 1) if countdown is None else countdown
-        text = _told(run.task, error)
+        text = told(run.task, error)
         _log.info("%s retry in %.1f s: %s", run, delay, text)
         envelope = with_option(next_attempt(run.delivery.envelope), "last", text[:_LAST_MOST])
         return Outcome("retry", delay=delay, envelope=envelope)
@@ -210,7 +209,7 @@ class Executor:
         except Exception as error:
             # A function of the user's: its mistake costs no attempt.
             delay = Backoff().delay(retry)
-            text = _told(run.task, error)
+            text = told(run.task, error)
             _log.error(
                 "%s: its backoff failed: %s; it is as if none were declared", run.task.name, text
             )
@@ -244,15 +243,15 @@ class Executor:
         self._stats.failed += 1
         name = task_name_of(delivery.envelope)
         took = "" if started is None else f" in {time.monotonic() - started:.2f} s"
-        text = _told(self._tasks.get(name), error)
+        text = told(self._tasks.get(name), error)
         _log.error("%s[%s] failed%s: %s", shown(name), delivery.id, took, text)
         ttl = result_ttl_of(delivery.envelope)
-        return Outcome("dead", _failure(error), ttl, reason=reason)
+        return Outcome("dead", failure(error), ttl, reason=reason)
 
     def _log_received(self, run: Run) -> None:
         if _log.isEnabledFor(logging.INFO):
-            told = _call_of(run.message) if self._may_tell(run.task) else ""
-            _log.info("%s[%s] received%s", run.task.name, run.message.id, told)
+            said = call_of(run.message) if self._may_tell(run.task) else ""
+            _log.info("%s[%s] received%s", run.task.name, run.message.id, said)
 
     def _may_tell(self, task: Task[..., Any]) -> bool:
         """Whether arguments and results of this task may be in log lines."""
@@ -263,7 +262,7 @@ class Executor:
         self._stats.failed += 1
         # No retry: it would take another slot.
         error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
-        outcome = Outcome("dead", _failure(error), run.message.result_ttl, reason="stuck")
+        outcome = Outcome("dead", failure(error), run.message.result_ttl, reason="stuck")
         self._on_stuck(run.delivery, outcome)
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
         gevent.spawn(
@@ -366,65 +365,3 @@ def _timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeout:
     # Where it was: what came of it, if it is more than the timeout itself.
     error.__cause__ = None if isinstance(cause, HardTimeout) else cause
     return error.with_traceback(cause.__traceback__ if cause is not None else None)
-
-
-def _call_of(message: Message) -> str:
-    """A call's arguments for a log line."""
-    values = [repr(value) for value in message.args]
-    values += [f"{name}={value!r}" for name, value in message.kwargs.items()]
-    return f" ({', '.join(values):.200})"
-
-
-def _repr(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:  # somebody's __repr__
-        return f"({type(value).__name__}: its repr cannot be had)"
-
-
-def _failure(error: BaseException) -> bytes:
-    report = {
-        "type": type(error).__name__,
-        "message": _plain(error),
-        "traceback": _traceback(error)[-_TRACEBACK_MOST:],
-    }
-    return codec.encode({"state": "FAILURE", "error": report}, "a failure")
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        frames = _user_frames(error)
-        return _encodable("".join(traceback.format_exception(type(error), error, frames)))
-    except Exception:  # somebody's attributes, or a chain of causes that is too long
-        return "(its traceback cannot be had)"
-
-
-def _user_frames(error: BaseException) -> Any:
-    """The traceback without the executor's own frame."""
-    return error.__traceback__.tb_next if error.__traceback__ is not None else None
-
-
-def _plain(error: BaseException) -> str:
-    try:
-        return _encodable(str(error))[:2000]
-    except Exception:  # somebody's __str__
-        return "(its text cannot be had)"
-
-
-def _told(task: Task[..., Any] | None, error: BaseException) -> str:
-    """An error for a log line: of a sensitive task its type alone, its text may hold anything."""
-    if task is not None and task.options.sensitive:
-        return type(error).__name__
-    return _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(_plain(error).split())[:300]
-    if not text.isprintable():
-        # A page that was fetched, say, may have put a terminal's commands into it.
-        text = "".join(char if char.isprintable() else f"{char!a}"[1:-1] for char in text)
-    return f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()

@@ -42,6 +42,7 @@ STOREYS = (
         "worker.incarnation",
         "worker.proof",
         "worker.gil",
+        "worker.report",
     ),
     ("worker.pool", "worker.executor"),
     ("worker.settler", "worker.dump"),

@@ -19,6 +19,7 @@ from greenworker.backoff import Backoff
 from greenworker.context import CurrentTask, current_task
 from greenworker.message import RELEASE, Delivery, Outcome, decode
 from greenworker.signing import Signer
+from greenworker.verdicts import Snooze
 from greenworker.worker.executor import Executor, Release
 from greenworker.worker.pool import TaskGreenlet
 from greenworker.worker.stats import Stats
@@ -63,6 +64,12 @@ class Bench:
     def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Outcome:
         """Declare a function as a task, and run it once."""
         return self.run(delivery_of(self.task(**options)(function).name, *args))
+
+
+def signed(delivery: Delivery, signer: Signer) -> Delivery:
+    *front, tail = delivery.envelope.split(b" ", 6)
+    tail = signer.sign(delivery.id, tail)
+    return replace(delivery, envelope=b" ".join((*front, tail)))
 
 
 @pytest.fixture
@@ -200,8 +207,47 @@ def test_a_failure_is_tried_again_as_a_whole_new_envelope(bench: Bench) -> None:
     outcome = bench.run(delivery)
     assert (outcome.kind, outcome.delay) == ("retry", 8.0)
     again = decode(delivery.id, outcome.envelope)
-    assert again == replace(decode(delivery.id, delivery.envelope), attempt=1)
+    noted = {"last": "OSError: busy"}
+    assert again == replace(decode(delivery.id, delivery.envelope), attempt=1, options=noted)
     assert (bench.stats.retried, bench.stats.running) == (1, 0)
+
+
+def test_a_retry_is_signed_as_before_and_knows_only_the_last_error() -> None:
+    signer = Signer(["k" * 32], "default")
+    bench = Bench(verifier=signer)
+
+    @bench.task(retries=9, sensitive=True)
+    def breaks() -> None:
+        assert current_task().last_error in ("", "OSError")
+        raise OSError("canary")
+
+    delivery = signed(delivery_of(breaks.name), signer)
+    for attempt in range(3):
+        outcome = bench.run(delivery)
+        assert outcome.kind == "retry", attempt
+        delivery = replace(delivery, envelope=outcome.envelope)
+    assert outcome.envelope.count(b" last=OSError\n") == 1
+
+
+def test_a_verdict_after_the_timeout_is_too_late(bench: Bench) -> None:
+    def careless() -> None:
+        try:
+            gevent.sleep(60)
+        finally:
+            raise Snooze(5)
+
+    outcome = bench.call(careless, timeout=0.02)
+    assert error_of(outcome)["type"] == "TaskTimeout"
+
+
+def test_a_snooze_is_as_if_it_had_not_run_yet(bench: Bench) -> None:
+    def later() -> None:
+        raise Snooze(7)
+
+    delivery = delivery_of(bench.task(later).name, attempt=2)
+    outcome = bench.run(delivery)
+    assert (outcome.kind, outcome.delay, outcome.envelope) == ("later", 7.0, delivery.envelope)
+    assert bench.stats.running == 0
 
 
 def test_each_retry_waits_for_longer(bench: Bench) -> None:
@@ -651,16 +697,11 @@ def test_what_nobody_has_signed_is_not_even_parsed() -> None:
     def note(n: int) -> None:
         ran.append(n)
 
-    def signed(delivery: Delivery) -> Delivery:
-        *front, tail = delivery.envelope.split(b" ", 6)
-        tail = signer.sign(delivery.id, tail)
-        return replace(delivery, envelope=b" ".join((*front, tail)))
-
-    assert bench.run(signed(delivery_of(note.name, 1))).kind == "done"
+    assert bench.run(signed(delivery_of(note.name, 1), signer)).kind == "done"
     for bad in (delivery_of(note.name, 2), raw(GOOD + b"\n" + b"[" * 1000), raw(b"garbage")):
         assert error_of(bench.run(bad), "signature")["type"] == "BadSignature"
     body = raw(GOOD + b"\n[[3]")
-    assert error_of(bench.run(signed(body)), "malformed")["type"] == "MalformedMessage"
+    assert error_of(bench.run(signed(body, signer)), "malformed")["type"] == "MalformedMessage"
     assert ran == [1]
 
 
