@@ -4,6 +4,7 @@ from greenworker.backoff import Backoff as Backoff
 from greenworker.context import CurrentTask as CurrentTask
 from greenworker.context import current_task as current_task
 from greenworker.dead import DeadLetter as DeadLetter
+from greenworker.errors import SoftTimeout as SoftTimeout
 from greenworker.message import State as State
 from greenworker.result import Info as Info
 from greenworker.result import Result as Result

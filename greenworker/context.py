@@ -14,8 +14,8 @@ class CurrentTask:
     """One run of a task.
 
     `attempt` is 0 for the first run and counts retries; `delivery` is 1 plus the crashes this
-    message was present at. `deadline` is when the hard timeout falls, on time.monotonic()'s
-    clock, or None. `last_error` is what the attempt before this one failed of, in a line.
+    message was present at. `deadline` is when the first of its timeouts falls, on
+    time.monotonic()'s clock, or None. `last_error` is what the attempt before this one failed of, in a line.
     """
 
     id: str

@@ -21,6 +21,7 @@
     ├── TaskFailed             the task ended in FAILURE: type, message, traceback
     │   ├── TaskCancelled      … in CANCELLED
     │   └── TaskExpired        … in EXPIRED
+    ├── SoftTimeout            raised in a task, when its soft timeout is over
     └── TaskTimeout            a run that passed its hard timeout
 
 Errors carry their data as attributes; their text is one line.
@@ -185,6 +186,10 @@ class TaskCancelled(TaskFailed):
 
 class TaskExpired(TaskFailed):
     """The task was still waiting when its `expires` had passed."""
+
+
+class SoftTimeout(GreenworkerError):
+    """Raised inside a task once, when its `soft_timeout` is over: time to tidy up and end."""
 
 
 class TaskTimeout(GreenworkerError):

@@ -34,7 +34,8 @@ R = TypeVar("R", covariant=True)
 class TaskOptions:
     """How a task is sent and run; seconds everywhere.
 
-    `timeout` is the hard limit of one run: None = the worker's, 0 = none. `retries` are
+    `timeout` is the hard limit of one run: None = the worker's, 0 = none. At `soft_timeout`, SoftTimeout
+    is raised in the task, which may catch it to tidy up. `retries` are
     further attempts after the first, made after errors of the `retry_for` types, but for those
     of `no_retry_for`, and after the delays that `backoff` says. `expires`
     drops a message that still waits after so long. `bind` passes `current_task()` first. Of a
@@ -44,6 +45,7 @@ class TaskOptions:
     name: str
     queue: str = "default"
     timeout: float | None = None
+    soft_timeout: float | None = None
     retries: int = 0
     retry_for: tuple[type[BaseException], ...] = (Exception,)
     no_retry_for: tuple[type[BaseException], ...] = ()
@@ -64,10 +66,15 @@ class TaskOptions:
             )
         for what, value in (
             ("timeout", self.timeout),
+            ("soft_timeout", self.soft_timeout),
             ("expires", self.expires),
         ):
             if value is not None:
                 _check_seconds(f"{self.name}: {what}", value)
+        if self.soft_timeout is not None and not 0 < self.soft_timeout < (self.timeout or math.inf):
+            raise DeclarationError(
+                f"{self.name}: soft_timeout={self.soft_timeout!r}: give seconds above 0, and below its timeout"
+            )
         _check_result_ttl(f"{self.name}: result_ttl", self.result_ttl)
         for what in ("ignore_result", "bind", "sensitive"):
             flag = getattr(self, what)

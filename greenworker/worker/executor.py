@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from greenworker.errors import (
     MalformedMessage,
     NotEncodable,
     PayloadTooLarge,
+    SoftTimeout,
     TaskTimeout,
     UnknownTask,
 )
@@ -111,14 +113,16 @@ class Executor:
         timeout = self._timeout
         if timeout is not None and task.options.timeout is not None:
             timeout = task.options.timeout
-        return self._call(Run(delivery, message, task, timeout or None, time.monotonic()))
+        soft = task.options.soft_timeout if self._timeout is not None else None
+        return self._call(Run(delivery, message, task, timeout or None, time.monotonic(), soft))
 
     def _call(self, run: Run) -> Outcome:
         current = run.as_seen_by_the_task()
         CURRENT.set(current)
         self._log_received(run)
         args = (current, *run.message.args) if run.task.options.bind else run.message.args
-        deadline = _Deadline(run, self._write_off) if run.timeout else None
+        limited = run.timeout or run.soft_timeout
+        deadline = _Deadline(run, self._write_off) if limited else None
         try:
             try:
                 value = run.task.function(*args, **run.message.kwargs)
@@ -274,26 +278,29 @@ class Executor:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a task under way; `timeout` None: no limit. `started` is time.monotonic()."""
+    """One run of a task under way; a timeout of None is no limit. `started` is time.monotonic()."""
 
     delivery: Delivery
     message: Message
     task: Task[..., Any]
     timeout: float | None
     started: float
+    soft_timeout: float | None = None
 
     def __str__(self) -> str:
         return f"{self.task.name}[{self.message.id}]"
 
     def as_seen_by_the_task(self) -> CurrentTask:
-        message = self.message
+        message, limit = self.message, self.timeout
+        if self.soft_timeout is not None:
+            limit = min(self.soft_timeout, limit or math.inf)
         return CurrentTask(
             id=message.id,
             name=message.task,
             queue=message.queue,
             attempt=message.attempt,
             delivery=message.deliveries + 1,
-            deadline=None if self.timeout is None else self.started + self.timeout,
+            deadline=None if limit is None else self.started + limit,
             last_error=message.options.get("last", ""),
         )
 
@@ -317,20 +324,21 @@ def _verified_decode(verifier: Signer) -> Callable[[str, bytes], Message]:
 
 
 class _Deadline:
-    """Throws HardTimeout into the current greenlet when the time is over, and again if it is swallowed.
+    """Throws into the current greenlet: SoftTimeout once, HardTimeout until it ends or is given up.
 
     One raw timer of the loop (0.6 µs) instead of a gevent.Timeout (2.5 µs, measured).
     """
 
-    __slots__ = ("_greenlet", "_run", "_thrown", "_timer", "_write_off")
+    __slots__ = ("_greenlet", "_is_soft", "_run", "_thrown", "_timer", "_write_off")
 
     def __init__(self, run: Run, write_off: Callable[[Run], None]) -> None:
         self._run = run
         self._write_off = write_off
         self._thrown = 0
         self._greenlet = gevent.getcurrent()
-        self._timer = gevent.get_hub().loop.timer(run.timeout)
-        self._timer.start(self._expire)
+        soft, hard = run.soft_timeout, run.timeout
+        self._is_soft = bool(soft and not (hard and hard <= soft))
+        self._start(soft if self._is_soft else hard)
 
     @property
     def passed(self) -> bool:
@@ -345,19 +353,31 @@ class _Deadline:
         self._timer.close()
         self._greenlet = None
 
+    def _start(self, seconds: float | None) -> None:
+        self._timer = gevent.get_hub().loop.timer(seconds)
+        self._timer.start(self._expire)
+
     def _expire(self) -> None:
         # In the hub; throw() comes back here when the task next waits, or ends.
+        if self._is_soft:
+            self._is_soft = False
+            run = self._run
+            self._greenlet.throw(SoftTimeout(f"has run for {run.soft_timeout:g} s"))
+            if run.timeout is not None:
+                self._again(run.started + run.timeout - time.monotonic())
+            return
         self._thrown += 1
         if self.given_up:
             self._write_off(self._run)
             return
         self._greenlet.throw(HardTimeout())
-        if self._greenlet is not None:
+        self._again(_THROW_AGAIN[min(self._thrown, len(_THROW_AGAIN)) - 1])
+
+    def _again(self, seconds: float) -> None:
+        if self._greenlet is not None:  # else it has ended
             self._timer.stop()
             self._timer.close()
-            again = _THROW_AGAIN[min(self._thrown, len(_THROW_AGAIN)) - 1]
-            self._timer = gevent.get_hub().loop.timer(again)
-            self._timer.start(self._expire)
+            self._start(max(0.0, seconds))
 
 
 def _timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeout:

@@ -281,6 +281,12 @@ def test_delay_many_refuses_an_item_that_is_no_call(
         ({"retry_for": [1]}, "give exception types"),
         ({"retry_for": int}, "give exception types"),
         ({"retry_for": None}, "retry_for"),
+        ({"no_retry_for": [OSError, 1]}, "no_retry_for=.*: give exception types"),
+        ({"backoff": []}, "at least one"),
+        ({"backoff": [1, -1]}, "seconds from 0 on"),
+        ({"soft_timeout": 0}, "above 0"),
+        ({"soft_timeout": "5"}, "give seconds"),
+        ({"soft_timeout": 5, "timeout": 5}, "below its timeout"),
     ],
 )
 def test_options_of_a_task_are_refused_with_the_mend(

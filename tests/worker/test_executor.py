@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
@@ -17,6 +18,7 @@ from gevent.event import Event
 from greenworker.app import App
 from greenworker.backoff import Backoff
 from greenworker.context import CurrentTask, current_task
+from greenworker.errors import SoftTimeout
 from greenworker.message import RELEASE, Delivery, Outcome, decode
 from greenworker.signing import Signer
 from greenworker.verdicts import Snooze
@@ -311,6 +313,85 @@ def test_timeout_0_is_none(worker: float) -> None:
 def test_a_worker_without_timeouts_has_none_for_tasks_that_declare_one() -> None:
     bench = Bench(timeout=None)
     assert value_of(bench.call(lambda: gevent.sleep(0.1), timeout=0.02)) is None
+
+
+# Soft timeouts
+
+
+def test_a_soft_timeout_is_an_error_in_the_task_which_may_tidy_up(bench: Bench) -> None:
+    def careful() -> str:
+        try:
+            gevent.sleep(60)
+        except SoftTimeout as error:
+            return str(error)
+        return "never"
+
+    assert value_of(bench.call(careful, timeout=30, soft_timeout=0.02)) == "has run for 0.02 s"
+
+
+@pytest.mark.parametrize("timeout", [0, 30])
+def test_one_that_is_not_caught_is_a_failure_like_any_other(bench: Bench, timeout: float) -> None:
+    options: dict[str, Any] = {"timeout": timeout, "soft_timeout": 0.02}
+    error = error_of(bench.call(lambda: gevent.sleep(60), name="once", **options))
+    assert (error["type"], error["message"]) == ("SoftTimeout", "has run for 0.02 s")
+    assert bench.call(lambda: gevent.sleep(60), name="twice", retries=1, **options).kind == "retry"
+    options["retry_for"] = OSError
+    assert bench.call(lambda: gevent.sleep(60), name="never", retries=1, **options).kind == "dead"
+
+
+def test_whoever_goes_on_after_it_meets_the_hard_one(bench: Bench) -> None:
+    seen: list[str] = []
+
+    def careless() -> None:
+        for _ in range(2):
+            try:
+                gevent.sleep(60)
+            except SoftTimeout:
+                seen.append("soft")
+
+    assert error_of(bench.call(careless, timeout=0.06, soft_timeout=0.02))["type"] == "TaskTimeout"
+    assert seen == ["soft"]
+
+
+def test_a_soft_timeout_above_the_workers_timeout_never_comes() -> None:
+    bench = Bench(timeout=0.02)
+    error = error_of(bench.call(lambda: gevent.sleep(60), soft_timeout=5))
+    assert error["type"] == "TaskTimeout"
+
+
+def test_the_deadline_is_the_first_of_them(bench: Bench) -> None:
+    def left() -> float | None:
+        deadline = current_task().deadline
+        return None if deadline is None else deadline - time.monotonic()
+
+    for name, options, most in (
+        ("soft", {"timeout": 50, "soft_timeout": 20}, 20),
+        ("hard", {"timeout": 50}, 50),
+        ("worker", {"soft_timeout": 40}, 30),
+        ("alone", {"timeout": 0, "soft_timeout": 20}, 20),
+    ):
+        seconds = value_of(bench.call(left, name=name, **options))
+        assert most - 10 < seconds <= most, name
+    assert value_of(bench.call(left, name="none", timeout=0)) is None
+
+
+def test_a_thousand_at_once_are_each_told_once(bench: Bench) -> None:
+    told: list[str] = []
+
+    @bench.task(timeout=30, soft_timeout=0.2)
+    def waits() -> None:
+        try:
+            gevent.sleep(60)
+        except SoftTimeout:
+            told.append(current_task().id)
+            gevent.sleep(0.01)
+
+    runs = [bench.start(delivery_of(waits.name)) for _ in range(1000)]
+    assert {run.get().kind for run in runs} == {"done"}
+    assert len(told) == 1000
+
+
+# Hard ones
 
 
 def test_a_timeout_that_is_swallowed_is_thrown_again(bench: Bench) -> None:
