@@ -92,14 +92,15 @@ class Sweep:
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """Where a message is: `state`, the result's bytes once it has ended, the retries so far,
-    the seconds until it is due, and what the last attempt failed of. `state` None: nothing is
-    known of it."""
+    the seconds until it is due, what the last attempt failed of, and the seconds until it expires
+    if it still waits then. `state` None: nothing is known of it."""
 
     state: State | None
     result: bytes | None = None
     attempt: int = 0
     due_in: float | None = None
     last_error: str = ""
+    expires_in: float | None = None
 
 
 class Broker:
@@ -238,10 +239,11 @@ class Broker:
         due_in = None
         if kind == b"scheduled":
             state = State.RETRY if attempt else State.SCHEDULED
-            due_in = max(0.0, (rest[1] - rest[2]) / 1000)
+            due_in = max(0.0, rest[2] / 1000)
         else:
             state = State.STARTED if kind == b"started" else State.PENDING
-        return Sighting(state, None, attempt, due_in, last_error)
+        expires_in = None if rest[1] < 0 else rest[1] / 1000
+        return Sighting(state, None, attempt, due_in, last_error, expires_in)
 
     def forget(self, id: str) -> bool:
         """Drop a result; False if there was none."""

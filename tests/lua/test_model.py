@@ -510,8 +510,9 @@ class Scripts(RuleBasedStateMachine):
     def lookup(self, id: str) -> None:
         sighting = self.broker.lookup(id)
         due = None if sighting.due_in is None else round(sighting.due_in * 1000)
+        left = None if sighting.expires_in is None else round(sighting.expires_in * 1000)
         result = None if sighting.result is None else sighting.result.decode()
-        assert (sighting.state, result, sighting.attempt, due) == self.model.lookup(id)
+        assert (sighting.state, result, sighting.attempt, due, left) == self.model.lookup(id)
 
     @rule(id=ids)
     def forget(self, id: str) -> None:

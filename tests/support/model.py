@@ -17,7 +17,7 @@ import orjson
 
 from greenworker.message import Message, Moment, Outcome, encode_tail
 from tests.support.model_claim import ClaimRun
-from tests.support.model_parts import Bounds, Letter, State, failure
+from tests.support.model_parts import EXPIRED, Bounds, Letter, State, failure
 
 JITTER = 500  # ms over which a reaper spreads what it returns
 HALF = 0.5  # ms: the mark of what came back from a dead worker
@@ -339,18 +339,22 @@ class Model:
 
     # Looking up
 
-    def lookup(self, id: str) -> tuple[str | None, str | None, int, int | None]:
-        """State, result, attempt, ms until due."""
+    def lookup(self, id: str) -> tuple[str | None, str | None, int, int | None, int | None]:
+        """State, result, attempt, ms until due, ms until it expires."""
         letter = self.msg.get(id)
         if letter is None:
             known = self.results.get(id, self.records.get(id, ("", "", None))[2:])[0]
             state = re.match(r'\{"state":"(\w+)"', known)[1] if known else None  # type: ignore[index]
-            return state, known, 0, None
+            return state, known, 0, None, None
+        if any(id in held for held in self.processing.values()):
+            return "STARTED", None, letter.attempt, None, None
+        left = letter.expires - self.now if letter.expires else None
+        if left is not None and left <= 0:
+            return "EXPIRED", EXPIRED, 0, None, None
         if id in self.scheduled and self.scheduled[id] % 1 != HALF:
             due = max(0, int(self.scheduled[id]) - self.now)
-            return "RETRY" if letter.attempt else "SCHEDULED", None, letter.attempt, due
-        started = any(id in held for held in self.processing.values())
-        return "STARTED" if started else "PENDING", None, letter.attempt, None
+            return "RETRY" if letter.attempt else "SCHEDULED", None, letter.attempt, due, left
+        return "PENDING", None, letter.attempt, None, left
 
     # Steps that several share
 
