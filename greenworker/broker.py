@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -87,6 +87,15 @@ class Sweep:
     buried: int
     left: int
     shortest: float
+
+
+class Promotion(NamedTuple):
+    """How many became ready, the seconds until the next is due or None, and what workers are asked:
+    nothing, as a rule; see `Control.running`."""
+
+    moved: int
+    next_due: float | None
+    asked: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +230,10 @@ class Broker:
         )
         return Sweep(bool(extended), corpses, returned, buried, left, shortest / 1000)
 
-    def promote(self) -> tuple[int, float | None]:
-        """Make ready what is due; (how many, seconds until the next or None)."""
-        moved, next_due = self._run("promote", MAX_COUNT)
-        return moved, None if next_due < 0 else next_due / 1000
+    def promote(self) -> Promotion:
+        """Make ready what is due."""
+        moved, next_due, asked = self._run("promote", MAX_COUNT)
+        return Promotion(moved, None if next_due < 0 else next_due / 1000, asked)
 
     # Looking up
 
