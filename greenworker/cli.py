@@ -125,7 +125,8 @@ after the grace. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
 
 Exit codes: 0 done; 2 a mistake in the call or in the app; 3 the loop was blocked
 for --max-block, or C code held the GIL for that long, which ends the process by
-SIGALRM (142 in a shell); 1 anything else, also when check has found something.
+SIGALRM (142 in a shell); 1 anything else, also when check has found something,
+or a worker has not answered to running.
 """
 
 from __future__ import annotations
