@@ -555,6 +555,16 @@ class Scripts(RuleBasedStateMachine):
         result = None if sighting.result is None else sighting.result.decode()
         assert (sighting.state, result, sighting.attempt, due, left) == self.model.lookup(id)
 
+    @rule(which=st.integers(0, MANY), ms=st.sampled_from([-1, 0, 1]))
+    def lookup_when_it_expires(self, which: int, ms: int) -> None:
+        model = self.model
+        later = sorted(id for id, one in model.msg.items() if one.expires + ms > model.now)
+        if later:
+            id = later[which % len(later)]
+            if (wait := model.msg[id].expires + ms - model.now) < 600_000:
+                self.pass_time(wait)
+            self.lookup(id)
+
     @rule(id=ids)
     def forget(self, id: str) -> None:
         assert self.broker.forget(id) == (self.model.results.pop(id, None) is not None)
