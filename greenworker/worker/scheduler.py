@@ -34,10 +34,10 @@ class Scheduler(Service):
 
     def step(self) -> float | None:
         moved, next_due, asked = self._broker.promote()
-        if moved == MAX_COUNT:
-            return 0.0
         if asked:
             self._on_asked(asked)
+        if moved == MAX_COUNT:
+            return 0.0
         # What is sent meanwhile may be due sooner: look again after `every` at the latest.
         every = self.every or 0.5
         wait = every if next_due is None else min(every, next_due + 0.001)

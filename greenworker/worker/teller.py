@@ -29,8 +29,8 @@ _TEXT = 200  # characters that one field may have
 class Teller:
     """Answers each question once: the runs that were claimed first, with the line at which each stands.
 
-    Costs nothing while nobody asks, and 30 µs for each run that is named, some milliseconds for
-    10,000 that are not.
+    Costs nothing while nobody asks; then 30 µs for each run that is named, and 20 ms to choose them
+    among 10,000 (measured).
     """
 
     def __init__(
