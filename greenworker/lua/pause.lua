@@ -26,7 +26,8 @@ for i = 2, #ARGV do
   local known = redis.call('SISMEMBER', QUEUES, queue) == 1 or redis.call('EXISTS', consumers_key(queue)) == 1
   reply[#reply + 1] = known and 1 or 0
   if pauses then
-    redis.call('DEL', wake_key(queue))
+    -- Nor does anybody wait there for a worker that holds nothing.
+    redis.call('DEL', wake_key(queue), room_key(queue))
   elseif waits(queue) then
     wake(queue)
   end

@@ -45,6 +45,7 @@ end
 for _, key in ipairs(lists) do
   while more == 0 and drop_next(key) do end
 end
+redis.call('DEL', room_key(queue))
 local told = {counted.purged or 0, counted.expired or 0, counted.foreign or 0, before, more}
 close()
 return told

@@ -40,7 +40,7 @@ def test_its_suspects_wait_as_well(space: Space, control: Control) -> None:
     space.push("other", queue="other")
     claim = space.claim("w", queues=["default", "other"])
     assert ([one.id for one in claim.deliveries], claim.alone) == (["other"], False)
-    assert not space.redis.exists(space.key("solitary:w"))
+    assert not space.redis.exists(space.key("solitary:w"), space.key("room:default"))
     control.resume("default")
     assert space.take_token(), "suspects, too, are told of"
 

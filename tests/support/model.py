@@ -350,6 +350,7 @@ class Model:
             told.append((changed, queue in self.queues or bool(self.consumers[queue])))
             if pauses:
                 self.paused.add(queue)
+                self.room.pop(queue, None)
                 self.wake.discard(queue)
             else:
                 self.paused.discard(queue)
@@ -373,6 +374,7 @@ class Model:
                     id = run.held.pop()
                     self.finish(id, "purged", self.msg[id].ttl, CANCELLED)
                 more = more or run.full
+        self.room.pop(queue, None)
         purged, expired, foreign = (
             self.stats[name] - counts[name] for name in ("purged", "expired", "foreign")
         )
