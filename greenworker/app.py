@@ -15,12 +15,19 @@ from greenworker import keys
 from greenworker.broker import PUSH_TTL
 from greenworker.client import Client
 from greenworker.context import CurrentTask
+from greenworker.control import Purged, Switched
 from greenworker.dead import DeadLetters
 from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.endpoint import Endpoint
-from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable
+from greenworker.errors import (
+    ConfigError,
+    DeclarationError,
+    EmbeddedUnavailable,
+    GreenworkerError,
+)
 from greenworker.findings import Report
 from greenworker.result import Result
+from greenworker.running import Running
 from greenworker.signing import Signer, signer_from_environment
 from greenworker.status import Status
 from greenworker.task import Task, make_options
@@ -109,6 +116,45 @@ class App:
         Changes nothing. Per kind of fault at most `limit` findings, 1 or more, are listed and looked for.
         """
         return self.client.check(limit)
+
+    def pause(self, *queues: str) -> list[Switched]:
+        """Have workers claim nothing from these queues, from the next claim on, until `resume()`.
+
+        What they hold runs on, and sends go on. Says of each queue whether that is a change, and
+        whether anybody uses it.
+        """
+        return self.client.control.pause(*queues)
+
+    def resume(self, *queues: str) -> list[Switched]:
+        """Have workers claim from these queues again."""
+        return self.client.control.resume(*queues)
+
+    def purge(self, queue: str) -> Purged:
+        """Drop what waits in a queue and was sent before now; says how much that was.
+
+        Who waits for one of them gets TaskCancelled. What is delayed, or waits for a retry, stays. Works in
+        bounded calls: an error in the middle has a note that says how many were dropped before.
+        """
+        done = Purged()
+        try:
+            for step in self.client.control.purge(queue):
+                done = done.plus(step)
+        except GreenworkerError as error:
+            error.add_note(f"{done.total} had been dropped before")
+            raise
+        return done
+
+    def running(self, limit: int = 100, timeout: float = 2.0) -> Running:
+        """What runs on all workers now, the longest first, at most `limit` of it, and where it stands.
+
+        Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: its
+        loop may be blocked.
+        """
+        if not isinstance(limit, int) or limit < 1:
+            raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")
+        if not isinstance(timeout, (int, float)) or not 0 < timeout < PUSH_TTL:
+            raise ConfigError(f"timeout={timeout!r}: give seconds above 0 and below {PUSH_TTL:g}")
+        return self.client.control.running(limit, timeout)
 
     @property
     def dead(self) -> DeadLetters:

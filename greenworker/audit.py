@@ -35,11 +35,11 @@ QUIET = 60.0  # seconds without a sweep after which nobody sweeps; longer with l
 _TYPES = {
     "msg": "hash", "scheduled": "zset", "workers": "zset", "corpses": "set", "seq": "hash",
     "about": "hash", "leases": "hash", "queues": "set", "dead": "zset", "dead:record": "hash", "stats": "hash",
-    "sweep": "string", "pulse": "string",
+    "sweep": "string", "pulse": "string", "paused": "set", "asked": "string",
 }  # fmt: skip
 _TYPES_BELOW = {
     "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "zset", "solitary": "string",
-    "room": "string", "consumers": "set", "result": "string", "push": "string",
+    "room": "string", "consumers": "set", "running": "string", "result": "string", "push": "string",
 }  # fmt: skip
 # What audit_scan.lua tells, in words.
 _JUDGED: dict[str, Callable[..., Finding]] = {

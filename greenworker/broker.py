@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -89,17 +89,27 @@ class Sweep:
     shortest: float
 
 
+class Promotion(NamedTuple):
+    """How many became ready, the seconds until the next is due or None, and what workers are asked:
+    nothing, as a rule; see `Control.running`."""
+
+    moved: int
+    next_due: float | None
+    asked: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """Where a message is: `state`, the result's bytes once it has ended, the retries so far,
-    the seconds until it is due, and what the last attempt failed of. `state` None: nothing is
-    known of it."""
+    the seconds until it is due, what the last attempt failed of, and the seconds until it expires
+    if it still waits then. `state` None: nothing is known of it."""
 
     state: State | None
     result: bytes | None = None
     attempt: int = 0
     due_in: float | None = None
     last_error: str = ""
+    expires_in: float | None = None
 
 
 class Broker:
@@ -220,10 +230,10 @@ class Broker:
         )
         return Sweep(bool(extended), corpses, returned, buried, left, shortest / 1000)
 
-    def promote(self) -> tuple[int, float | None]:
-        """Make ready what is due; (how many, seconds until the next or None)."""
-        moved, next_due = self._run("promote", MAX_COUNT)
-        return moved, None if next_due < 0 else next_due / 1000
+    def promote(self) -> Promotion:
+        """Make ready what is due."""
+        moved, next_due, asked = self._run("promote", MAX_COUNT)
+        return Promotion(moved, None if next_due < 0 else next_due / 1000, asked)
 
     # Looking up
 
@@ -238,10 +248,11 @@ class Broker:
         due_in = None
         if kind == b"scheduled":
             state = State.RETRY if attempt else State.SCHEDULED
-            due_in = max(0.0, (rest[1] - rest[2]) / 1000)
+            due_in = max(0.0, rest[2] / 1000)
         else:
             state = State.STARTED if kind == b"started" else State.PENDING
-        return Sighting(state, None, attempt, due_in, last_error)
+        expires_in = None if rest[1] < 0 else rest[1] / 1000
+        return Sighting(state, None, attempt, due_in, last_error, expires_in)
 
     def forget(self, id: str) -> bool:
         """Drop a result; False if there was none."""

@@ -1,10 +1,11 @@
 """greenworker runs I/O-bound tasks by the thousand on green threads.
 
 Usage:
-  greenworker status [options]
-  greenworker check [options]
+  greenworker (status | check | running | demo) [options]
   greenworker dead [options] <verb> [<id>...]
-  greenworker demo [options]
+  greenworker (pause | resume | purge) [options] <queue>...
+  greenworker send [options] <task> [<arguments>]
+  greenworker completion [options] <shell>
   greenworker [worker] [options] [<module>...]
 
 Commands:
@@ -23,6 +24,21 @@ Commands:
               filters --task, --error, --reason, --text, --older, --newer, or
               for --all: send it again, with all its attempts before it, or
               forget it. And what status takes.
+  running     What each worker runs now: task, id, for how long, and the line where
+              it stands. Takes what status takes, and --limit.
+  pause       Have workers claim nothing from each <queue>, from the next claim on;
+              what runs goes on, and so do sends. Takes what status takes.
+  resume      Have workers claim from each <queue> again.
+  purge       Drop what waits in each <queue>, after a question; whoever waits for
+              its results is told. What is delayed or waits for a retry stays.
+              Takes what status takes, --yes and --dry-run.
+  send        Send a call of <task>, written module:function, or with -A MODULE by
+              its name. <arguments> is JSON, a list or an object of named ones:
+              greenworker send app.tasks:fetch '["http://example.org"]'. Prints
+              the id. Takes --countdown, --queue, --priority, --id, --wait, -u
+              and --json.
+  completion  Print a script that has <shell> complete this command line: bash, zsh
+              or fish. For bash: eval "$(greenworker completion bash)"
   demo        Crawl a local web site with a server, a worker and tasks of its
               own: the main job on real input, in about 15 seconds.
 
@@ -64,9 +80,10 @@ Options:
   -q, --quiet               The same as -l warning, and no banner.
   --log-json                Log lines as JSON.
   --log-values              Show arguments and results in log lines.
-  --namespace NAME          For status, check and dead without -A. Default: default
-  --json                    For status, check and dead: print JSON; dead letters a
-                            line each.
+  --namespace NAME          For all commands that look at a server, without -A.
+                            Default: default
+  --json                    For all commands that look at a server: print JSON; dead
+                            letters a line each.
   --task NAME               For dead: those of this task.
   --error TYPE              For dead: those with this error, as ValueError.
   --reason WORD             For dead: those with this reason: failed, stuck, poison,
@@ -77,21 +94,30 @@ Options:
                             ago.
   --newer AGE               For dead: those that died less than so long ago.
   --limit N                 For dead: at most so many, the oldest ones. For check:
-                            at most so many findings of a kind.
-                            Default: 100 for check, none for dead
+                            at most so many findings of a kind. For running: at
+                            most so many tasks, the longest running.
+                            Default: 100 for check and running, none for dead
   --all                     For dead retry and delete, in place of ids or filters.
   --rate N                  For dead retry: at most so many a second.
-  --dry-run                 For dead retry and delete: say how many it would be, and
-                            change nothing.
+  --dry-run                 For dead retry and delete, and purge: say how many it
+                            would be, and change nothing.
   --values                  For dead show: show the arguments, too.
+  -y, --yes                 For purge: do not ask.
+  --countdown SECONDS       For send: not before so many seconds from now.
+  --queue NAME              For send: to this queue, not to the task's own.
+  --priority N              For send: 0 to 9, 9 goes first.
+  --id ID                   For send: under this id, of which one is present at a
+                            time.
+  --wait                    For send: wait until it has ended, and print its result.
   -h, --help                Show this.
   --version                 Show the version.
 
 Each option can be set in the environment, too: GREENWORKER_CONCURRENCY=1000.
 So can the keys that messages are signed with, the one that signs first:
 GREENWORKER_SIGNING_KEYS=key,older-key. Only
-flags are --task, --error, --reason, --text, --older, --newer, --limit,
-and --all, --values, --version.
+flags are --task, --error, --reason, --text, --older, --newer, --limit, and
+for send --countdown, --queue, --priority, --id, --wait, and
+also --yes, --all, --values, --version.
 
 Signals: TERM or INT finish what runs, then exit; a second one releases it and
 exits now; where the loop is blocked, with 3, two seconds after that or five
@@ -99,7 +125,8 @@ after the grace. TSTP claims nothing more, CONT resumes, TTIN shows what runs.
 
 Exit codes: 0 done; 2 a mistake in the call or in the app; 3 the loop was blocked
 for --max-block, or C code held the GIL for that long, which ends the process by
-SIGALRM (142 in a shell); 1 anything else, also when check has found something.
+SIGALRM (142 in a shell); 1 anything else, also when check has found something,
+or a worker has not answered to running.
 """
 
 from __future__ import annotations
@@ -108,6 +135,7 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 
 from docopt import DocoptExit, docopt
@@ -118,13 +146,30 @@ from greenworker.commands.text import harmless
 from greenworker.endpoint import redact_all
 from greenworker.errors import ConfigError, GreenworkerError
 
-_COMMANDS = ("status", "check", "dead", "demo")
-# What only some of them take.
-_LOOKING = {
-    **dict.fromkeys(("json", "namespace"), "status, check and dead"),
-    "limit": "check and dead",
-    **dict.fromkeys(("task", "error", "reason", "text", "older", "newer"), "dead"),
-    **dict.fromkeys(("all", "rate", "dry-run", "values"), "dead"),
+# What each command takes; all other options are the worker's.
+_SERVER = ("app", "url", "namespace", "json", "workdir")
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "status": _SERVER,
+    "check": (*_SERVER, "limit"),
+    "dead": (
+        *(*_SERVER, "task", "error", "reason", "text", "older", "newer", "limit"),
+        *("all", "rate", "dry-run", "values"),
+    ),
+    "running": (*_SERVER, "limit"),
+    "pause": _SERVER,
+    "resume": _SERVER,
+    "purge": (*_SERVER, "yes", "dry-run"),
+    "send": ("app", "url", "json", "workdir", "countdown", "queue", "priority", "id", "wait"),
+    "completion": (),
+    "demo": (),
+}
+_FOR_ALL = ("app", "url", "workdir")
+# What a command that lacks something is asked.
+_LACKS = {
+    "dead": "dead what? list, show, retry or delete",
+    **{verb: f"{verb} what? Name queues" for verb in ("pause", "resume", "purge")},
+    "send": "send what? module:function, and its arguments as one JSON list or object",
+    "completion": "completion for which shell? bash, zsh or fish",
 }
 
 
@@ -161,25 +206,25 @@ def parse(argv: Sequence[str]) -> Options:
         raise ConfigError(f"{_misread(argv)}; see greenworker --help") from None
     # docopt reads `status app.tasks` as a worker for two modules, the first of them `status`.
     first, *others = parsed["<module>"] or [""]
-    if first in _COMMANDS and not parsed["worker"]:
-        if first == "dead":
-            raise ConfigError(
-                "dead what? list, show, retry or delete; a module called dead is run by: "
-                "greenworker worker dead; see greenworker --help"
-            )
+    if first in COMMANDS and not parsed["worker"]:
+        if others:
+            wrong = f"{first} makes no sense of {others[-1]!r}: its module is given by -A, and"
+        else:
+            wrong = f"{_LACKS[first]};"
         raise ConfigError(
-            f"{first} makes no sense of {others[0]!r}: its module is given by -A, and a module "
-            f"called {first} is run by: greenworker worker {first}; see greenworker --help"
+            f"{wrong} a module called {first} is run by: greenworker worker {first}; "
+            "see greenworker --help"
         )
     return Options(parsed)
 
 
 def _command(options: Options, early_ssl: Sequence[str]) -> int:
-    # Imported here: status needs no worker, and a worker needs no demo.
-    if options.flag("demo", command=True):
+    command = next((name for name in COMMANDS if options.flag(name, command=True)), None)
+    if command is not None and command != "dead":  # its verbs have options of their own
+        options.refuse_others(command, COMMANDS[command])
+    if command == "demo":
         from greenworker.demo import crawl
 
-        options.refuse_others("demo", ())
         return crawl.run()
     workdir = options.text("workdir")
     if workdir is not None:
@@ -191,26 +236,54 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
             raise ConfigError(
                 f"--workdir {workdir}: {error.strerror}; this user needs the right to enter it"
             ) from None
-    if options.flag("status", command=True):
-        from greenworker.commands import status
-
-        options.refuse_others("status", ("app", "url", "namespace", "json", "workdir"))
-        return status.run(options)
-    if options.flag("check", command=True):
-        from greenworker.commands import check
-
-        options.refuse_others("check", ("app", "url", "namespace", "json", "limit", "workdir"))
-        return check.run(options)
-    if options.flag("dead", command=True):
-        from greenworker.commands import dead
-
-        return dead.run(options)
+    if command is not None:
+        return _other_than_worker(command, options)
     from greenworker.commands import worker
 
-    for flag, commands in _LOOKING.items():
-        if options.said_by_flag(flag):
-            raise ConfigError(f"--{flag} is for {commands}; a worker's namespace is its App's")
+    for flag in chain(*COMMANDS.values()):
+        if flag not in _FOR_ALL and options.said_by_flag(flag):
+            commands = [name for name, usable in COMMANDS.items() if flag in usable]
+            raise ConfigError(
+                f"--{flag} is for {_listed(commands)}; a worker's namespace is its App's"
+            )
     return worker.run(options, early_ssl)
+
+
+def _other_than_worker(command: str, options: Options) -> int:
+    # Each is imported when it is asked for: most take a while.
+    match command:
+        case "status":
+            from greenworker.commands import status
+
+            return status.run(options)
+        case "check":
+            from greenworker.commands import check
+
+            return check.run(options)
+        case "dead":
+            from greenworker.commands import dead
+
+            return dead.run(options)
+        case "running":
+            from greenworker.commands import running
+
+            return running.run(options)
+        case "send":
+            from greenworker.commands import send
+
+            return send.run(options)
+        case "completion":
+            from greenworker.commands import completion
+
+            return completion.run(options, __doc__ or "", COMMANDS)
+    from greenworker.commands import queues
+
+    return queues.run(options, command)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _misread(argv: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from greenworker.audit import Audit
 from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, PushFields, push_fields
 from greenworker.connection_pool import ConnectionPool
+from greenworker.control import Control
 from greenworker.endpoint import Endpoint
 from greenworker.errors import BrokerUnavailable, GreenworkerError, SendUnknown
 from greenworker.findings import Report
@@ -37,6 +38,7 @@ class Client:
         self._fields = push_fields if signer is None else _signed_fields(signer)
         self.pool = ConnectionPool(endpoint, connections, patience)
         self.broker = Broker(self.pool, namespace)
+        self.control = Control(self.pool, namespace)
         self.subscriber = Subscriber(endpoint, self.broker.root)
 
     def send(self, message: Message) -> None:

@@ -56,6 +56,10 @@ def queues(root: str) -> str:
     return root + "queues"
 
 
+def paused(root: str) -> str:
+    return root + "paused"
+
+
 def consumers(root: str, queue: str) -> str:
     return f"{root}consumers:{queue}"
 
@@ -94,6 +98,14 @@ def suspected(root: str, worker: str) -> str:
 
 def solitary(root: str, worker: str) -> str:
     return f"{root}solitary:{worker}"
+
+
+def asked(root: str) -> str:
+    return root + "asked"
+
+
+def running(root: str, worker: str) -> str:
+    return f"{root}running:{worker}"
 
 
 def scheduled(root: str) -> str:

@@ -44,6 +44,7 @@ _ENDED = (State.SUCCESS, State.FAILURE, State.CANCELLED, State.EXPIRED)
 _RECHECK = 5.0
 _AGAIN = 1.0  # seconds after a look that failed
 _LOOK = 0.5  # seconds that the last look may take
+_TICK = 0.001  # seconds: what the server counts in
 
 
 class Result(Generic[R]):
@@ -122,6 +123,7 @@ class Result(Generic[R]):
                 payload = waiter.wait(wait) if wait > 0 else waiter.payload
                 if payload is not None:
                     return payload
+                recheck = _RECHECK
                 # Whatever the timeout, there is time for one look.
                 left = None if deadline is None else max(_LOOK, deadline - time.monotonic())
                 try:
@@ -134,6 +136,9 @@ class Result(Generic[R]):
                     continue
                 if sighting.result is not None:
                     return sighting.result
+                if sighting.expires_in is not None:
+                    # Nobody announces that: it happens where nobody claims, too.
+                    recheck = min(recheck, sighting.expires_in + _TICK)
                 if deadline is not None and time.monotonic() >= deadline:
                     raise ResultTimeout(self.id, timeout or 0.0, state)
 

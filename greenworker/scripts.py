@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 # What stands before a script, besides the prelude that stands before each.
 _SHARED = {
-    "claim": ("finish",),
+    "claim": ("finish", "weed"),
+    "purge": ("finish", "weed"),
     "settle": ("finish",),
     "beat": ("pulse",),
     "reap": ("finish", "depart", "pulse"),

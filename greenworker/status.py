@@ -21,6 +21,7 @@ class QueueStatus:
     waiting: int
     suspects: int
     workers: int
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,10 @@ def read_status(reply: list[Any]) -> Status:
     """What status.lua says."""
     now, scheduled, dead, due, counters, queues, workers = reply
     return Status(
-        queues=[QueueStatus(_name(name), *rest) for name, *rest in groups(queues, 4)],
+        queues=[
+            QueueStatus(_name(name), waiting, suspects, consumers, bool(paused))
+            for name, waiting, suspects, consumers, paused in groups(queues, 5)
+        ],
         workers=[worker_status(now, *group) for group in groups(workers, 4)],
         scheduled=scheduled,
         dead=dead,

@@ -9,11 +9,13 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from greenworker.app import App
 from greenworker.commands.options import Options
 from greenworker.embedded import current_folder
 from greenworker.errors import AppNotFound, ConfigError
+from greenworker.task import Task
 
 
 def find_app(names: Sequence[str], need_tasks: bool = True) -> App:
@@ -22,9 +24,7 @@ def find_app(names: Sequence[str], need_tasks: bool = True) -> App:
     The current folder comes first on sys.path. Raises AppNotFound, or ConfigError for a module
     that cannot be imported.
     """
-    here = str(current_folder())
-    if sys.path[0] != here:
-        sys.path.insert(0, here)
+    _here_comes_first()
     apps = {name: _app_of(name) for name in names}
     first, *others = apps.values()
     if any(other is not first for other in others):
@@ -40,6 +40,34 @@ def find_app(names: Sequence[str], need_tasks: bool = True) -> App:
             "and name the modules where that happens, here or in App(include=[...])"
         )
     return first
+
+
+def find_task(name: str) -> tuple[App, Task[..., Any]]:
+    """The task that `module:function` means, and its App; raises as `find_app`."""
+    module_name, _, attribute = name.partition(":")
+    _here_comes_first()
+    module = _import(module_name)
+    task = getattr(module, attribute, None)
+    if not isinstance(task, Task):
+        tasks = [key for key, value in vars(module).items() if isinstance(value, Task)]
+        what = "there is none" if task is None else f"it is a {type(task).__name__}"
+        there = f"; tasks there: {', '.join(tasks[:8])}" if tasks else ""
+        raise ConfigError(f"{name} is no task: {what}{there}")
+    # Where it was declared, and where it is named: one of them knows its App.
+    homes = [module, sys.modules.get(task.__module__, module)]
+    for app in (value for home in homes for value in vars(home).values()):
+        if isinstance(app, App) and app.tasks.get(task.name) is task:
+            return app, task
+    raise AppNotFound(
+        f"{name} is a task of an App that is not in {module_name}: give it by -A, "
+        f"greenworker send -A MODULE:APP {task.name}"
+    )
+
+
+def _here_comes_first() -> None:
+    here = str(current_folder())
+    if sys.path[0] != here:
+        sys.path.insert(0, here)
 
 
 def app_or_url(options: Options) -> App:

@@ -9,11 +9,14 @@ from typing import Any
 
 from greenworker.errors import ConfigError
 
-# What counts by its flag alone. What chooses dead letters, or shows what is private: no setting of
-# the environment may take a slip for a choice, or narrow a choice unseen. And
+# What counts by its flag alone. What chooses dead letters, says how one call is sent, or shows what is
+# private: no setting of the environment may take a slip for a choice, or narrow a choice unseen. And
 # GREENWORKER_VERSION=0.1.0 is what a Dockerfile may well say.
 BY_FLAG_ALONE = frozenset(
-    ("task", "error", "reason", "text", "older", "newer", "limit", "all", "values", "version")
+    (
+        *("task", "error", "reason", "text", "older", "newer", "limit", "all", "values", "version"),
+        *("yes", "countdown", "queue", "priority", "id", "wait"),
+    )
 )
 
 
@@ -43,6 +46,16 @@ class Options:
     def ids(self) -> list[str]:
         """The ids that were named."""
         return [id for id in self._parsed["<id>"] if id != "--"]
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that were named."""
+        return [queue for queue in self._parsed["<queue>"] if queue != "--"]
+
+    def named(self, what: str) -> str | None:
+        """What stands where the manual says <task>, <arguments> or <shell>."""
+        value = self._parsed[f"<{what}>"]
+        return None if value is None else str(value)
 
     def flag(self, name: str, command: bool = False) -> bool:
         """Whether a flag, or a command, was given."""

@@ -38,6 +38,7 @@ def render(status: Status) -> str:
     lines += ["", f"{'queue':<24} {'waiting':>10} {'workers':>8}"]
     lines += [
         f"{queue.name:<24} {queue.waiting + queue.suspects:>10,} {queue.workers or 'none':>8}"
+        + ("  paused" if queue.paused else "")
         for queue in status.queues
     ] or ["(no queue yet)"]
     lines += ["", f"{'worker':<24} {'running':>10} {'of':>8}  {'lease':>7}  queues"]

@@ -7,7 +7,7 @@
 --         {'gone'} when wid is not registered (any more), {'stale'} when seq did not grow.
 --
 -- A claim takes at most its share of what waits in a queue, at least one, so that
--- a burst is spread over the workers that listen there.
+-- a burst is spread over the workers that listen there; and nothing of a queue that is paused.
 
 local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
@@ -20,6 +20,7 @@ require_type(MSG, 'hash')
 require_type(PROCESSING, 'hash')
 require_type(SUSPECTED, 'zset')
 require_type(SOLITARY, 'string')
+require_type(PAUSED, 'set')
 
 -- What a worker may take of a queue, and whether it is the first of those who listen there.
 local function share(queue, waiting)
@@ -41,10 +42,14 @@ end
 local lines = {}
 for i = 5, #ARGV do
   local queue = ARGV[i]
-  local line = {waiting = 0, suspects = redis.call('LLEN', suspects_key(queue))}
-  for priority = 9, 0, -1 do
-    line[priority] = redis.call('LLEN', ready_key(queue, priority))
-    line.waiting = line.waiting + line[priority]
+  local line = {waiting = 0, suspects = 0}
+  -- A paused queue is as one where nothing waits.
+  if redis.call('SISMEMBER', PAUSED, queue) == 0 then
+    line.suspects = redis.call('LLEN', suspects_key(queue))
+    for priority = 9, 0, -1 do
+      line[priority] = redis.call('LLEN', ready_key(queue, priority))
+      line.waiting = line.waiting + line[priority]
+    end
   end
   if line.waiting + line.suspects > 0 then
     require_type(wake_key(queue), 'list')
@@ -65,46 +70,16 @@ local now = now_ms()
 local reply, held = {now, -1, 0}, {}
 local bytes, looked, full = 0, 0, false
 
-local EXPIRED = '{"state":"EXPIRED"}'
-
 -- One popped id: claimed, or ended here. False when it no longer fits this claim.
 local function take(id)
   looked = looked + 1
   local envelope = redis.call('HGET', MSG, id)
-  local name = #id <= 64 and string.match(id, '^[%w_.:/@-]+$')
-  -- A second copy of what has ended as a dead letter: that tells more.
-  if not envelope and redis.call('HEXISTS', RECORDS, id) == 1 then return true end
   if envelope then
     local size = math.min(#envelope, LARGEST)
     if bytes > 0 and bytes + size > most then return false end
     bytes = bytes + size
   end
-  if not envelope or not name then
-    -- Ids are pushed by our scripts only: anything else in a list is not ours.
-    count('foreign')
-    if envelope then redis.call('HDEL', MSG, id) end
-    -- Under its own name only if it can be one: else the name may be what people keep private.
-    name = name or 'foreign:' .. redis.sha1hex(id)
-    bury(name, 0, failure('MalformedMessage', 'an entry that no push made'), now, 'malformed', wid, envelope or id)
-    return true
-  end
-  local _, _, _, _, expires, ttl = head(envelope)
-  if not expires or #envelope > LARGEST then
-    count('foreign')
-    local version = string.match(envelope, '^(%d+) ')
-    local what = 'not an envelope'
-    if expires then
-      what = 'an envelope of ' .. #envelope .. ' bytes, the limit is ' .. LARGEST
-    elseif version and version ~= '1' then
-      what = 'an envelope of an unknown version'
-    end
-    bury(id, 3600000, failure('MalformedMessage', what), now, 'malformed', wid, envelope)
-    return true
-  end
-  if expires ~= '0' and tonumber(expires) <= now then
-    finish(id, 'expired', tonumber(ttl), EXPIRED)
-    return true
-  end
+  if weeded(id, envelope, now, wid) then return true end
   held[#held + 1] = id
   held[#held + 1] = seq
   reply[#reply + 1] = id

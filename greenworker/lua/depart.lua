@@ -7,7 +7,7 @@ local function stop_listening(queue, wid)
   for priority = 9, 0, -1 do
     local waiting = redis.pcall('LLEN', ready_key(queue, priority))
     if type(waiting) == 'number' and waiting > 0 then
-      if redis.pcall('LLEN', wake_key(queue)) == 0 then redis.call('LPUSH', wake_key(queue), '1') end
+      if redis.pcall('LLEN', wake_key(queue)) == 0 then wake(queue) end
       return
     end
   end

@@ -1,10 +1,15 @@
 -- lookup: where a message is, or how it ended.
 --
 -- ARGV  id
--- Returns {'ended', result} | {'scheduled', head, due ms, now ms} | {'started', head, wid}
---         | {'waiting', head} | {'unknown'}; head is the envelope's first line
+-- Returns {'ended', result} | {'scheduled', head, ms until it expires, ms until it is due}
+--         | {'started', head, -1, wid} | {'waiting', head, ms until it expires} | {'unknown'};
+--         head is the envelope's first line, and -1 is never.
+--
+-- What waits, in its queue or for its time, when its expires has passed has ended, whether anybody
+-- claims there or not: nothing can run it any more, and the claim that meets it keeps this very result.
 
 local id = ARGV[1]
+local EXPIRED = '{"state":"EXPIRED"}'
 local envelope = redis.call('HGET', MSG, id)
 if not envelope then
   local result = redis.call('GET', result_key(id))
@@ -16,15 +21,20 @@ if not envelope then
 end
 local line = string.match(envelope, '^[^\n]*')
 local due = redis.call('ZSCORE', SCHEDULED, id)
-if due then
-  -- What came back from a dead worker waits its jitter out: it is waiting, not delayed.
-  if came_back(due) then return {'waiting', line} end
-  return {'scheduled', line, tonumber(due), now_ms()}
+if not due then
+  for _, wid in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
+    if redis.call('HEXISTS', processing_key(wid), id) == 1 then return {'started', line, -1, wid} end
+  end
+  for _, wid in ipairs(redis.call('SMEMBERS', CORPSES)) do
+    if redis.call('HEXISTS', processing_key(wid), id) == 1 then return {'started', line, -1, wid} end
+  end
 end
-for _, wid in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
-  if redis.call('HEXISTS', processing_key(wid), id) == 1 then return {'started', line, wid} end
+local _, _, _, _, expires = head(envelope)
+local now, left = now_ms(), -1
+if expires and expires ~= '0' then
+  left = tonumber(expires) - now
+  if left <= 0 then return {'ended', EXPIRED} end
 end
-for _, wid in ipairs(redis.call('SMEMBERS', CORPSES)) do
-  if redis.call('HEXISTS', processing_key(wid), id) == 1 then return {'started', line, wid} end
-end
-return {'waiting', line}
+-- What came back from a dead worker waits its jitter out: it is waiting, not delayed.
+if not due or came_back(due) then return {'waiting', line, left} end
+return {'scheduled', line, left, tonumber(due) - now}

@@ -12,6 +12,7 @@ local WORKERS, CORPSES, SEQ = ROOT .. 'workers', ROOT .. 'corpses', ROOT .. 'seq
 local ABOUT, LEASES = ROOT .. 'about', ROOT .. 'leases'
 local QUEUES, SWEEP, PULSE = ROOT .. 'queues', ROOT .. 'sweep', ROOT .. 'pulse'
 local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
+local PAUSED, ASKED = ROOT .. 'paused', ROOT .. 'asked'
 
 local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end
 local function suspects_key(queue) return ROOT .. 'suspects:' .. queue end
@@ -21,6 +22,7 @@ local function consumers_key(queue) return ROOT .. 'consumers:' .. queue end
 local function processing_key(wid) return ROOT .. 'processing:' .. wid end
 local function suspected_key(wid) return ROOT .. 'suspected:' .. wid end
 local function solitary_key(wid) return ROOT .. 'solitary:' .. wid end
+local function running_key(wid) return ROOT .. 'running:' .. wid end
 local function result_key(id) return ROOT .. 'result:' .. id end
 local function done_channel(id) return ROOT .. 'done:' .. id end
 
@@ -52,10 +54,14 @@ local function crashes_of(id)
   return tonumber(deliveries or 0)
 end
 
--- One token at most: it wakes one idle worker, who passes it on if work remains.
+-- One token at most: it wakes one idle worker, who passes it on if work remains. None where the queue is
+-- paused: who resumes it puts one.
 local function wake(queue)
   local key = wake_key(queue)
-  if redis.call('LLEN', key) == 0 then redis.call('LPUSH', key, '1') end
+  -- pcall: too late to refuse a key of a wrong type.
+  if redis.call('LLEN', key) == 0 and redis.pcall('SISMEMBER', PAUSED, queue) ~= 1 then
+    redis.call('LPUSH', key, '1')
+  end
 end
 
 -- What is wrong with the type of a key, or nil.

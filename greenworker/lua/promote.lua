@@ -1,7 +1,8 @@
 -- promote: what is due becomes ready.
 --
 -- ARGV  n
--- Returns {promoted, ms until the next is due or -1}.
+-- Returns {promoted, ms until the next is due or -1, what workers are asked (ask.lua) or ''}: every worker
+--         comes here twice a second anyway.
 
 local LATER = 5000  -- ms: what cannot move now
 
@@ -33,4 +34,6 @@ end
 for queue in pairs(woken) do wake(queue) end
 if refused then refuse(refused) end
 local next_due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
-return {moved, next_due and math.max(0, tonumber(next_due) - now) or -1}
+-- pcall: of a wrong type, it is no reason to promote nothing.
+local asked = redis.pcall('GET', ASKED)
+return {moved, next_due and math.max(0, tonumber(next_due) - now) or -1, type(asked) == 'string' and asked or ''}

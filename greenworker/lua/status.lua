@@ -1,7 +1,7 @@
 -- status: what is where, for people. Reads only; a key of a wrong type counts as one that is not there.
 --
 -- Returns {now ms, scheduled, dead, next due ms or -1, [counter, n, ...],
---          [queue, waiting, suspects, consumers, ...], [wid, lease ms, held, about, ...]}
+--          [queue, waiting, suspects, consumers, 1 if it is paused, ...], [wid, lease ms, held, about, ...]}
 
 local function is_a(wanted, key) return redis.call('TYPE', key).ok == wanted end
 
@@ -11,7 +11,12 @@ local function members(key) return is_a('set', key) and redis.call('SMEMBERS', k
 local function scored(key, last) return is_a('zset', key) and redis.call('ZRANGE', key, 0, last, 'WITHSCORES') or {} end
 
 local queues, workers = {}, {}
-local names = members(QUEUES)
+local names, known_queues, paused = members(QUEUES), {}, {}
+for _, queue in ipairs(names) do known_queues[queue] = true end
+for _, queue in ipairs(members(PAUSED)) do
+  paused[queue] = 1
+  if not known_queues[queue] then names[#names + 1] = queue end
+end
 table.sort(names)
 for _, queue in ipairs(names) do
   local waiting = 0
@@ -20,6 +25,7 @@ for _, queue in ipairs(names) do
   queues[#queues + 1] = waiting
   queues[#queues + 1] = size('list', suspects_key(queue))
   queues[#queues + 1] = size('set', consumers_key(queue))
+  queues[#queues + 1] = paused[queue] or 0
 end
 
 local known = is_a('hash', ABOUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from greenworker.broker import MAX_COUNT, Broker
 from greenworker.worker.service import Service
@@ -15,10 +16,16 @@ class Scheduler(Service):
 
     name = "scheduler"
 
-    def __init__(self, broker: Broker, every: float = 0.5) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        every: float = 0.5,
+        on_asked: Callable[[bytes], object] = lambda _: None,
+    ) -> None:
         super().__init__(every)
         self._broker = broker
         self._next_look = 0.0
+        self._on_asked = on_asked  # told, at each look, what workers are asked
 
     def expect(self, due_in: float) -> None:
         """Something is due in so many seconds: be there."""
@@ -26,7 +33,9 @@ class Scheduler(Service):
             self.wake()
 
     def step(self) -> float | None:
-        moved, next_due = self._broker.promote()
+        moved, next_due, asked = self._broker.promote()
+        if asked:
+            self._on_asked(asked)
         if moved == MAX_COUNT:
             return 0.0
         # What is sent meanwhile may be due sooner: look again after `every` at the latest.

@@ -33,6 +33,7 @@ from greenworker.worker.retirement import Retirement
 from greenworker.worker.scheduler import Scheduler
 from greenworker.worker.settler import IN_A_HURRY, Settler
 from greenworker.worker.stats import Stats
+from greenworker.worker.teller import Teller
 from greenworker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -54,11 +55,7 @@ class Worker:
     declare. Has three connections of its own, whatever its concurrency, and uses the app's.
     """
 
-    def __init__(
-        self,
-        app: App,
-        **options: Any,
-    ) -> None:
+    def __init__(self, app: App, **options: Any) -> None:
         app.load()
         queues = options.get("queues") or app.queues()
         if isinstance(queues, str):
@@ -101,7 +98,8 @@ class Worker:
             self.pool = SoloPool(run, self.settler.add)
         else:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
-        self.scheduler = Scheduler(shared)
+        teller = Teller(app.client.control, membership, self.pool, config.log_values)
+        self.scheduler = Scheduler(shared, on_asked=teller.tell)
         self.consumer = Consumer(
             lanes["consumer"],
             self._membership,

@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.server import Server
 
 # Scripts by who calls them, and what is called besides.
-SHARED = ("prelude", "finish", "depart")
+SHARED = ("prelude", "finish", "weed", "depart")
 LOOKS = ("status", "dead_ids", "dead_records")
 EVERYBODY = {"CLIENT|SETNAME", "EVAL", "EVALSHA"}
 SENDING = {"SUBSCRIBE", "UNSUBSCRIBE", "DEL"}

@@ -25,8 +25,10 @@ from hypothesis.stateful import (
 )
 
 from greenworker import broker as broker_module
+from greenworker import control as control_module
 from greenworker.audit import Audit
 from greenworker.broker import Claim, NotRegistered, push_fields
+from greenworker.control import Control
 from greenworker.errors import BrokerError
 from greenworker.message import Delivery, Message, Outcome
 from greenworker.probe import Probe
@@ -69,7 +71,10 @@ class Scripts(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(broker_module, "MAX_COUNT", bounds.count)
         self.patch.setattr(broker_module, "MAX_BYTES", bounds.size)
+        self.patch.setattr(control_module, "MAX_COUNT", bounds.count)
+        self.patch.setattr(control_module, "MAX_BYTES", bounds.size)
         self.broker = self.place.broker
+        self.control = Control(self.place, self.broker.namespace)
         self.model = Model(bounds, BEGINNING, ordered)
         self.place.clock(BEGINNING)
         self.lives = [0, 0, 0, 0]
@@ -163,9 +168,10 @@ class Scripts(RuleBasedStateMachine):
         else:
             self.model.ready[queue, 5].append(id)
             self.place.redis.lpush(f"{self.place.root}ready:{queue}:5", id)
-            self.model.wake.add(queue)
+            self.model.put_tokens(queue)
             self.place.redis.delete(f"{self.place.root}wake:{queue}")
-            self.place.redis.lpush(f"{self.place.root}wake:{queue}", "1")
+            if queue in self.model.wake:
+                self.place.redis.lpush(f"{self.place.root}wake:{queue}", "1")
         self.look()
 
     # Workers
@@ -420,7 +426,7 @@ class Scripts(RuleBasedStateMachine):
 
     @rule()
     def promote(self) -> None:
-        moved, due = self.broker.promote()
+        moved, due, _ = self.broker.promote()
         assert (moved, None if due is None else round(due * 1000)) == self.model.promote()
         self.look()
 
@@ -504,14 +510,60 @@ class Scripts(RuleBasedStateMachine):
             if (since is None or died >= now + since) and died <= now + until
         ]
 
+    # People
+
+    @rule(queues=queues, pauses=st.sampled_from([True, False, False]))
+    def pause(self, queues: tuple[str, ...], pauses: bool) -> None:
+        told = self.control.pause(*queues) if pauses else self.control.resume(*queues)
+        got = [(one.changed, one.known) for one in told]
+        assert got == self.model.pause(queues, pauses)
+        self.look()
+
+    @rule(first=st.integers(0, MANY), queue=st.sampled_from(QUEUES), slot=slots)
+    def pause_for_a_while(self, first: int, queue: str, slot: int) -> None:
+        """What is sent meanwhile waits, and is taken afterwards."""
+        self.pause((queue,), True)
+        self.push_many(first, 3, queue)
+        self.work(slot, 8, QUEUES)
+        assert not self.model.waiting(queue) or queue not in self.model.wake
+        self.pause((queue,), False)
+        self.work(slot, 8, QUEUES)
+
+    @rule(queue=st.sampled_from(QUEUES), calls=st.integers(1, 4), ms=st.sampled_from([None, 0, 1]))
+    def purge(self, queue: str, calls: int, ms: int | None) -> None:
+        """`ms`: it began so long ago."""
+        before = None if ms is None else self.model.now - ms
+        waiting = len(self.model.waiting(queue)) + len(self.model.suspects[queue])
+        assert self.control.count(queue) == waiting
+        for _ in range(calls):
+            step = self.control.purge_some(queue, before)
+            most = self.model.bounds.count
+            counts = (step.purged, step.expired, step.foreign, step.more)
+            assert counts == self.model.purge(queue, most, before)
+            before = step.before
+            self.look()
+            if not step.more:
+                break
+
     # Looking up
 
     @rule(id=ids)
     def lookup(self, id: str) -> None:
         sighting = self.broker.lookup(id)
         due = None if sighting.due_in is None else round(sighting.due_in * 1000)
+        left = None if sighting.expires_in is None else round(sighting.expires_in * 1000)
         result = None if sighting.result is None else sighting.result.decode()
-        assert (sighting.state, result, sighting.attempt, due) == self.model.lookup(id)
+        assert (sighting.state, result, sighting.attempt, due, left) == self.model.lookup(id)
+
+    @rule(which=st.integers(0, MANY), ms=st.sampled_from([-1, 0, 1]))
+    def lookup_when_it_expires(self, which: int, ms: int) -> None:
+        model = self.model
+        later = sorted(id for id, one in model.msg.items() if one.expires + ms > model.now)
+        if later:
+            id = later[which % len(later)]
+            if (wait := model.msg[id].expires + ms - model.now) < 600_000:
+                self.pass_time(wait)
+            self.lookup(id)
 
     @rule(id=ids)
     def forget(self, id: str) -> None:
@@ -521,9 +573,11 @@ class Scripts(RuleBasedStateMachine):
     @rule()
     def status(self) -> None:
         status, model = self.broker.status(), self.model
-        lines = ((queue, model.waiting(queue), model.suspects[queue]) for queue in model.queues)
+        known = model.queues | model.paused
+        lines = ((queue, model.waiting(queue), model.suspects[queue]) for queue in known)
         waiting = {queue: (len(ready), len(suspects)) for queue, ready, suspects in lines}
         assert {one.name: (one.waiting, one.suspects) for one in status.queues} == waiting
+        assert {one.name for one in status.queues if one.paused} == model.paused
         assert status.running == len(self.owners())
         assert (status.scheduled, status.dead) == (len(model.scheduled), len(model.dead))
         assert {one.id for one in status.workers} == {*model.workers, *model.corpses}

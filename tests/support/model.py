@@ -17,7 +17,7 @@ import orjson
 
 from greenworker.message import Message, Moment, Outcome, encode_tail
 from tests.support.model_claim import ClaimRun
-from tests.support.model_parts import Bounds, Letter, State, failure
+from tests.support.model_parts import CANCELLED, EXPIRED, Bounds, Letter, State, failure
 
 JITTER = 500  # ms over which a reaper spreads what it returns
 HALF = 0.5  # ms: the mark of what came back from a dead worker
@@ -48,6 +48,7 @@ class Model:
         self.about: dict[str, str] = {}
         self.leases: dict[str, int] = {}
         self.queues: set[str] = set()
+        self.paused: set[str] = set()
         self.consumers: dict[str, set[str]] = defaultdict(set)
         self.results: dict[str, tuple[str, int]] = {}  # and until when
         self.dead: dict[str, int] = {}
@@ -74,6 +75,7 @@ class Model:
             "about": self.about,
             "leases": _texts(self.leases),
             "queues": self.queues,
+            "paused": self.paused,
             "dead": self.dead,
             "dead:record": self.records,
             "stats": _texts(self.stats),
@@ -132,7 +134,7 @@ class Model:
                 self.scheduled[message.id] = due
             else:
                 self.ready[queue, message.priority].append(message.id)
-                self.wake.add(queue)
+                self.put_tokens(queue)
         self.count("enqueued", new)
         return new
 
@@ -186,6 +188,7 @@ class Model:
             raise Refused("stale")
         self.seq[worker] = seq
         run = ClaimRun(self, worker, most)
+        queues = [queue for queue in queues if queue not in self.paused]
         lengths = {queue: len(self.waiting(queue)) for queue in queues}
         more = False
         shares = {
@@ -194,14 +197,14 @@ class Model:
         makes_room = run.makes_room_for_one(queues)
         if makes_room:
             more = True
-            self.wake |= {queue for queue, length in lengths.items() if length}
+            self.put_tokens(*(queue for queue, length in lengths.items() if length))
         for queue in [] if makes_room else queues:
             run.take_suspects(queue)
             if lengths[queue]:
                 run.take_ready(queue, shares[queue])
             if self.waiting(queue):
                 more = True
-                self.wake.add(queue)
+                self.put_tokens(queue)
         self.processing[worker].update(dict.fromkeys(run.held, seq))
         due = min(self.scheduled.values(), default=None)
         return (
@@ -244,7 +247,7 @@ class Model:
             if self.solitary.get(worker) == id:
                 del self.solitary[worker]
         if cleared:
-            self.wake |= {queue for queue, line in self.suspects.items() if line}
+            self.put_tokens(*(queue for queue, line in self.suspects.items() if line))
         return replies
 
     def release(self, worker: str, seen: State) -> None:
@@ -293,7 +296,7 @@ class Model:
             else:  # planted: nobody can tell where it belongs
                 self.ready["default", 5].append(id)
                 self.queues.add("default")
-                self.wake.add("default")
+                self.put_tokens("default")
         first = min(self.scheduled.values(), default=None)
         return (
             len(due[: self.bounds.count]),
@@ -337,20 +340,64 @@ class Model:
             del self.dead[id], self.records[id]
         return len(known)
 
+    # People
+
+    def pause(self, queues: Sequence[str], pauses: bool) -> list[tuple[bool, bool]]:
+        """Of each whether it was otherwise before, and whether anybody uses it."""
+        told = []
+        for queue in queues:
+            changed = (queue in self.paused) is not pauses
+            told.append((changed, queue in self.queues or bool(self.consumers[queue])))
+            if pauses:
+                self.paused.add(queue)
+                self.room.pop(queue, None)
+                self.wake.discard(queue)
+            else:
+                self.paused.discard(queue)
+                if self.waiting(queue) or self.suspects[queue]:
+                    self.put_tokens(queue)
+        return told
+
+    def purge(self, queue: str, most: int, before: int | None) -> tuple[int, int, int, bool]:
+        """How many were purged, had expired, were none, and whether there are more."""
+        run = ClaimRun(self, "purge", most)
+        counts = Counter(self.stats)
+        before, more = self.now if before is None else before, False
+        for line in (self.suspects[queue], *(self.ready[queue, n] for n in range(9, -1, -1))):
+            while line and not more:
+                letter = self.msg.get(line[0])
+                if letter and letter.sent > before:
+                    break
+                if run.looked >= most:
+                    more = True
+                elif run.take(line):
+                    id = run.held.pop()
+                    self.finish(id, "purged", self.msg[id].ttl, CANCELLED)
+                more = more or run.full
+        self.room.pop(queue, None)
+        purged, expired, foreign = (
+            self.stats[name] - counts[name] for name in ("purged", "expired", "foreign")
+        )
+        return purged, expired, foreign, more
+
     # Looking up
 
-    def lookup(self, id: str) -> tuple[str | None, str | None, int, int | None]:
-        """State, result, attempt, ms until due."""
+    def lookup(self, id: str) -> tuple[str | None, str | None, int, int | None, int | None]:
+        """State, result, attempt, ms until due, ms until it expires."""
         letter = self.msg.get(id)
         if letter is None:
             known = self.results.get(id, self.records.get(id, ("", "", None))[2:])[0]
             state = re.match(r'\{"state":"(\w+)"', known)[1] if known else None  # type: ignore[index]
-            return state, known, 0, None
+            return state, known, 0, None, None
+        if any(id in held for held in self.processing.values()):
+            return "STARTED", None, letter.attempt, None, None
+        left = letter.expires - self.now if letter.expires else None
+        if left is not None and left <= 0:
+            return "EXPIRED", EXPIRED, 0, None, None
         if id in self.scheduled and self.scheduled[id] % 1 != HALF:
             due = max(0, int(self.scheduled[id]) - self.now)
-            return "RETRY" if letter.attempt else "SCHEDULED", None, letter.attempt, due
-        started = any(id in held for held in self.processing.values())
-        return "STARTED" if started else "PENDING", None, letter.attempt, None
+            return "RETRY" if letter.attempt else "SCHEDULED", None, letter.attempt, due, left
+        return "PENDING", None, letter.attempt, None, left
 
     # Steps that several share
 
@@ -360,6 +407,10 @@ class Model:
         if isinstance(moment, (int, float)):
             return self.now + round(moment * 1000)
         return round(moment.timestamp() * 1000)
+
+    def put_tokens(self, *queues: str) -> None:
+        """Nobody is woken for what is paused."""
+        self.wake |= set(queues) - self.paused
 
     def count(self, counter: str, by: int = 1) -> None:
         if by:
@@ -375,7 +426,7 @@ class Model:
         line = self.suspects[letter.queue] if suspect else self.ready[letter.queue, letter.priority]
         line.insert(0 if in_front else len(line), id)
         self.queues.add(letter.queue)
-        self.wake.add(letter.queue)
+        self.put_tokens(letter.queue)
         return letter.queue, None if suspect else letter.priority
 
     def _is_used(self, queue: str) -> bool:
@@ -493,7 +544,7 @@ class Model:
     def _stop_listening(self, queue: str, worker: str) -> None:
         self.consumers[queue].discard(worker)
         if self.waiting(queue):
-            self.wake.add(queue)
+            self.put_tokens(queue)
 
 
 def _texts(numbers: Mapping[str, int]) -> dict[str, str]:

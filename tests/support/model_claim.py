@@ -33,7 +33,7 @@ class ClaimRun:
             solitary = model.crashes_of(id) >= model.bounds.solitary_after
             if solitary and queue not in self.beside:
                 return
-            if self._take(line):
+            if self.take(line):
                 mine[id] = model.now
 
     def makes_room_for_one(self, queues: Sequence[str]) -> bool:
@@ -62,7 +62,7 @@ class ClaimRun:
                     elif self.worker in listens and self.worker == min(listens):
                         return True
                     break
-                if self._take(line):
+                if self.take(line):
                     mine[id] = model.now
                     model.solitary[self.worker] = id
                     model.room.pop(queue, None)
@@ -80,7 +80,7 @@ class ClaimRun:
                 # It looks at a chunk, and only then whether it has looked at enough.
                 for _ in range(min(self.room, self.model.bounds.chunk, len(line))):
                     if not self.full:
-                        self._take(line)
+                        self.take(line)
         self.room += after
 
     def _goes_on(self) -> bool:
@@ -89,7 +89,7 @@ class ClaimRun:
     def _alone(self, id: str) -> bool:
         return self.model.crashes_of(id) >= self.model.bounds.alone_after
 
-    def _take(self, line: list[str]) -> bool:
+    def take(self, line: list[str]) -> bool:
         model, id = self.model, line[0]
         self.looked += 1
         text = model.planted[id] if id in model.planted else str(model.msg[id])

@@ -9,6 +9,7 @@ from typing import Any, Self
 State = dict[str, Any]
 
 EXPIRED = '{"state":"EXPIRED"}'
+CANCELLED = '{"state":"CANCELLED"}'
 
 
 @dataclass(frozen=True)

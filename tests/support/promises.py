@@ -33,7 +33,9 @@ def check_promises(
     for id, letter in model.msg.items():
         assert letter.deliveries <= crashes[id], "I8: charged for crashes only"
     for queue in QUEUES:
-        if any(f"ready:{queue}:{level}" in seen for level in range(10)):
+        if queue in seen.get("paused", ()):
+            assert f"wake:{queue}" not in seen, "nobody is woken for it"
+        elif any(f"ready:{queue}:{level}" in seen for level in range(10)):
             told = tokens.get(queue, set()) & (alive | corpses)
             told &= seen.get(f"consumers:{queue}", set())
             assert f"wake:{queue}" in seen or told, "work waits and nobody is woken"

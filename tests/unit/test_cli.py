@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from greenworker import App, __version__, cli, codec
-from greenworker.commands import dead, logs
+from greenworker.commands import completion, dead, logs
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import BY_FLAG_ALONE, Options
@@ -37,7 +38,7 @@ def parse(line: str) -> Options:
 def command(options: Options) -> str:
     """Which command runs, as cli.main decides it."""
     return next(
-        (one for one in ("status", "check", "dead", "demo") if options.flag(one, command=True)),
+        (one for one in cli.COMMANDS if options.flag(one, command=True)),
         "worker",
     )
 
@@ -102,6 +103,23 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("worker dead", "worker", ["dead"]),
         ("worker dead list", "worker", ["dead", "list"]),
         ("list show", "worker", ["list", "show"]),
+        ("running", "running", []),
+        ("running -A m --limit 5", "running", ["m"]),
+        ("pause mail", "pause", []),
+        ("pause mail slow -A m", "pause", ["m"]),
+        ("-A m resume mail", "resume", ["m"]),
+        ("purge mail --yes", "purge", []),
+        ("-y purge mail pause", "purge", []),
+        ("send app:fetch", "send", []),
+        ("send app:fetch [] --wait", "send", []),
+        ("send -A m app.fetch {}", "send", ["m"]),
+        ("completion bash", "completion", []),
+        ("worker running", "worker", ["running"]),
+        ("worker pause mail", "worker", ["pause", "mail"]),
+        ("worker send", "worker", ["send"]),
+        ("worker purge", "worker", ["purge"]),
+        ("worker completion bash", "worker", ["completion", "bash"]),
+        ("bash send", "worker", ["bash", "send"]),
         ("demo", "demo", []),
         ("-q demo", "demo", []),
         ("", "worker", []),
@@ -131,6 +149,37 @@ def test_what_runs_and_on_which_modules(line: str, runs: str, modules: list[str]
 def test_what_is_done_with_which_dead_letters(line: str, verb: str, ids: list[str]) -> None:
     options = parse(line)
     assert (options.verb, options.ids) == (verb, ids)
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "purge"])
+@pytest.mark.parametrize(
+    ("line", "queues"),
+    [
+        ("VERB mail", ["mail"]),
+        ("VERB mail slow", ["mail", "slow"]),
+        ("--json VERB mail -u redis://h slow", ["mail", "slow"]),
+        ("VERB VERB", ["VERB"]),
+        ("VERB worker", ["worker"]),
+        ("VERB status dead list", ["status", "dead", "list"]),
+    ],
+)
+def test_which_queues(verb: str, line: str, queues: list[str]) -> None:
+    options = parse(line.replace("VERB", verb))
+    assert (command(options), options.queues) == (
+        verb,
+        [one.replace("VERB", verb) for one in queues],
+    )
+
+
+def test_what_is_sent_and_how() -> None:
+    line = ["send", "app.tasks:fetch", '["a", {"b": -1}]', "--countdown", "5", "--queue", "slow"]
+    options = cli.parse([*line, "--priority=9", "--id", "order-17", "--wait", "--json"])
+    assert options.named("task") == "app.tasks:fetch"
+    assert options.named("arguments") == '["a", {"b": -1}]'
+    assert options.seconds("countdown") == 5.0
+    assert [options.text(name) for name in ("queue", "priority", "id")] == ["slow", "9", "order-17"]
+    assert options.flag("wait")
+    assert parse("send app.tasks:fetch").named("arguments") is None
 
 
 def test_all_that_dead_letters_can_be_chosen_by() -> None:
@@ -224,6 +273,15 @@ def test_all_options_at_once() -> None:
         ("dead", "dead what? list, show, retry or delete"),
         ("dead -A m", "greenworker worker dead"),
         ("dead list --limt 5", "unknown option --limt"),
+        ("pause", "pause what? Name queues; a module called pause is run by"),
+        ("resume --json", "resume what? Name queues"),
+        ("purge --yes", "purge what? Name queues"),
+        ("send", "send what? module:function, and its arguments as one JSON list"),
+        ("send a:b [] 7", "send makes no sense of '7'"),
+        ("completion", "completion for which shell? bash, zsh or fish"),
+        ("completion bash zsh", "completion makes no sense of 'zsh'"),
+        ("running app.tasks", "its module is given by -A"),
+        ("running --id", "--id needs a value"),
         ("demo app.tasks", "makes no sense of 'app.tasks'"),
         ("-c 3 status app.tasks", "greenworker worker status"),
         ("--burst=1 m", "--burst"),
@@ -294,11 +352,35 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("check --burst", "--burst is not for check"),
         ("check --limit 0", "--limit 0: give a whole number, 1 to 1,000,000"),
         ("status --limit 3", "--limit is not for status"),
-        ("--limit 3 m", "--limit is for check and dead"),
+        ("--limit 3 m", "--limit is for check, dead and running"),
+        ("pause q --limit 3", "--limit is not for pause"),
+        ("purge q --wait", "--wait is not for purge"),
+        ("send a:b --namespace x", "--namespace is not for send"),
+        ("completion bash --json", "--json is not for completion"),
+        ("running -Q a", "--queues is not for running"),
+        ("--queue x m", "--queue is for send"),
+        ("--id x m", "--id is for send"),
+        ("--yes m", "--yes is for purge"),
+        ("--dry-run m", "--dry-run is for dead and purge"),
+        ("running --limit 0", "--limit 0: give a whole number"),
+        ("pause a,b", "queue 'a,b': use 1 to 64 letters"),
+        ("completion tcsh", "completion for 'tcsh': there are bash, zsh, fish"),
+        ("send fetch", "which task is 'fetch'? greenworker send app.tasks:fetch"),
+        ("send nowhere:fetch", "no module 'nowhere'"),
+        ("send a:b [", "the arguments are not JSON"),
+        ("send a:b 7", "the arguments are a single value; give a JSON list"),
+        ("send a:b [123456789012345678901234567890]", "more than 64 bits"),
+        ("send a:b -A m", "name the module once: a:b, or -A m"),
         ("demo -c 5", "--concurrency is not for demo"),
         ("demo --json", "--json is not for demo"),
-        ("--namespace x m", "--namespace is for status, check and dead"),
-        ("--json m", "--json is for status, check and dead"),
+        (
+            "--namespace x m",
+            "--namespace is for status, check, dead, running, pause, resume and purge",
+        ),
+        (
+            "--json m",
+            "--json is for status, check, dead, running, pause, resume, purge and send",
+        ),
         ("--all m", "--all is for dead"),
         ("--values m", "--values is for dead"),
         ("--rate 3 m", "--rate is for dead"),
@@ -450,8 +532,9 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     assert logs.level_of(parse("m")) == 20
     assert app_or_url(parse("status -u redis://h")).namespace == DEFAULTS["namespace"]
     limit, _, what = DEFAULTS["limit"].partition(" ")
-    assert what == "for check, none for dead"
-    assert int(limit) == inspect.signature(App.check).parameters["limit"].default
+    assert what == "for check and running, none for dead"
+    for ask in (App.check, App.running):
+        assert int(limit) == inspect.signature(ask).parameters["limit"].default
 
 
 def test_the_table_of_defaults() -> None:
@@ -519,7 +602,15 @@ def test_what_chooses_or_shows_counts_by_its_flag_alone(
 
 def test_help_says_which_options_are_flags_only() -> None:
     told = cli.__doc__.partition("Only\nflags are ")[2].partition(".\n")[0]
-    assert {word.strip(",")[2:] for word in told.split() if word != "and"} == BY_FLAG_ALONE
+    names = {word.strip(",")[2:] for word in told.split() if word.startswith("--")}
+    assert names == BY_FLAG_ALONE
+
+
+def test_what_begins_with_a_dash_in_the_manual_is_an_option() -> None:
+    """docopt takes every such line for the declaration of one, wherever it stands."""
+    lines = [line for line in cli.__doc__.splitlines() if line.lstrip().startswith("-")]
+    assert len(lines) == len(OPTIONS)
+    assert all(line in SECTION for line in lines)
 
 
 def test_the_environment_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -638,6 +729,94 @@ def test_the_embedded_server_can_be_forbidden(
     monkeypatch.setenv("GREENWORKER_URL", "required")
     with pytest.raises(ConfigError, match="GREENWORKER_URL=required forbids the embedded"):
         _ = app_or_url(parse(line)).endpoint
+
+
+# --- tab completion
+
+
+def completed(line: str, folder: Path) -> list[str]:
+    """What bash offers for the last word of a line."""
+    (folder / "script").write_text(written("bash"))
+    words = line.split(" ")
+    program = (
+        'source "$0/script"; COMP_WORDS=("${@:1}"); COMP_CWORD=$(($# - 1)); _greenworker; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", program, str(folder), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def written(shell: str) -> str:
+    manual = completion.read_manual(cli.__doc__, cli.COMMANDS)
+    return completion._SHELLS[shell](manual)
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("greenworker st", ["status"]),
+        ("greenworker dead s", ["show"]),
+        ("greenworker -A m dead re", ["retry"]),
+        ("greenworker completion z", ["zsh"]),
+        ("greenworker purge mail --y", ["--yes"]),
+        ("greenworker purge --li", []),
+        ("greenworker check --li", ["--limit"]),
+        ("greenworker --li", []),
+        ("greenworker -n check --conc", ["--concurrency"]),
+        ("greenworker worker --conc", ["--concurrency"]),
+        ("greenworker -l ", ["debug", "info", "warning", "error"]),
+        ("greenworker dead list --reason po", ["poison"]),
+        ("greenworker -c ", []),
+        ("greenworker send app:fetch --", None),
+    ],
+)
+def test_what_bash_completes(line: str, offered: list[str] | None, tmp_path: Path) -> None:
+    found = completed(line, tmp_path)
+    if offered is None:
+        usable = {f"--{name}" for name in (*cli.COMMANDS["send"], "help", "version")}
+        assert set(found) == usable
+    else:
+        assert found == offered
+
+
+def test_all_of_the_manual_can_be_completed() -> None:
+    """And nothing else: who writes a command or an option into the manual need do nothing more."""
+    manual = completion.read_manual(cli.__doc__, cli.COMMANDS)
+    assert set(manual.commands) == {*cli.COMMANDS, "worker"}
+    assert {one.name: bool(one.value) for one in manual.options} == {
+        name: takes for name, (takes, _) in OPTIONS.items()
+    }
+    assert {name for names in cli.COMMANDS.values() for name in names} <= set(OPTIONS)
+    taken = {command: {one.name for one in options} for command, options in manual.taken.items()}
+    assert set().union(*taken.values()) == set(OPTIONS)
+    assert {"app", "concurrency", "workdir"} <= taken["worker"]
+    assert not {"limit", "json", "yes"} & taken["worker"]
+    assert {name for name, words in manual.arguments.items() if words} == {"dead", "completion"}
+    assert tuple(manual.arguments["dead"]) == dead.VERBS
+    assert tuple(manual.arguments["completion"]) == tuple(completion._SHELLS)
+    assert all(manual.commands.values())
+    assert all(one.about for one in manual.options)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert script.rstrip("\n") == written(shell)
+    for name in (*cli.COMMANDS, *OPTIONS):
+        assert re.search(rf"\b{name}\b", script), name
+    # No text of the manual may end a quote, or be a shell's order: tried by hand with zsh 5.9, fish 3.6
+    texts = re.findall(r"'[^'\n]*'", script)
+    assert len(texts) > 10
+    assert not [text for text in texts if "`" in text]
+    assert all(line.count("'") % 2 == 0 for line in script.splitlines())
 
 
 @pytest.fixture

@@ -109,6 +109,25 @@ def test_an_expired_message(space: Space, client: Client) -> None:
         client.result("m").get(timeout=10)
 
 
+@pytest.mark.parametrize("due", [None, 60.0])
+def test_who_waits_is_told_when_it_expires_though_nobody_claims(
+    space: Space, client: Client, monkeypatch: pytest.MonkeyPatch, due: float | None
+) -> None:
+    monkeypatch.setattr(result, "_RECHECK", 3600.0)  # only the expiry itself makes it look
+    space.push("m", due=due, expires=0.3)
+    told: list[str] = []
+
+    def wait() -> None:
+        with pytest.raises(TaskExpired):
+            client.result("m").get()  # with a timeout it would look once more at the end
+        told.append("expired")
+
+    threading.Thread(target=wait, daemon=True).start()
+    eventually(lambda: told)
+    assert client.result("m").state == "EXPIRED"
+    assert client.result("m").ready()
+
+
 # Waiting in vain
 
 

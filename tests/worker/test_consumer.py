@@ -11,6 +11,7 @@ from gevent.event import Event
 
 from greenworker.broker import Broker, Claim
 from greenworker.connection import Connection
+from greenworker.control import Control
 from greenworker.endpoint import Endpoint
 from greenworker.message import RELEASE, Delivery, Outcome
 from greenworker.scripts import load
@@ -138,6 +139,22 @@ def test_never_more_than_there_are_slots(bench: Bench) -> None:
     bench.finish(*bench.slots.begun[5:])
     eventually(lambda: bench.consumer._waiting)
     assert bench.slots.ids == ids
+    bench.space.check()
+
+
+def test_a_paused_queue_keeps_what_it_has_and_wakes_nobody(bench: Bench) -> None:
+    control = Control(bench.space.broker._link, bench.space.broker.namespace)
+    bench.start_waiting()
+    control.pause("default")
+    for n in range(20):
+        bench.space.push(f"m{n}")
+    # No token, so nothing but the end of its own wait makes it claim: in vain.
+    assert not bench.space.redis.exists(bench.space.key("wake:default"))
+    before = bench.membership.current.used
+    eventually(lambda: bench.membership.current.used > before and bench.consumer._waiting)
+    assert bench.slots.ids == []
+    control.resume("default")
+    eventually(lambda: bench.slots.ids == ["m0", "m1", "m2"])
     bench.space.check()
 
 

@@ -48,6 +48,19 @@ def test_what_is_far_away_stays(space: Space) -> None:
     assert space.state()["scheduled"] == {"late": "later"}
 
 
+def test_what_workers_are_asked_comes_along_however_much_is_due(space: Space) -> None:
+    asked: list[bytes] = []
+    scheduler = Scheduler(space.broker, on_asked=asked.append)
+    scheduler.step()
+    assert asked == []
+    space.redis.set(space.key("asked"), "1700000000000 7", px=60_000)
+    for start in range(0, 1500, 500):
+        space.push(*(f"m{n}" for n in range(start, start + 500)), due=60.0)
+    space.make_due()
+    assert scheduler.step() == 0.0, "a whole call's worth was due"
+    assert asked == [b"1700000000000 7"]
+
+
 def test_it_comes_back_in_time_for_the_next_one(space: Space) -> None:
     scheduler = Scheduler(space.broker, every=60.0)
     assert scheduler.step() == 60.0

@@ -1,0 +1,51 @@
+-- purge: what waits in a queue is dropped, the next in line first. What is delayed, or waits for a retry, stays.
+--
+-- ARGV  queue, n, most bytes, ms: nothing that was sent later; '' for now; 'dry' (count, change nothing) or ''
+-- Returns {purged, expired, entries that are no messages and were buried, that ms, 1 if there is more}; when dry,
+--         {how many wait, 0, 0, that ms, 0}.
+--
+-- Who waits for one is told that it was cancelled. What had expired before is EXPIRED, as everybody was told.
+
+local queue, n, most, before, dry = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'dry'
+local CANCELLED = '{"state":"CANCELLED"}'
+
+require_type(MSG, 'hash')
+local lists = {suspects_key(queue)}
+for priority = 9, 0, -1 do lists[#lists + 1] = ready_key(queue, priority) end
+local waiting = 0
+for _, key in ipairs(lists) do
+  require_type(key, 'list')
+  waiting = waiting + redis.call('LLEN', key)
+end
+local now = now_ms()
+before = before or now
+if dry then return {waiting, 0, 0, before, 0} end
+
+redis.call('DEL', NIL)
+local looked, bytes, more = 0, 0, 0
+
+-- The next in line ends; false when it is to stay, since it came later or does not fit this call.
+local function drop_next(key)
+  local id = redis.call('LINDEX', key, -1)
+  if not id then return false end
+  local envelope = redis.call('HGET', MSG, id)
+  local _, _, _, sent, _, ttl = head(envelope or '')
+  if sent and tonumber(sent) > before then return false end
+  local size = math.min(#(envelope or ''), LARGEST)
+  if looked >= n or (bytes > 0 and bytes + size > most) then
+    more = 1
+    return false
+  end
+  looked, bytes = looked + 1, bytes + size
+  redis.call('RPOP', key)
+  if not weeded(id, envelope, now, 'purge') then finish(id, 'purged', tonumber(ttl), CANCELLED) end
+  return true
+end
+
+for _, key in ipairs(lists) do
+  while more == 0 and drop_next(key) do end
+end
+redis.call('DEL', room_key(queue))
+local told = {counted.purged or 0, counted.expired or 0, counted.foreign or 0, before, more}
+close()
+return told

@@ -1,0 +1,70 @@
+"""Running: what workers say that they run, read with care: whoever may write there may have said it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import Any
+
+import orjson
+
+from greenworker.message import shown
+from greenworker.status import WorkerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """One run under way. `where` is the line of the task's own code at which its greenlet stands: file,
+    line and function. `call` are its arguments, if its worker may show them (`log_values`) and it is not
+    sensitive. `stuck`: it ignores its timeout, and goes on beside its slot."""
+
+    worker: str
+    task: str
+    id: str
+    seconds: float
+    where: str
+    stuck: bool = False
+    call: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The runs that were named, the longest first; how many there are in all; and the names of the
+    workers that have not answered."""
+
+    tasks: list[RunningTask]
+    total: int
+    silent: list[str] = field(default_factory=list)
+
+
+def read_answer(worker: WorkerStatus, said: bytes) -> Running:
+    """What a worker has said; what makes no sense is left out."""
+    try:
+        told = orjson.loads(said)
+    except orjson.JSONDecodeError:
+        told = None
+    told = told if isinstance(told, dict) else {}
+    tasks, total = told.get("tasks"), told.get("total")
+    found = list(_tasks(worker.name, tasks if isinstance(tasks, list) else []))
+    return Running(found, max(len(found), total if isinstance(total, int) else 0))
+
+
+def together(answers: Iterable[Running], limit: int) -> Running:
+    """The longest runs of all."""
+    answers = list(answers)
+    tasks = (task for answer in answers for task in answer.tasks)
+    longest = nlargest(limit, tasks, key=lambda task: task.seconds)
+    return Running(longest, sum(answer.total for answer in answers))
+
+
+def _tasks(worker: str, tasks: list[Any]) -> Iterator[RunningTask]:
+    for one in tasks:
+        match one:
+            case {
+                "task": str(task), "id": str(id), "seconds": float(seconds),
+                "where": str(where), "stuck": bool(stuck), "call": str(call),
+            }:  # fmt: skip
+                yield RunningTask(
+                    worker, shown(task), shown(id), seconds, shown(where), stuck, shown(call)
+                )
