@@ -100,6 +100,10 @@ def scheduled(root: str) -> str:
     return root + "scheduled"
 
 
+def schedules(root: str) -> str:
+    return root + "schedules"
+
+
 def dead(root: str) -> str:
     return root + "dead"
 

@@ -27,6 +27,7 @@ NAMES = {
     ("suspected", "w"): "suspected_key('w')",
     ("solitary", "w"): "solitary_key('w')",
     ("scheduled",): "SCHEDULED",
+    ("schedules",): "ROOT .. 'schedules'",  # schedule.lua has it
     ("dead",): "DEAD",
     ("dead_records",): "RECORDS",
     ("result", "m"): "result_key('m')",
