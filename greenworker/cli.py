@@ -4,6 +4,7 @@ Usage:
   greenworker status [options]
   greenworker check [options]
   greenworker dead [options] <verb> [<id>...]
+  greenworker schedule [options] [<verb>] [<id>...]
   greenworker demo [options]
   greenworker [worker] [options] [<module>...]
 
@@ -23,6 +24,11 @@ Commands:
               filters --task, --error, --reason, --text, --older, --newer, or
               for --all: send it again, with all its attempts before it, or
               forget it. And what status takes.
+  schedule    What is sent again and again, every so many seconds or by a cron
+              line: when next, when last. schedule list MODULE, or only schedule
+              MODULE; schedule pause, resume and run NAME...: send nothing, go on
+              with what comes, send one now. Takes what status takes; run
+              needs -A MODULE.
   demo        Crawl a local web site with a server, a worker and tasks of its
               own: the main job on real input, in about 15 seconds.
 
@@ -64,9 +70,10 @@ Options:
   -q, --quiet               The same as -l warning, and no banner.
   --log-json                Log lines as JSON.
   --log-values              Show arguments and results in log lines.
-  --namespace NAME          For status, check and dead without -A. Default: default
-  --json                    For status, check and dead: print JSON; dead letters a
-                            line each.
+  --namespace NAME          For status, check, dead and schedule without -A.
+                            Default: default
+  --json                    For status, check, dead and schedule: print JSON; dead
+                            letters and schedules a line each.
   --task NAME               For dead: those of this task.
   --error TYPE              For dead: those with this error, as ValueError.
   --reason WORD             For dead: those with this reason: failed, stuck, poison,
@@ -118,10 +125,10 @@ from greenworker.commands.text import harmless
 from greenworker.endpoint import redact_all
 from greenworker.errors import ConfigError, GreenworkerError
 
-_COMMANDS = ("status", "check", "dead", "demo")
+_COMMANDS = ("status", "check", "dead", "schedule", "demo")
 # What only some of them take.
 _LOOKING = {
-    **dict.fromkeys(("json", "namespace"), "status, check and dead"),
+    **dict.fromkeys(("json", "namespace"), "status, check, dead and schedule"),
     "limit": "check and dead",
     **dict.fromkeys(("task", "error", "reason", "text", "older", "newer"), "dead"),
     **dict.fromkeys(("all", "rate", "dry-run", "values"), "dead"),
@@ -205,6 +212,10 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
         from greenworker.commands import dead
 
         return dead.run(options)
+    if options.flag("schedule", command=True):
+        from greenworker.commands import schedule
+
+        return schedule.run(options)
     from greenworker.commands import worker
 
     for flag, commands in _LOOKING.items():

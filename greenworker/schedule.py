@@ -172,10 +172,6 @@ class Schedules:
         ]
         return sorted(infos, key=lambda info: (info.next is None, info.next, info.name))
 
-    def now(self) -> float:
-        """The server's clock, in epoch seconds."""
-        return self._timetable().known()[0]
-
     def pause(self, *names: str) -> None:
         """Have these send nothing until `resume`; raises ConfigError for a name that is unknown."""
         self._require(names, self._timetable().pause(self._whether_declared(names)))

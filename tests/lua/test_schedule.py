@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from greenworker.broker import PushFields, push_fields
@@ -47,8 +45,8 @@ def times(space: Space) -> Times:
 
 
 @pytest.fixture
-def own_times(own_space: Space) -> Iterator[Times]:
-    yield Times(own_space)
+def own_times(own_space: Space) -> Times:
+    return Times(own_space)
 
 
 def message(id: str, queue: str = "default") -> PushFields:

@@ -37,7 +37,11 @@ def parse(line: str) -> Options:
 def command(options: Options) -> str:
     """Which command runs, as cli.main decides it."""
     return next(
-        (one for one in ("status", "check", "dead", "demo") if options.flag(one, command=True)),
+        (
+            one
+            for one in ("status", "check", "dead", "schedule", "demo")
+            if options.flag(one, command=True)
+        ),
         "worker",
     )
 
@@ -102,6 +106,14 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("worker dead", "worker", ["dead"]),
         ("worker dead list", "worker", ["dead", "list"]),
         ("list show", "worker", ["list", "show"]),
+        ("schedule", "schedule", []),
+        ("schedule app.tasks", "schedule", []),
+        ("schedule -A m", "schedule", ["m"]),
+        ("-A m schedule pause x y", "schedule", ["m"]),
+        ("schedule --json list", "schedule", []),
+        ("worker schedule", "worker", ["schedule"]),
+        ("worker schedule list", "worker", ["schedule", "list"]),
+        ("pause resume", "worker", ["pause", "resume"]),
         ("demo", "demo", []),
         ("-q demo", "demo", []),
         ("", "worker", []),
@@ -131,6 +143,25 @@ def test_what_runs_and_on_which_modules(line: str, runs: str, modules: list[str]
 def test_what_is_done_with_which_dead_letters(line: str, verb: str, ids: list[str]) -> None:
     options = parse(line)
     assert (options.verb, options.ids) == (verb, ids)
+
+
+@pytest.mark.parametrize(
+    ("line", "verb", "names"),
+    [
+        ("schedule", "", []),
+        ("schedule -A m", "", []),
+        ("schedule app.tasks", "app.tasks", []),
+        ("schedule list", "list", []),
+        ("schedule list app.tasks", "list", ["app.tasks"]),
+        ("schedule pause x", "pause", ["x"]),
+        ("schedule run x -A m y", "run", ["x", "y"]),
+        ("-A m schedule resume schedule dead", "resume", ["schedule", "dead"]),
+        ("schedule pause -A m -- -x", "pause", ["-x"]),
+    ],
+)
+def test_what_is_done_with_which_schedules(line: str, verb: str, names: list[str]) -> None:
+    options = parse(line)
+    assert (options.verb, options.ids) == (verb, names)
 
 
 def test_all_that_dead_letters_can_be_chosen_by() -> None:
@@ -297,8 +328,14 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("--limit 3 m", "--limit is for check and dead"),
         ("demo -c 5", "--concurrency is not for demo"),
         ("demo --json", "--json is not for demo"),
-        ("--namespace x m", "--namespace is for status, check and dead"),
-        ("--json m", "--json is for status, check and dead"),
+        ("--namespace x m", "--namespace is for status, check, dead and schedule"),
+        ("--json m", "--json is for status, check, dead and schedule"),
+        ("schedule pause", "schedule pause: which ones?"),
+        ("schedule paus x", "schedule 'paus': there are list, pause, resume and run"),
+        ("schedule run x", "schedule run needs -A MODULE"),
+        ("schedule list --task t", "--task is not for schedule list"),
+        ("schedule app.tasks -c 3", "--concurrency is not for schedule list"),
+        ("schedule list m -A n", "name the modules once: m, or -A n"),
         ("--all m", "--all is for dead"),
         ("--values m", "--values is for dead"),
         ("--rate 3 m", "--rate is for dead"),
