@@ -221,6 +221,10 @@ def _call(name: str, task: Task[..., Any], options: dict[str, Any]) -> Message:
     if isinstance(options.get("expires"), datetime):
         raise DeclarationError(f"{name}: expires=: give seconds, counted from each tick")
     try:
+        task.check_call(args, kwargs or {})
+    except BadArguments as error:
+        raise DeclarationError(f"{error}; a schedule takes them as args= and kwargs=") from None
+    try:
         message = task.message(args, kwargs, **options)
         encode_body(message)
     except (BadArguments, NotEncodable, PayloadTooLarge) as error:
