@@ -9,7 +9,9 @@ import pytest
 
 from greenworker.schedule import tick_id
 from tests.e2e.conftest import Project
+from tests.support import failpoints
 from tests.support.eventually import eventually
+from tests.support.process import Command
 
 TASKS = """
     @app.every(0.5, name="beat")
@@ -51,6 +53,35 @@ def test_three_workers_and_kills_and_each_due_time_once(project: Project) -> Non
     assert ids == all_of(moment_of(ids[0]), moment_of(ids[-1]))
     assert int(project.redis.hget(f"{project.root}stats", "enqueued")) in (len(ids), len(ids) + 1)
     assert len(project.notes) <= len(ids) + 6
+    project.check()
+
+
+def test_a_worker_alone_is_killed_at_each_step_of_a_tick(project: Project) -> None:
+    """The next one sends what it left, and nothing that it had sent."""
+    project.write(TASKS)
+    for step in failpoints.SCHEDULE_STEPS:
+        for action in ("RAISE", "KILL"):
+            victim = Command(
+                *("--lease", "2", "tasks"),
+                cwd=project.folder,
+                env={failpoints.VARIABLE: f"{step}={action}@3"},
+                program=("-m", "tests.support.failpoints"),
+            )
+            with victim:
+                victim.wait_for(f"failpoint {step}: {action}")
+                if action == "KILL":
+                    assert victim.wait() == -9
+                else:  # it goes on
+                    seen = len(project.notes)
+                    eventually(lambda least=seen + 2: len(project.notes) >= least)
+    worker = project.worker("--lease", "2")
+    seen = len(project.notes)
+    eventually(lambda: len(project.notes) >= seen + 4, within=30)
+    worker.signal(15)
+    assert worker.wait() == 0
+    ids = sorted(set(project.notes), key=moment_of)
+    assert ids == all_of(moment_of(ids[0]), moment_of(ids[-1]))
+    assert int(project.redis.hget(f"{project.root}stats", "enqueued")) in (len(ids), len(ids) + 1)
     project.check()
 
 
