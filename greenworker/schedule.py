@@ -80,7 +80,7 @@ class Schedule:
 class ScheduleInfo:
     """A schedule as it stands; moments are epoch seconds, None where there is none.
 
-    `when` is the text of its recurrence. `next` is None while it is paused. `seen` is when a worker that declares
+    `when` is the text of its recurrence. `next` is None while it is paused, or not planned yet. `seen` is when a worker that declares
     it was last there, to some seconds: None, none ever; `declared`: this app declares it.
     """
 
@@ -144,8 +144,8 @@ class Schedules:
         infos = [
             ScheduleInfo(
                 name=one.name,
-                task=one.task,
-                when=one.when,
+                task=one.task or self._told(one.name, "task"),
+                when=one.when or self._told(one.name, "when"),
                 next=one.next,
                 last=one.last,
                 last_id="" if one.last is None else tick_id(one.name, one.last),
@@ -189,6 +189,11 @@ class Schedules:
         self._require((name,), [name in self.declared])
         schedule = self.declared[name]
         return schedule.task.send(replace(schedule.call, id=os.urandom(16).hex()))
+
+    def _told(self, name: str, what: str) -> str:
+        """What this app says of one that was paused before any worker told of it."""
+        schedule = self.declared.get(name)
+        return str(getattr(schedule.entry, what)) if schedule else "?"
 
     def _whether_declared(self, names: Iterable[str]) -> dict[str, bool]:
         return {name: name in self.declared for name in names}

@@ -28,8 +28,9 @@ if not redis.call('SET', PUSH, '1', 'NX', 'PX', ARGV[2]) then return -1 end
 local now, buried = now_ms(), redis.call('ZCARD', DEAD)
 local added, woken = 0, {}
 for i = FIRST, #ARGV, FIELDS do
-  local id, queue, priority, due, expires, rest = unpack(ARGV, i, i + FIELDS - 1)
-  if send(id, queue, priority, moment(due, now, now), expires, rest, now, buried, woken) then
+  local due = ARGV[i + 3]
+  if due ~= '' then due = moment(due, now) else due = now end
+  if send(ARGV[i], ARGV[i + 1], ARGV[i + 2], due, ARGV[i + 4], ARGV[i + 5], now, buried, woken) then
     added = added + 1
   end
 end

@@ -18,6 +18,8 @@ for i = 2, #ARGV, 2 do
   elseif one and ARGV[1] == 'resume' and one.paused > 0 then
     -- What came and went meanwhile is nothing to catch up with.
     one.paused, one.due = 0, 0
+    -- Sent by a clock that was wrong: nothing would come until it is that late.
+    if one.last > now then one.last = 0 end
     write_schedule(ARGV[i], one)
   end
   fates[#fates + 1] = one and 'y' or 'n'

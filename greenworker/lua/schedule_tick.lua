@@ -3,7 +3,8 @@
 --
 -- ARGV  for each tick: name, when, due, next, at, and the message: id, queue, priority, expires, rest
 --       due    as schedule_plan told it: the tick counts if that still holds, and its time has come
---       next   ms: when it is due after this
+--       next   ms: when it is due after this. A plan that was on its way for long, over a pause, may
+--              be for a moment that was sent meanwhile: that does not count
 --       at     ms: the moment that the message stands for, not after now; '': send none
 --       the message as for push; '' each where none is sent
 -- Returns a letter for each: s sent, p only planned, - nothing (somebody else was first).
@@ -23,7 +24,8 @@ for i = 1, #ARGV, FIELDS do
   local wrong = at ~= '' and wrong_line(queue, priority)
   if wrong then
     refused = wrong
-  elseif one and one.when == when and one.paused == 0 and one.due == tonumber(due) and one.due <= now then
+  elseif one and one.when == when and one.paused == 0 and one.due == tonumber(due) and one.due <= now
+    and tonumber(next_due) > one.last then
     fate = at == '' and 'p' or 's'
     one.due = tonumber(next_due)
     if at ~= '' then one.last = tonumber(at) end

@@ -1,15 +1,13 @@
 -- Stands before push and tick: how a message becomes present.
 
--- A moment as a sender says it: '' (none), '+ms' from now, or an absolute ms.
-local function moment(spec, now, none)
-  if spec == '' then return none end
+-- A moment as a sender says it: '+ms' from now, or an absolute ms.
+local function moment(spec, now)
   if string.sub(spec, 1, 1) == '+' then return now + tonumber(string.sub(spec, 2)) end
   return tonumber(spec)
 end
 
 -- In full: Lua writes a number of 15 digits as 2.5e+14. And 0 would say: never.
 local function deadline(spec, now)
-  if spec == '' then return '0' end
   return string.format('%.0f', math.max(1, moment(spec, now)))
 end
 
@@ -32,7 +30,8 @@ end
 -- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. False when
 -- this id is present already.
 local function send(id, queue, priority, due, expires, rest, now, buried, woken)
-  local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. deadline(expires, now) .. ' ' .. rest
+  expires = expires == '' and '0' or deadline(expires, now)
+  local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. expires .. ' ' .. rest
   if redis.call('HSETNX', MSG, id, envelope) == 0 then return false end
   -- An id that is sent again begins anew: what is known of its former life would be wrong.
   redis.call('DEL', result_key(id))

@@ -189,6 +189,27 @@ def test_what_is_paused_sends_nothing_and_goes_on_with_what_comes(
     assert times.resume({"beat": False, "none": False}) == [True, False]
 
 
+def test_a_plan_that_arrives_after_a_pause_sends_nothing_again(space: Space, times: Times) -> None:
+    now = times.plan(None, [ENTRY]).now
+    late = tick(None)._replace(next_due=now - 1.0)
+    assert times.tick([late]) == "p"
+    assert times.tick([tick(now - 1.0)._replace(next_due=now + 60.0)]) == "s"
+    times.pause({"beat": False})
+    times.resume({"beat": False})
+    assert times.tick([late]) == "-"
+    assert times.due() is None
+    assert times.tick([tick(None)._replace(next_due=now + 60.0)]) == "p"
+
+
+def test_what_a_wrong_clock_has_sent_is_no_obstacle_after_a_pause(times: Times) -> None:
+    now = times.space.broker.time()
+    times.set(90000.0, last=now + 86400.0)
+    times.pause({"beat": False})
+    times.resume({"beat": False})
+    assert times.tick([tick(None)._replace(next_due=now + 60.0)]) == "p"
+    assert times.due() == now + 60.0
+
+
 def test_who_declares_it_may_pause_it_before_any_worker_has_told_of_it(times: Times) -> None:
     assert times.pause({"beat": True}) == [True]
     assert times.due() == LEAVE

@@ -184,6 +184,8 @@ def test_pause_and_resume(app: App, times: Timetable) -> None:
     app.every(60, task)
     times.plan(None, [Entry("of-others", "every 5", "x")])
     app.schedule.pause("t", "of-others")
+    (one,) = [one for one in app.schedule.list() if one.name == "t"]
+    assert (one.task, one.when, one.next, one.seen) == ("t", "every 60", None, None)
     assert [one.paused is not None for one in app.schedule.list()] == [True, True]
     app.schedule.resume("t", "of-others", "t")
     assert [one.paused for one in app.schedule.list()] == [None, None]
