@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from greenworker import keys
 from greenworker.broker import PUSH_TTL
@@ -26,11 +26,14 @@ from greenworker.errors import (
     GreenworkerError,
 )
 from greenworker.findings import Report
+from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
 from greenworker.running import Running
+from greenworker.schedule import ScheduleOptions, Schedules
 from greenworker.signing import Signer, signer_from_environment
 from greenworker.status import Status
 from greenworker.task import Task, make_options
+from greenworker.timetable import Timetable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,6 +73,7 @@ class App:
         self.namespace = namespace
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}
+        self.schedule = Schedules(lambda: Timetable(self.client.pool, namespace))
         self._url = url
         self._source = "App(url)"
         self._embedded = embedded
@@ -101,6 +105,39 @@ class App:
         if function is None:
             return lambda function: self._declare(function, options)
         return self._declare(function, options)
+
+    @overload
+    def every(
+        self, seconds: float, task: Task[P, R], **options: Unpack[ScheduleOptions]
+    ) -> Task[P, R]: ...
+
+    @overload
+    def every(
+        self, seconds: float, **options: Unpack[ScheduleOptions]
+    ) -> Callable[[Task[P, R]], Task[P, R]]: ...
+
+    def every(self, seconds: float, task: Any = None, **options: Any) -> Any:
+        """Send a task every so many seconds, counted from 1970: 3600 is each full hour, in UTC.
+
+        `@app.every(30)` above `@app.task`, or `app.every(30, task, args=(1,), name="one")`; options are
+        those of ScheduleOptions. Returns the task. Raises DeclarationError.
+        """
+        return self._schedule(Every(seconds), task, options)
+
+    @overload
+    def cron(
+        self, line: str, task: Task[P, R], *, tz: str = "UTC", **options: Unpack[ScheduleOptions]
+    ) -> Task[P, R]: ...
+
+    @overload
+    def cron(
+        self, line: str, *, tz: str = "UTC", **options: Unpack[ScheduleOptions]
+    ) -> Callable[[Task[P, R]], Task[P, R]]: ...
+
+    def cron(self, line: str, task: Any = None, *, tz: Any = "UTC", **options: Any) -> Any:
+        """Send a task when a cron line says so, `minute hour day-of-month month day-of-week`, by the clocks
+        of a time zone; see `recurrence.Cron`. As `every` otherwise."""
+        return self._schedule(Cron(line, tz), task, options)
 
     def result(self, id: str) -> Result[Any]:
         """The handle on a message that was sent by whatever process."""
@@ -167,8 +204,11 @@ class App:
             importlib.import_module(module)
 
     def queues(self) -> list[str]:
-        """Every queue that the tasks declare, and `default`, sorted."""
-        return sorted({"default", *(task.options.queue for task in self.tasks.values())})
+        """Every queue that the tasks and their schedules declare, and `default`, sorted."""
+        scheduled = (schedule.queue for schedule in self.schedule.declared.values())
+        return sorted(
+            {"default", *(task.options.queue for task in self.tasks.values()), *scheduled}
+        )
 
     def use(self, url: str, source: str) -> None:
         """Take another server than the one declared; before anything is sent."""
@@ -216,6 +256,12 @@ class App:
             client.close()
         if server is not None:
             server.detach()
+
+    def _schedule(self, recurrence: Recurrence, task: Any, options: Mapping[str, Any]) -> Any:
+        if task is None:
+            return lambda task: self._schedule(recurrence, task, options)
+        self.schedule.declare(recurrence, task, options, self.tasks)
+        return task
 
     def _declare(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
         if not callable(function):

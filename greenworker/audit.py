@@ -35,7 +35,7 @@ QUIET = 60.0  # seconds without a sweep after which nobody sweeps; longer with l
 _TYPES = {
     "msg": "hash", "scheduled": "zset", "workers": "zset", "corpses": "set", "seq": "hash",
     "about": "hash", "leases": "hash", "queues": "set", "dead": "zset", "dead:record": "hash", "stats": "hash",
-    "sweep": "string", "pulse": "string", "paused": "set", "asked": "string",
+    "sweep": "string", "pulse": "string", "paused": "set", "asked": "string", "schedules": "hash",
 }  # fmt: skip
 _TYPES_BELOW = {
     "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "zset", "solitary": "string",

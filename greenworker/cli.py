@@ -3,6 +3,7 @@
 Usage:
   greenworker (status | check | running | demo) [options]
   greenworker dead [options] <verb> [<id>...]
+  greenworker schedule [options] [<verb>] [<id>...]
   greenworker (pause | resume | purge) [options] <queue>...
   greenworker send [options] <task> [<arguments>]
   greenworker completion [options] <shell>
@@ -24,6 +25,11 @@ Commands:
               filters --task, --error, --reason, --text, --older, --newer, or
               for --all: send it again, with all its attempts before it, or
               forget it. And what status takes.
+  schedule    What is sent again and again, every so many seconds or by a cron
+              line: schedule list MODULE, or only schedule MODULE, tells when next
+              and when last; schedule pause NAME... sends nothing, schedule resume
+              NAME... goes on with what comes, schedule run NAME... sends one now.
+              Takes what status takes; run needs -A MODULE.
   running     What each worker runs now: task, id, for how long, and the line where
               it stands. Takes what status takes, and --limit.
   pause       Have workers claim nothing from each <queue>, from the next claim on;
@@ -83,7 +89,7 @@ Options:
   --namespace NAME          For all commands that look at a server, without -A.
                             Default: default
   --json                    For all commands that look at a server: print JSON; dead
-                            letters a line each.
+                            letters and schedules a line each.
   --task NAME               For dead: those of this task.
   --error TYPE              For dead: those with this error, as ValueError.
   --reason WORD             For dead: those with this reason: failed, stuck, poison,
@@ -155,6 +161,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *(*_SERVER, "task", "error", "reason", "text", "older", "newer", "limit"),
         *("all", "rate", "dry-run", "values"),
     ),
+    "schedule": _SERVER,
     "running": (*_SERVER, "limit"),
     "pause": _SERVER,
     "resume": _SERVER,
@@ -264,6 +271,10 @@ def _other_than_worker(command: str, options: Options) -> int:
             from greenworker.commands import dead
 
             return dead.run(options)
+        case "schedule":
+            from greenworker.commands import schedule
+
+            return schedule.run(options)
         case "running":
             from greenworker.commands import running
 

@@ -35,7 +35,7 @@ class Client:
         signer: Signer | None = None,
     ) -> None:
         self.endpoint = endpoint
-        self._fields = push_fields if signer is None else _signed_fields(signer)
+        self.fields = push_fields if signer is None else _signed_fields(signer)
         self.pool = ConnectionPool(endpoint, connections, patience)
         self.broker = Broker(self.pool, namespace)
         self.control = Control(self.pool, namespace)
@@ -47,7 +47,7 @@ class Client:
         Raises BrokerUnavailable (not sent), SendUnknown (perhaps sent) or BrokerError
         (refused), after at most the client's patience.
         """
-        self._push([message.id], list(self._fields(message)))
+        self._push([message.id], list(self.fields(message)))
 
     def send_many(self, messages: Iterable[Message], note: Callable[[str], object]) -> int:
         """Send in calls bounded by count and bytes; `note` gets the id of each that is sent.
@@ -56,7 +56,7 @@ class Client:
         """
         sent = 0
         try:
-            for ids, fields in _calls(map(self._fields, messages)):
+            for ids, fields in _calls(map(self.fields, messages)):
                 self._push(ids, fields)
                 sent += len(ids)
                 for id in ids:

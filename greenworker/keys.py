@@ -112,6 +112,10 @@ def scheduled(root: str) -> str:
     return root + "scheduled"
 
 
+def schedules(root: str) -> str:
+    return root + "schedules"
+
+
 def dead(root: str) -> str:
     return root + "dead"
 

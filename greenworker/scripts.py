@@ -9,6 +9,11 @@ from typing import NamedTuple
 
 # What stands before a script, besides the prelude that stands before each.
 _SHARED = {
+    "push": ("send",),
+    "schedule_plan": ("schedule",),
+    "schedule_tick": ("send", "schedule"),
+    "schedule_pause": ("schedule",),
+    "schedule_list": ("schedule",),
     "claim": ("finish", "weed"),
     "purge": ("finish", "weed"),
     "settle": ("finish",),

@@ -139,7 +139,7 @@ class Task(Generic[P, R]):
         Raises BadArguments, NotEncodable or PayloadTooLarge for a call that cannot be
         sent, and BrokerUnavailable, SendUnknown or BrokerError for one that was not.
         """
-        return self._send(self._message(args, kwargs))
+        return self.send(self._message(args, kwargs))
 
     def apply_async(
         self,
@@ -159,25 +159,55 @@ class Task(Generic[P, R]):
         time: sending it again while it waits or runs is a no-op. Raises as `delay` does."""
         if countdown is not None and eta is not None:
             raise BadArguments("give countdown= or eta=, not both")
+        if countdown is not None:
+            due: Moment | None = _checked("countdown", countdown, _check_moment)
+        else:
+            due = None if eta is None else _checked("eta", eta, _check_moment)
+        message = self.message(
+            args,
+            kwargs,
+            expires=expires,
+            queue=queue,
+            priority=priority,
+            id=id,
+            result_ttl=result_ttl,
+        )
+        return self.send(message if due is None else replace(message, due=due))
+
+    def message(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        expires: Moment | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        id: str | None = None,
+        result_ttl: float | None = None,
+    ) -> Message:
+        """What `apply_async` would send; raises BadArguments."""
         checks: tuple[tuple[str, Any, Callable[[str, Any], Any]], ...] = (
-            ("countdown", countdown, _check_moment),
-            ("eta", eta, _check_moment),
             ("expires", expires, _check_moment),
             ("queue", queue, check_name),
             ("priority", priority, _check_priority),
             ("id", id, check_name),
             ("result_ttl", result_ttl, _check_result_ttl),
         )
-        try:
-            given: dict[str, Any] = {
-                name: check(name, value) for name, value, check in checks if value is not None
-            }
-        except ConfigError as error:
-            raise BadArguments(str(error)) from None
-        if countdown is not None or eta is not None:
-            given["due"] = given.pop("countdown" if eta is None else "eta")
+        given: dict[str, Any] = {
+            name: _checked(name, value, check) for name, value, check in checks if value is not None
+        }
         message = self._message(tuple(args), dict(kwargs or {}))
-        return self._send(replace(message, **given) if given else message)
+        return replace(message, **given) if given else message
+
+    def send(self, message: Message) -> Result[R]:
+        """Send what `message` has made; raises as `delay` does."""
+        self._require_name()
+        client = self._client()
+        try:
+            client.send(message)
+        except NotEncodable as error:
+            raise self._named(error) from None
+        return client.result(message.id, self._ignored)
 
     @overload
     def delay_many(self, items: Iterable[Any], *, results: Literal[True] = True) -> Results[R]: ...
@@ -197,6 +227,7 @@ class Task(Generic[P, R]):
                 f"{self.name}.delay_many takes an iterable of argument tuples, as [(item,)], "
                 f"not a {type(items).__name__}"
             )
+        self._require_name()
         messages = (self._message(*self._call_of(item)) for item in items)
         ids: list[str] = []
         try:
@@ -225,11 +256,6 @@ class Task(Generic[P, R]):
         )
 
     def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
-        if self.name.startswith("__main__."):
-            raise GreenworkerError(
-                f"{self.name} has no importable name, so no worker can find it: "
-                "move the task into a module"
-            )
         self.check_call(args, kwargs)
         options = self.options
         return Message(
@@ -243,13 +269,12 @@ class Task(Generic[P, R]):
             expires=options.expires,
         )
 
-    def _send(self, message: Message) -> Result[R]:
-        client = self._client()
-        try:
-            client.send(message)
-        except NotEncodable as error:
-            raise self._named(error) from None
-        return client.result(message.id, self._ignored)
+    def _require_name(self) -> None:
+        if self.name.startswith("__main__."):
+            raise GreenworkerError(
+                f"{self.name} has no importable name, so no worker can find it: "
+                "move the task into a module"
+            )
 
     @property
     def _ignored(self) -> str:
@@ -294,6 +319,13 @@ def _plain_arity(signature: inspect.Signature) -> tuple[int, float]:
             case inspect.Parameter.KEYWORD_ONLY if required:
                 return 1, 0.0
     return few, most
+
+
+def _checked(what: str, value: Any, check: Callable[[str, Any], Any]) -> Any:
+    try:
+        return check(what, value)
+    except ConfigError as error:
+        raise BadArguments(str(error)) from None
 
 
 def _check_priority(what: str, value: object) -> int:

@@ -70,18 +70,19 @@ def _here_comes_first() -> None:
         sys.path.insert(0, here)
 
 
-def app_or_url(options: Options) -> App:
-    """For commands that look at the data: the App of -A, or the namespace at -u.
+def app_or_url(options: Options, named: Sequence[str] = ()) -> App:
+    """For commands that look at the data: the App of -A, or of `named`, or the namespace at -u.
 
     An App has a namespace of its own. So --namespace is refused beside one, unless that one is said
     by the environment alone, and -u by its flag.
     """
-    modules, namespace = options.modules, options.text("namespace")
+    modules = options.modules_of(list(named)) if named else options.modules
+    namespace = options.text("namespace")
     # What the environment says comes after what the App says: it looks there by itself.
     url = options.text("url") if options.said_by_flag("url") else None
     if modules and options.said_by_flag("namespace"):
-        if options.said_by_flag("app") or url is None:
-            where = "-A" if options.said_by_flag("app") else "GREENWORKER_APP"
+        if options.said_by_flag("app") or named or url is None:
+            where = "-A" if options.said_by_flag("app") or named else "GREENWORKER_APP"
             raise ConfigError(
                 f"--namespace {namespace}: the App of {where} {modules[0]} has a namespace of its own; "
                 f"leave --namespace out, or give it with -u URL and without -A"

@@ -31,7 +31,10 @@ class Options:
     @property
     def modules(self) -> list[str]:
         """The modules that were named, by position or by -A."""
-        named = list(self._parsed["<module>"])
+        return self.modules_of(list(self._parsed["<module>"]))
+
+    def modules_of(self, named: list[str]) -> list[str]:
+        """The same for a command with other words in their place."""
         if named and self.said_by_flag("app"):
             raise ConfigError(f"name the modules once: {' '.join(named)}, or -A {self.text('app')}")
         app = self.text("app")
@@ -39,8 +42,8 @@ class Options:
 
     @property
     def verb(self) -> str:
-        """What a command of several is to do."""
-        return str(self._parsed["<verb>"])
+        """What a command of several is to do; empty if that was not said."""
+        return str(self._parsed["<verb>"] or "")
 
     @property
     def ids(self) -> list[str]:

@@ -183,6 +183,11 @@ def _banner(worker: Worker) -> str:
         f"  {'tasks' if task is tasks[0] else '     '}        {_describe(task, config.timeout)}"
         for task in tasks
     ]
+    schedules = sorted(app.schedule.declared.values(), key=lambda schedule: schedule.name)
+    lines += [
+        f"  {'schedules' if one is schedules[0] else '         '}    {one.name} ({one.recurrence.text})"
+        for one in schedules
+    ]
     return "\n".join(lines)
 
 

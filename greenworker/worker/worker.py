@@ -23,6 +23,7 @@ from greenworker.errors import (
     NotPatched,
 )
 from greenworker.message import Delivery, Outcome
+from greenworker.timetable import Timetable
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.executor import Executor, Release
@@ -34,6 +35,7 @@ from greenworker.worker.scheduler import Scheduler
 from greenworker.worker.settler import IN_A_HURRY, Settler
 from greenworker.worker.stats import Stats
 from greenworker.worker.teller import Teller
+from greenworker.worker.ticker import Ticker
 from greenworker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -100,17 +102,17 @@ class Worker:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
         teller = Teller(app.client.control, membership, self.pool, config.log_values)
         self.scheduler = Scheduler(shared, on_asked=teller.tell)
+        # A burst is to end.
+        due = () if config.burst else app.schedule.declared.values()
+        timetable = Timetable(app.client.pool, app.namespace)
+        self.ticker = Ticker(timetable, due, app.client.fields)
         self.consumer = Consumer(
             lanes["consumer"],
             self._membership,
             self.pool,
             config.queues,
             config.lease,
-            about={
-                "name": config.name,
-                "queues": config.queues,
-                "concurrency": self.pool.size,
-            },
+            about={"name": config.name, "queues": config.queues, "concurrency": self.pool.size},
             expect=self.scheduler.expect,
             burst=config.burst,
             allow_eviction=config.allow_eviction,
@@ -125,6 +127,7 @@ class Worker:
             config, lambda: self.consumer.begun, lambda: len(self.pool.stuck), self._retire
         )
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, self.stats)
+        self._chores = (self.retirement, self.scheduler, self.ticker, self.reaper)
         self.server = ""  # its name and version, once it has answered
         self._started = self._serving = False
         self._starting = False  # a start looks at the server, which may be silent
@@ -185,9 +188,8 @@ class Worker:
             self._membership.fresh()
             self.watchdog.start()
             self.settler.start()
-            self.scheduler.start()
-            self.reaper.start()
-            self.retirement.start()
+            for service in self._chores:
+                service.start()
             if not self.config.solo:
                 self.consumer.start()
 
@@ -323,8 +325,7 @@ class Worker:
         left = self.settler.flush(max(least, deadline - time.monotonic()), self._hurry)
         # Leases must live until here. What follows takes no time, or the server is away: all at once.
         self.watchdog.ask_to_stop()
-        services = (self.settler, self.retirement, self.scheduler, self.reaper)
-        ending = [gevent.spawn(service.stop, _LAST_TRY) for service in services]
+        ending = [gevent.spawn(one.stop, _LAST_TRY) for one in (self.settler, *self._chores)]
         gevent.joinall([*ending, gevent.spawn(telling.join, _LAST_TRY)])
         telling.kill()
         if not left:

@@ -18,13 +18,14 @@ from tests.support.eventually import eventually
 from tests.support.server import Server
 
 # Scripts by who calls them, and what is called besides.
-SHARED = ("prelude", "finish", "weed", "depart")
-LOOKS = ("status", "dead_ids", "dead_records")
+SHARED = ("prelude", "finish", "weed", "depart", "send", "schedule")
+LOOKS = ("status", "dead_ids", "dead_records", "schedule_list")
 EVERYBODY = {"CLIENT|SETNAME", "EVAL", "EVALSHA"}
 SENDING = {"SUBSCRIBE", "UNSUBSCRIBE", "DEL"}
 WORKING = {"INFO", "BRPOP", "HGETALL", "TIME"}
 
 TASKS = """
+    @app.every(0.5, args=(1, 2), name="beat", result_ttl=1)
     @app.task
     def add(a, b): return a + b
 
@@ -133,6 +134,7 @@ def test_a_day_in_the_life_of_three_users(guarded: Guarded, guarded_project: Pro
         (("check",), "all is well"),
         (("dead", "list"), "ValueError: broken"),
         (("dead", "show", failed.id), "tasks.fails"),
+        (("schedule", "list"), "beat      every 0.5"),
     ):
         done = project.run(*args, "-A", "tasks", "-u", guarded.url("dashboard"))
         assert (done.returncode, done.stderr) == (0, "")
@@ -147,6 +149,11 @@ def test_a_day_in_the_life_of_three_users(guarded: Guarded, guarded_project: Pro
     assert failed.get(timeout=20) == "mended"
     done = project.run("dead", "delete", "-A", "tasks", "--all", "-u", guarded.url("worker"))
     assert (done.returncode, done.stdout) == (0, "0 deleted\n")
+    done = project.run("schedule", "pause", "-A", "tasks", "beat", "-u", guarded.url("dashboard"))
+    assert (done.returncode, "let its ACL allow this" in done.stderr) == (2, True)
+    for verb in ("pause", "resume", "run"):
+        done = project.run("schedule", verb, "-A", "tasks", "beat", "-u", guarded.url("worker"))
+        assert (done.returncode, done.stderr) == (0, "")
     # A worker that is killed: another one reaps it
     held = tasks.hold.delay("go")
     eventually(lambda: project.notes)

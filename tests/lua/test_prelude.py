@@ -30,6 +30,7 @@ NAMES = {
     ("asked",): "ASKED",
     ("running", "w"): "running_key('w')",
     ("scheduled",): "SCHEDULED",
+    ("schedules",): "ROOT .. 'schedules'",  # schedule.lua has it
     ("dead",): "DEAD",
     ("dead_records",): "RECORDS",
     ("result", "m"): "result_key('m')",

@@ -36,6 +36,11 @@ TASK_STEPS = (
     "task.outcome",  # its outcome is known, the settler is not
 )
 CLIENT_STEPS = ("push.sent", "push.replied")
+# Only where something is scheduled.
+SCHEDULE_STEPS = (
+    *("schedule_plan.sent", "schedule_plan.replied"),
+    *("schedule_tick.sent", "schedule_tick.replied"),
+)
 NAMES = (
     *TASK_STEPS,
     *(f"{name}.{when}" for name in SCRIPTS if name != "push" for when in ("sent", "replied")),
@@ -54,10 +59,9 @@ def parse(spec: str) -> dict[str, tuple[str, int]]:
     for part in filter(None, spec.split(",")):
         step, _, what = part.partition("=")
         action, _, nth = what.partition("@")
-        if step not in (*NAMES, *CLIENT_STEPS):
-            raise ValueError(
-                f"no failpoint {step!r}; there are {', '.join((*NAMES, *CLIENT_STEPS))}"
-            )
+        known = (*NAMES, *CLIENT_STEPS, *SCHEDULE_STEPS)
+        if step not in known:
+            raise ValueError(f"no failpoint {step!r}; there are {', '.join(known)}")
         if action not in ACTIONS:
             raise ValueError(f"no action {action!r}; there are {', '.join(ACTIONS)}")
         armed[step] = action, int(nth or 1)

@@ -81,3 +81,22 @@ def wait(result: Result[object]) -> object:
 wait(fetch.delay("x"))
 
 current_task().attempt = 3  # E: misc
+
+
+# A schedule leaves the task what it is, and its options are checked.
+@app.every(30, name="often")
+@app.cron("0 3 * * *", tz="Europe/Berlin", misfire="skip")
+@app.task
+def beat(n: int = 0) -> int:
+    return n
+
+
+assert_type(beat(1), int)
+assert_type(beat.delay(1), Result[int])
+beat.delay("1")  # E: arg-type
+same: Task[[str], None] = app.every(30, mail, args=("a@b",), priority=9)
+app.every("30", mail)  # E: call-overload
+app.every(30, mail, misfire="all")  # E: call-overload
+app.every(30, mail, countdown=5)  # E: call-overload, call-overload
+app.cron("* * * * *", mail, tz=5)  # E: call-overload
+app.every(30)(len)  # E: arg-type

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from greenworker import App, __version__, cli, codec
-from greenworker.commands import completion, dead, logs
+from greenworker.commands import completion, dead, logs, schedule
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import BY_FLAG_ALONE, Options
@@ -120,6 +120,13 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("worker purge", "worker", ["purge"]),
         ("worker completion bash", "worker", ["completion", "bash"]),
         ("bash send", "worker", ["bash", "send"]),
+        ("schedule", "schedule", []),
+        ("schedule app.tasks", "schedule", []),
+        ("schedule -A m", "schedule", ["m"]),
+        ("-A m schedule pause x y", "schedule", ["m"]),
+        ("schedule --json list", "schedule", []),
+        ("worker schedule", "worker", ["schedule"]),
+        ("worker schedule list", "worker", ["schedule", "list"]),
         ("demo", "demo", []),
         ("-q demo", "demo", []),
         ("", "worker", []),
@@ -180,6 +187,25 @@ def test_what_is_sent_and_how() -> None:
     assert [options.text(name) for name in ("queue", "priority", "id")] == ["slow", "9", "order-17"]
     assert options.flag("wait")
     assert parse("send app.tasks:fetch").named("arguments") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "verb", "names"),
+    [
+        ("schedule", "", []),
+        ("schedule -A m", "", []),
+        ("schedule app.tasks", "app.tasks", []),
+        ("schedule list", "list", []),
+        ("schedule list app.tasks", "list", ["app.tasks"]),
+        ("schedule pause x", "pause", ["x"]),
+        ("schedule run x -A m y", "run", ["x", "y"]),
+        ("-A m schedule resume schedule dead", "resume", ["schedule", "dead"]),
+        ("schedule pause -A m -- -x", "pause", ["-x"]),
+    ],
+)
+def test_what_is_done_with_which_schedules(line: str, verb: str, names: list[str]) -> None:
+    options = parse(line)
+    assert (options.verb, options.ids) == (verb, names)
 
 
 def test_all_that_dead_letters_can_be_chosen_by() -> None:
@@ -375,12 +401,18 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("demo --json", "--json is not for demo"),
         (
             "--namespace x m",
-            "--namespace is for status, check, dead, running, pause, resume and purge",
+            "--namespace is for status, check, dead, schedule, running, pause, resume and purge",
         ),
         (
             "--json m",
-            "--json is for status, check, dead, running, pause, resume, purge and send",
+            "--json is for status, check, dead, schedule, running, pause, resume, purge and send",
         ),
+        ("schedule pause", "schedule pause: which ones?"),
+        ("schedule paus x", "schedule 'paus': there are list, pause, resume and run"),
+        ("schedule run x", "schedule run needs -A MODULE"),
+        ("schedule list --task t", "--task is not for schedule"),
+        ("schedule app.tasks -c 3", "--concurrency is not for schedule"),
+        ("schedule list m -A n", "name the modules once: m, or -A n"),
         ("--all m", "--all is for dead"),
         ("--values m", "--values is for dead"),
         ("--rate 3 m", "--rate is for dead"),
@@ -798,8 +830,10 @@ def test_all_of_the_manual_can_be_completed() -> None:
     assert set().union(*taken.values()) == set(OPTIONS)
     assert {"app", "concurrency", "workdir"} <= taken["worker"]
     assert not {"limit", "json", "yes"} & taken["worker"]
-    assert {name for name, words in manual.arguments.items() if words} == {"dead", "completion"}
+    verbs = {name for name, words in manual.arguments.items() if words}
+    assert verbs == {"dead", "schedule", "completion"}
     assert tuple(manual.arguments["dead"]) == dead.VERBS
+    assert tuple(manual.arguments["schedule"]) == schedule.VERBS
     assert tuple(manual.arguments["completion"]) == tuple(completion._SHELLS)
     assert all(manual.commands.values())
     assert all(one.about for one in manual.options)

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "greenworker"
 
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
-    ("errors", "keys", "scripts", "backoff", "verdicts", "context", "replies"),
+    ("errors", "keys", "scripts", "backoff", "recurrence", "verdicts", "context", "replies"),
     ("endpoint",),
     ("wire",),
     ("route",),
@@ -28,12 +28,13 @@ STOREYS = (
     ("connection", "status", "running"),
     ("connection_pool",),
     ("broker", "middleware", "embedded", "embedded_guard", "signing"),
-    ("subscriber", "probe", "control"),
+    ("subscriber", "probe", "control", "timetable"),
     ("findings",),
     ("audit",),
     ("result", "dead"),
     ("client",),
     ("task",),
+    ("schedule",),
     ("app",),
     (
         "worker.config",
@@ -47,7 +48,7 @@ STOREYS = (
     ("worker.pool", "worker.executor"),
     ("worker.settler", "worker.dump", "worker.teller"),
     ("worker.consumer",),
-    ("worker.watchdog", "worker.reaper", "worker.scheduler", "worker.retirement"),
+    ("worker.watchdog", "worker.reaper", "worker.scheduler", "worker.ticker", "worker.retirement"),
     ("worker.worker",),
     ("worker",),
     ("",),  # greenworker/__init__.py: the public face, which names what lies below it

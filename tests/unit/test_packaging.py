@@ -69,11 +69,11 @@ def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     assert dict(entries["console_scripts"]) == {"greenworker": "greenworker.__main__:main"}
 
 
-def test_four_dependencies(wheel: zipfile.ZipFile) -> None:
+def test_five_dependencies(wheel: zipfile.ZipFile) -> None:
     lines = metadata(wheel, "METADATA").splitlines()
     required = [line.removeprefix("Requires-Dist: ") for line in lines if "Requires-Dist: " in line]
     names = {re.split(r"[^\w-]", text)[0] for text in required if "extra ==" not in text}
-    assert names == {"gevent", "redis", "orjson", "docopt-ng"}
+    assert names == {"gevent", "redis", "orjson", "docopt-ng", "cronsim"}
 
 
 def test_wheel_says_our_version(wheel: zipfile.ZipFile) -> None:
@@ -94,7 +94,7 @@ def test_oldest_tests_the_lower_bounds() -> None:
     tox = configparser.ConfigParser()
     tox.read(ROOT / "tox.ini")
     pins = dict(re.findall(r"([\w-]+)==([\d.]+)", tox["testenv:oldest"]["deps"]))
-    assert {"gevent", "redis", "orjson", "docopt-ng"} <= pins.keys()
+    assert {"gevent", "redis", "orjson", "docopt-ng", "cronsim"} <= pins.keys()
     assert pins == {name: bounds[name] for name in pins}
 
 
