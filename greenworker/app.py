@@ -20,6 +20,7 @@ from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.endpoint import Endpoint
 from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable
 from greenworker.findings import Report
+from greenworker.middleware import Middleware, check
 from greenworker.result import Result
 from greenworker.signing import Signer, signer_from_environment
 from greenworker.status import Status
@@ -27,6 +28,7 @@ from greenworker.task import Task, make_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Middleware)
 
 _log = logging.getLogger("greenworker")
 
@@ -39,6 +41,7 @@ class App:
     GREENWORKER_URL=required forbids that. `include` names modules whose tasks belong to the app.
     `signing_keys`, else $GREENWORKER_SIGNING_KEYS (commas between), sign what is sent and refuse to
     run what none of them has signed; the first one signs, see docs/security.md.
+    `middleware` stands around what is sent and run, the first outermost, see Middleware.
     `connections` bounds what sending and looking up use at once; a send that cannot be made
     fails after `patience` seconds (below 300). Creating an App connects to nothing.
     """
@@ -53,6 +56,7 @@ class App:
         connections: int = 16,
         patience: float = 5.0,
         signing_keys: Iterable[str | bytes] | None = None,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
         keys.root(namespace)  # refuses a bad name here and now
         if not isinstance(connections, int) or connections < 1:
@@ -63,6 +67,7 @@ class App:
         self.namespace = namespace
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}
+        self.middlewares = tuple(map(check, middleware))
         self._url = url
         self._source = "App(url)"
         self._embedded = embedded
@@ -94,6 +99,16 @@ class App:
         if function is None:
             return lambda function: self._declare(function, options)
         return self._declare(function, options)
+
+    def middleware(self, one: M) -> M:
+        """Add a middleware within those that are there, before anything is sent or run; returns it."""
+        with self._lock:
+            if self._client is not None:
+                raise ConfigError(
+                    f"middleware {one!r:.80} comes late: the app is in use; add it where the app is made"
+                )
+            self.middlewares = (*self.middlewares, check(one))
+        return one
 
     def result(self, id: str) -> Result[Any]:
         """The handle on a message that was sent by whatever process."""
@@ -150,7 +165,12 @@ class App:
         with self._lock:
             if self._client is None:
                 self._client = Client(
-                    self.endpoint, self.namespace, self._connections, self._patience, self.signer
+                    self.endpoint,
+                    self.namespace,
+                    self._connections,
+                    self._patience,
+                    self.signer,
+                    self.middlewares,
                 )
             return self._client
 
