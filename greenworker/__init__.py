@@ -26,6 +26,7 @@ _HOME = {
     "Worker": "worker",
     "current_task": "context",
     "errors": "errors",
+    "spawn": "children",
 }
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "current_task",
     "errors",
+    "spawn",
 ]
 
 

@@ -1,6 +1,7 @@
 from greenworker import errors as errors
 from greenworker.app import App as App
 from greenworker.backoff import Backoff as Backoff
+from greenworker.children import spawn as spawn
 from greenworker.context import CurrentTask as CurrentTask
 from greenworker.context import current_task as current_task
 from greenworker.dead import DeadLetter as DeadLetter

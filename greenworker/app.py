@@ -15,7 +15,7 @@ from greenworker import keys
 from greenworker.broker import PUSH_TTL
 from greenworker.client import Client
 from greenworker.context import CurrentTask
-from greenworker.dead import DeadLetters
+from greenworker.dead import DeadLetter, DeadLetters
 from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.endpoint import Endpoint
 from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable
@@ -29,6 +29,7 @@ from greenworker.task import Task, make_options
 P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=Middleware)
+F = TypeVar("F", bound=Callable[[DeadLetter], object])
 
 _log = logging.getLogger("greenworker")
 
@@ -68,6 +69,7 @@ class App:
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.middlewares = tuple(map(check, middleware))
+        self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url
         self._source = "App(url)"
         self._embedded = embedded
@@ -109,6 +111,19 @@ class App:
                 )
             self.middlewares = (*self.middlewares, check(one))
         return one
+
+    def on_failure(self, function: F) -> F:
+        """Have a worker call `function(letter)` when a message has failed for good; returns it, to decorate.
+
+        `letter` is the DeadLetter that is there by then. Whichever worker has buried it calls, once; not
+        if it dies between the two. Errors of the function are logged and change nothing.
+        """
+        if not callable(function):
+            raise ConfigError(
+                f"on_failure takes a function of one dead letter, not {function!r:.60}"
+            )
+        self.failure_functions.append(function)
+        return function
 
     def result(self, id: str) -> Result[Any]:
         """The handle on a message that was sent by whatever process."""

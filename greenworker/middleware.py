@@ -43,18 +43,20 @@ class Middleware:
         """A Worker is about to begin; what this raises, its start raises."""
 
     def on_quiet(self, worker: Any) -> None:
-        """A Worker claims nothing more: it is quiet, or it stops. Comes once, before `on_shutdown`."""
+        """A Worker claims nothing more: it is quiet, or it stops. Comes before `on_shutdown`, and again only
+        after a resume."""
 
     def on_shutdown(self, worker: Any) -> None:
         """A Worker's last task has ended, and been settled if that was possible. Has what is left of
-        the grace, two seconds at least; the last one that began comes first."""
+        the grace, a second at least; the last one that began comes first."""
 
 
 def check(one: object) -> Middleware:
     """The same; raises ConfigError for what is no middleware, or overrides nothing."""
     if not isinstance(one, Middleware):
-        made = isinstance(one, type) and issubclass(one, Middleware)
-        mend = f"make one, {one.__name__}()" if made else "give objects of subclasses of Middleware"  # type: ignore[union-attr]
+        mend = "give objects of subclasses of Middleware"
+        if isinstance(one, type) and issubclass(one, Middleware):
+            mend = f"make one, {one.__name__}()"
         raise ConfigError(f"middleware {one!r:.80}: {mend}")
     methods = [name for name in vars(Middleware) if not name.startswith("_")]
     if not any(name in vars(kind) for name in methods for kind in _own(type(one))):
@@ -143,7 +145,9 @@ def _allowed(message: Message, passed: Message) -> Message:
         )
     check_name("queue", passed.queue)
     if isinstance(passed.priority, bool) or passed.priority not in PRIORITIES:
-        raise ConfigError(f"{message.task}: priority {passed.priority!r}: give 0 to 9, 9 goes first")
+        raise ConfigError(
+            f"{message.task}: priority {passed.priority!r}: give 0 to 9, 9 goes first"
+        )
     return passed
 
 

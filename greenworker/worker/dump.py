@@ -18,7 +18,7 @@ def describe_running(pool: TaskPool | SoloPool) -> str:
     for greenlet in (*greenlets, *stuck):
         frame = greenlet.gr_frame
         if frame is not None:
-            parts.append(f"{run_of(frame)}:\n{stack_text(frame)}")
+            parts.append(f"{run_of(frame) or 'waiting for a thread'}:\n{stack_text(frame)}")
     return "\n".join(parts)
 
 

@@ -20,6 +20,8 @@ PACKAGE = ROOT / "greenworker"
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
     ("errors", "keys", "scripts", "backoff", "verdicts", "context", "replies"),
+    ("family",),
+    ("children",),
     ("endpoint",),
     ("wire",),
     ("route",),
@@ -43,6 +45,11 @@ STOREYS = (
         "worker.proof",
         "worker.gil",
         "worker.report",
+        "worker.run",
+        "worker.patched",
+        "worker.events",
+        "worker.failures",
+        "worker.threads",
     ),
     ("worker.pool", "worker.executor"),
     ("worker.settler", "worker.dump"),
