@@ -94,9 +94,11 @@ class Child(gevent.Greenlet, Generic[R]):  # type: ignore[misc]  # gevent is unt
 
     def get(self, block: bool = True, timeout: float | None = None) -> R:
         """What the function returned; raises what it raised. A child that was killed returns a GreenletExit."""
-        value: R = super().get(block, timeout)
+        if block:
+            self.join(timeout)
         if self._error is not None:
             raise self._error
+        value: R = super().get(block=False)
         return value
 
     @property

@@ -16,6 +16,7 @@ from gevent.lock import Semaphore
 from gevent.threadpool import ThreadPool
 
 from greenworker.context import IN_THREAD
+from greenworker.worker.run import HardTimeout
 
 _IDLE = 60.0  # seconds after which a thread that has nothing to do ends
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
@@ -25,16 +26,17 @@ class Threads:
     """At most `size` functions at once, each in a native thread; a run waits for one before its time begins.
 
     No thread can be ended from outside. What is left behind by a run that has ended (its timeout, a
-    release) goes on beside the others in a thread of its own: `abandoned`.
+    release) goes on beside the others in a thread of its own: `abandoned`; `stuck` are those past their timeout.
     """
 
-    def __init__(self, size: int, on_abandoned: Callable[[], None]) -> None:
+    def __init__(self, size: int, on_stuck: Callable[[], None]) -> None:
         self._size = size
-        self._on_abandoned = on_abandoned
+        self._on_stuck = on_stuck
         self._free = Semaphore(size)
         self._pool: ThreadPool | None = None  # made when the first one is wanted
         self._records = _Records()
         self.abandoned: set[AsyncResult] = set()
+        self.stuck: set[AsyncResult] = set()
 
     def acquire(self) -> bool:
         """Wait for a thread, for as long as it takes; False: the run was released meanwhile."""
@@ -57,9 +59,12 @@ class Threads:
         result = self._pool.spawn(call)
         try:
             result.get()
-        except BaseException:
+        except BaseException as error:
             if not result.ready():
                 self._abandon(result)
+                if isinstance(error, HardTimeout):
+                    self.stuck.add(result)
+                    self._on_stuck()
             raise
         finally:
             self._records.flush()
@@ -81,10 +86,10 @@ class Threads:
 
         def has_ended(result: AsyncResult) -> None:
             self.abandoned.discard(result)
+            self.stuck.discard(result)
             pool.maxsize -= 1
 
         result.rawlink(has_ended)
-        self._on_abandoned()
 
 
 class _Call:

@@ -138,7 +138,7 @@ class Worker:
         self.retirement = Retirement(
             config,
             lambda: self.consumer.begun,
-            lambda: len(self.pool.stuck) + len(self.threads.abandoned),
+            lambda: len(self.pool.stuck) + len(self.threads.stuck),
             self._retire,
         )
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, self.stats)
