@@ -58,6 +58,7 @@ STOREYS = (
     ("worker.worker",),
     ("worker",),
     ("",),  # greenworker/__init__.py: the public face, which names what lies below it
+    ("contrib", "contrib.*"),
     ("demo", "demo.*"),
     ("commands", "commands.*"),
     ("cli",),
@@ -184,6 +185,18 @@ def test_a_producer_never_loads_the_worker() -> None:
     loaded = loaded_by("from greenworker import App; App('redis://127.0.0.1:1')")
     extra = {name for name in loaded if name == "docopt" or name.startswith("greenworker.worker")}
     assert not extra
+
+
+def test_frameworks_are_imported_by_whoever_uses_them() -> None:
+    rooms = {
+        name_of(path)
+        for path in FILES
+        for _, module, _ in imports(path)
+        if module.split(".")[0] in ("django", "flask")
+    }
+    assert rooms == {"contrib.django", "contrib.flask"}
+    loaded = loaded_by("from greenworker import *")
+    assert not {name for name in loaded if "contrib" in name}
 
 
 def test_one_room_imports_redis() -> None:
