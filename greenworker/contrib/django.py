@@ -13,7 +13,7 @@ from typing import Any, ParamSpec
 
 import django
 from django.apps import apps
-from django.db import close_old_connections, connections, transaction
+from django.db import connections, transaction
 
 from greenworker.message import Message
 from greenworker.middleware import Middleware
@@ -41,16 +41,22 @@ class DjangoMiddleware(Middleware):
     def run(self, message: Message, call_next: Callable[[Message], Any]) -> Any:
         import gevent  # here: a web server that only sends needs none
 
-        close_old_connections()
+        self._close_connections(only_old=True)
         try:
             return call_next(message)
         finally:
-            if isinstance(gevent.getcurrent(), gevent.Greenlet):
-                for connection in connections.all(initialized_only=True):
-                    if not connection.in_atomic_block:
-                        connection.close()
+            # A task's greenlet ends; a thread, or the main greenlet, runs the next task as well.
+            self._close_connections(only_old=not isinstance(gevent.getcurrent(), gevent.Greenlet))
+
+    def _close_connections(self, only_old: bool) -> None:
+        """As Django's close_old_connections does, which would also close one within a transaction."""
+        for connection in connections.all(initialized_only=True):
+            if connection.in_atomic_block:
+                continue
+            if only_old:
+                connection.close_if_unusable_or_obsolete()
             else:
-                close_old_connections()
+                connection.close()
 
 
 def delay_on_commit(task: Task[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
