@@ -101,11 +101,11 @@ class Executor:
             task.check_call(message.args, message.kwargs)
         except BadArguments as error:
             return self._unfit(delivery, "arguments", error)
-        timeout = self._timeout
-        if timeout is not None and task.options.timeout is not None:
-            timeout = task.options.timeout
-        soft = task.options.soft_timeout if self._timeout is not None else None
-        threads = self._threads if task.options.thread else None
+        options, timeout = task.options, self._timeout
+        if timeout is not None and options.timeout is not None:
+            timeout = options.timeout
+        soft = options.soft_timeout if self._timeout is not None else None
+        threads = self._threads if options.thread else None
         if threads is not None and not threads.acquire():
             self._stats.released += 1
             return RELEASE
