@@ -36,8 +36,11 @@ class Tracing(Middleware):
         call_next(replace(message, headers=headers))
 
     def run(self, message: Message, call_next: Callable[[Message], Any]) -> Any:
-        _, trace, parent, _ = message.headers["traceparent"].split("-")
-        span = secrets.token_hex(8)
+        span, parent = secrets.token_hex(8), None
+        if "traceparent" in message.headers:  # else it was sent without this: a trace begins
+            _, trace, parent, _ = message.headers["traceparent"].split("-")
+        else:
+            trace = secrets.token_hex(16)
         here.set((trace, span))  # of this run alone: each has variables of its own
         began, error = time.time(), None
         try:

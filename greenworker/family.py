@@ -42,6 +42,12 @@ def end_family(current: CurrentTask) -> None:
         family.end()
 
 
+def end_families_like(current: CurrentTask) -> None:
+    """The run that looks like this is given up: as `end_family`."""
+    for family in [one for one in FAMILIES.values() if one.current == current]:
+        end_family(family.current)
+
+
 class Family:
     """The children of one run; keeps the run itself, so that no other has its identity."""
 

@@ -23,7 +23,7 @@ from greenworker.errors import (
     TaskTimeout,
     UnknownTask,
 )
-from greenworker.family import FAMILIES, end_family
+from greenworker.family import FAMILIES, end_families_like, end_family
 from greenworker.message import (
     RELEASE,
     Delivery,
@@ -292,6 +292,8 @@ class Executor:
         error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
         outcome = Outcome("dead", failure(error), run.message.result_ttl, reason="stuck")
         self._on_stuck(run.delivery, outcome)
+        if FAMILIES:
+            end_families_like(run.as_seen_by_the_task())
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
         gevent.spawn(
             _log.critical,

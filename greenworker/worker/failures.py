@@ -11,6 +11,7 @@ import gevent
 from gevent.event import Event
 
 from greenworker.dead import DeadLetter, DeadLetters
+from greenworker.errors import BrokerUnavailable
 from greenworker.worker.report import told
 from greenworker.worker.service import Service
 
@@ -55,7 +56,7 @@ class Failures(Service):
         self._busy = True
         try:
             ids = [self._waiting[at] for at in range(min(_AT_ONCE, len(self._waiting)))]
-            found = list(self._letters.list(ids=ids))
+            found = self._read(ids)
             for _ in ids:  # not before: the server may be away
                 self._waiting.popleft()
             for letter in found:
@@ -74,6 +75,16 @@ class Failures(Service):
         if self._waiting:
             _log.warning("%d dead letters were told to no on_failure", len(self._waiting))
             self._waiting.clear()
+
+    def _read(self, ids: Sequence[str]) -> list[DeadLetter]:
+        try:
+            return list(self._letters.list(ids=ids))
+        except BrokerUnavailable:
+            raise
+        except Exception as error:
+            # Damage, say: those behind them are to be told all the same.
+            _log.error("on_failure: %d dead letters cannot be read: %s", len(ids), error)
+            return []
 
     def _tell(self, letter: DeadLetter) -> None:
         for function in self._functions:

@@ -74,6 +74,35 @@ def test_however_a_run_ends_its_children_end(
     assert not FAMILIES
 
 
+def test_a_run_that_is_written_off_loses_its_children_then(
+    app: App, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greenworker.worker.run._THROW_AGAIN", (0.01,))
+    ended, over = Event(), Event()
+
+    def child() -> None:
+        try:
+            Event().wait()
+        finally:
+            ended.set()
+
+    @app.task(timeout=0.02)
+    def stuck() -> None:
+        spawn(child)
+        while not over.is_set():
+            try:
+                over.wait()
+            except BaseException:
+                spawn(print)
+
+    start(max_stuck=5)
+    with pytest.raises(TaskFailed, match="ignores it"):
+        stuck.delay().get(timeout=10)
+    assert ended.wait(10)
+    over.set()
+    eventually(lambda: not FAMILIES)
+
+
 def test_a_child_is_a_greenlet_to_wait_for(app: App, start: Start) -> None:
     @app.task
     def t() -> list[Any]:

@@ -157,6 +157,21 @@ def test_without_any_nothing_is_remembered(app: App, start: Start) -> None:
     assert not worker.failures._waiting
 
 
+def test_what_cannot_be_read_keeps_nobody_behind_it(
+    app: App, start: Start, letters: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "_AT_ONCE", 1)
+
+    @app.task
+    def breaks() -> None:
+        raise ValueError
+
+    worker = start()
+    worker.failures.add(7)  # type: ignore[arg-type]
+    sent = breaks.delay()
+    eventually(lambda: [letter.id for letter in letters] == [sent.id])
+
+
 def test_what_is_no_function_is_refused() -> None:
     with pytest.raises(ConfigError, match="takes a function of one dead letter"):
         App().on_failure("mail@example.com")  # type: ignore[type-var]
