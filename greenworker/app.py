@@ -96,7 +96,7 @@ class App:
         """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
 
         Options: name, queue, timeout, retries, retry_for, backoff, priority, expires,
-        result_ttl, ignore_result, bind, sensitive; see TaskOptions. Raises DeclarationError.
+        result_ttl, ignore_result, bind, sensitive, thread; see TaskOptions. Raises DeclarationError.
         """
         if function is None:
             return lambda function: self._declare(function, options)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import cache
+from types import FrameType
 from typing import Any
 
 import gevent
@@ -92,6 +94,16 @@ class Threads:
         result.rawlink(has_ended)
 
 
+def frame_in_thread(frame: FrameType | None) -> FrameType | None:
+    """Where the thread stands that this stack waits for, if it waits for one."""
+    while frame is not None:
+        if frame.f_code is Threads.call.__code__:
+            call = frame.f_locals.get("call")
+            return sys._current_frames().get(call.thread) if isinstance(call, _Call) else None
+        frame = frame.f_back
+    return None
+
+
 class _Call:
     """One function in its thread: raises nothing, since gevent would print it."""
 
@@ -105,6 +117,7 @@ class _Call:
     ) -> None:
         self.value: Any = None
         self.error: BaseException | None = None
+        self.thread = 0  # the native one's id, once it runs
         self._context = context
         self._records = records
         self._function = function
@@ -112,7 +125,7 @@ class _Call:
         self._kwargs = kwargs
 
     def __call__(self) -> None:
-        me = _get_ident()
+        self.thread = me = _get_ident()
         _RECORDS_OF[me] = self._records
         try:
             self._context.run(IN_THREAD.set, True)

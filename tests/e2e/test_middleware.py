@@ -148,6 +148,10 @@ def test_what_blocks_in_a_thread_keeps_nobody_waiting(project: Project) -> None:
     # The loop goes on, and more than two wait for a thread, in their slots
     assert tasks.quick.delay().get(timeout=10) == "quick"
     assert [one.state for one in slow] == ["STARTED"] * 5
+    # TTIN shows where the threads stand
+    worker.signal(signal.SIGTTIN)
+    worker.wait_for("in blocks_until", times=2)
+    worker.wait_for("waiting for a thread:", times=3)
     project.allow("go")
     assert [one.get(timeout=20) for one in slow] == [[n, "tasks.slow"] for n in range(5)]
     with pytest.raises(TaskFailed, match="in a thread") as failed:
