@@ -52,7 +52,7 @@ class Threads:
         """The run that has waited for a thread has ended."""
         self._free.release()
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """What the function returns or raises, in the thread that was waited for; with this context."""
         if self._pool is None:
             _carry_records()
@@ -164,7 +164,8 @@ _RECORDS_OF: dict[int, _Records] = {}  # by native thread
 
 @cache
 def _carry_records() -> None:
-    """Have the records of our threads handled by the loop's; those of all others as ever."""
+    """Have the records of our threads handled by the loop's, and those of all others as ever; for good, since what
+    is abandoned may log at any time."""
     as_ever = logging.Logger.handle
 
     def handle(self: logging.Logger, record: logging.LogRecord) -> None:
@@ -175,3 +176,7 @@ def _carry_records() -> None:
             records.put(self, record)
 
     logging.Logger.handle = handle  # type: ignore[method-assign]
+    # The module's own, which getLogger() takes: nobody waits for anything who holds it, so that a native
+    # lock serves greenlets as well. Taken first: whoever held it has given it back.
+    with logging._lock:  # type: ignore[attr-defined]
+        logging._lock = monkey.get_original("_thread", "RLock")()  # type: ignore[attr-defined]

@@ -176,11 +176,15 @@ def test_threads_that_log_and_greenlets_that_log_wait_for_nobody(project: Projec
         for _ in range(50):
             log.warning("from a thread")
             block(0.0002)
+        for _ in range(20_000):
+            logging.getLogger("shop")
 
     @app.task
     def green():
         for _ in range(50):
             log.warning("from a greenlet")
+            for _ in range(400):
+                logging.getLogger("shop")
             time.sleep(0)
 
     class Slow(logging.Handler):

@@ -57,6 +57,15 @@ def test_it_runs_elsewhere_and_sees_the_same(app: App, start: Start) -> None:
     assert around == inside != ident()
 
 
+def test_its_arguments_may_have_any_name(app: App, start: Start) -> None:
+    @app.task(thread=True)
+    def t(function: int, args: int, kwargs: int, call: int) -> list[int]:
+        return [function, args, kwargs, call]
+
+    start()
+    assert t.delay(function=1, args=2, kwargs=3, call=4).get(timeout=10) == [1, 2, 3, 4]
+
+
 def test_so_many_at_once_and_the_others_wait_without_time_passing(app: App, start: Start) -> None:
     gate = Gate()
 
