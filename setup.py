@@ -68,6 +68,8 @@ setup(
         "dev": [
             *EMBEDDED,
             *TOP,
+            "django>=4.2",  # for greenworker.contrib and its examples, as flask
+            "flask>=3.0",
             "gunicorn>=23.0",  # for one of the examples
             "hypothesis>=6.100",
             "mypy>=1.14",

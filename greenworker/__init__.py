@@ -13,6 +13,8 @@ _HOME = {
     "DeadLetter": "dead",
     "Ignore": "verdicts",
     "Info": "result",
+    "Message": "message",
+    "Middleware": "middleware",
     "Reject": "verdicts",
     "Result": "result",
     "Results": "result",
@@ -25,6 +27,7 @@ _HOME = {
     "Worker": "worker",
     "current_task": "context",
     "errors": "errors",
+    "spawn": "children",
 }
 
 __all__ = [
@@ -34,6 +37,8 @@ __all__ = [
     "DeadLetter",
     "Ignore",
     "Info",
+    "Message",
+    "Middleware",
     "Reject",
     "Result",
     "Results",
@@ -47,6 +52,7 @@ __all__ = [
     "__version__",
     "current_task",
     "errors",
+    "spawn",
 ]
 
 

@@ -1,11 +1,14 @@
 from greenworker import errors as errors
 from greenworker.app import App as App
 from greenworker.backoff import Backoff as Backoff
+from greenworker.children import spawn as spawn
 from greenworker.context import CurrentTask as CurrentTask
 from greenworker.context import current_task as current_task
 from greenworker.dead import DeadLetter as DeadLetter
 from greenworker.errors import SoftTimeout as SoftTimeout
+from greenworker.message import Message as Message
 from greenworker.message import State as State
+from greenworker.middleware import Middleware as Middleware
 from greenworker.result import Info as Info
 from greenworker.result import Result as Result
 from greenworker.result import Results as Results

@@ -16,7 +16,7 @@ from greenworker.broker import PUSH_TTL
 from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.control import Purged, Switched
-from greenworker.dead import DeadLetters
+from greenworker.dead import DeadLetter, DeadLetters
 from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.endpoint import Endpoint
 from greenworker.errors import (
@@ -26,6 +26,7 @@ from greenworker.errors import (
     GreenworkerError,
 )
 from greenworker.findings import Report
+from greenworker.middleware import Middleware, check
 from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
 from greenworker.running import Running
@@ -37,6 +38,8 @@ from greenworker.timetable import Timetable
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Middleware)
+F = TypeVar("F", bound=Callable[[DeadLetter], object])
 
 _log = logging.getLogger("greenworker")
 
@@ -49,6 +52,7 @@ class App:
     GREENWORKER_URL=required forbids that. `include` names modules whose tasks belong to the app.
     `signing_keys`, else $GREENWORKER_SIGNING_KEYS (commas between), sign what is sent and refuse to
     run what none of them has signed; the first one signs, see docs/security.md.
+    `middleware` stands around what is sent and run, the first outermost, see Middleware.
     `connections` bounds what sending and looking up use at once; a send that cannot be made
     fails after `patience` seconds (below 300). Creating an App connects to nothing.
     """
@@ -63,6 +67,7 @@ class App:
         connections: int = 16,
         patience: float = 5.0,
         signing_keys: Iterable[str | bytes] | None = None,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
         keys.root(namespace)  # refuses a bad name here and now
         if not isinstance(connections, int) or connections < 1:
@@ -74,6 +79,8 @@ class App:
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.schedule = Schedules(lambda: Timetable(self.client.pool, namespace))
+        self.middlewares = tuple(map(check, middleware))
+        self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url
         self._source = "App(url)"
         self._embedded = embedded
@@ -100,7 +107,7 @@ class App:
         """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
 
         Options: name, queue, timeout, retries, retry_for, backoff, priority, expires,
-        result_ttl, ignore_result, bind, sensitive; see TaskOptions. Raises DeclarationError.
+        result_ttl, ignore_result, bind, sensitive, thread; see TaskOptions. Raises DeclarationError.
         """
         if function is None:
             return lambda function: self._declare(function, options)
@@ -138,6 +145,29 @@ class App:
         """Send a task when a cron line says so, `minute hour day-of-month month day-of-week`, by the clocks
         of a time zone; see `recurrence.Cron`. As `every` otherwise."""
         return self._schedule(Cron(line, tz), task, options)
+
+    def middleware(self, one: M) -> M:
+        """Add a middleware within those that are there, before anything is sent or run; returns it."""
+        with self._lock:
+            if self._client is not None:
+                raise ConfigError(
+                    f"middleware {one!r:.80} comes late: the app is in use; add it where the app is made"
+                )
+            self.middlewares = (*self.middlewares, check(one))
+        return one
+
+    def on_failure(self, function: F) -> F:
+        """Have a worker call `function(letter)` when a message has failed for good; returns it, to decorate.
+
+        `letter` is the DeadLetter that is there by then. Whichever worker has buried it calls, once; not
+        if it dies between the two. Errors of the function are logged and change nothing.
+        """
+        if not callable(function):
+            raise ConfigError(
+                f"on_failure takes a function of one dead letter, not {function!r:.60}"
+            )
+        self.failure_functions.append(function)
+        return function
 
     def result(self, id: str) -> Result[Any]:
         """The handle on a message that was sent by whatever process."""
@@ -236,7 +266,12 @@ class App:
         with self._lock:
             if self._client is None:
                 self._client = Client(
-                    self.endpoint, self.namespace, self._connections, self._patience, self.signer
+                    self.endpoint,
+                    self.namespace,
+                    self._connections,
+                    self._patience,
+                    self.signer,
+                    self.middlewares,
                 )
             return self._client
 

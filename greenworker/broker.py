@@ -78,7 +78,8 @@ class Claim:
 class Sweep:
     """What one reap did; `extended`: all leases were lengthened instead.
 
-    `shortest` is the shortest lease (s) among all workers: so often must be swept.
+    `shortest` is the shortest lease (s) among all workers: so often must be swept. `buried_ids` names
+    those that were buried.
     """
 
     extended: bool
@@ -87,6 +88,7 @@ class Sweep:
     buried: int
     left: int
     shortest: float
+    buried_ids: tuple[str, ...] = ()
 
 
 class Promotion(NamedTuple):
@@ -225,10 +227,13 @@ class Broker:
 
         `gone` are incarnations that are known to be dead, whatever their leases.
         """
-        extended, corpses, returned, buried, left, shortest = self._run(
+        extended, corpses, returned, buried, left, shortest, *ids = self._run(
             "reap", _ms(lease), _ms(quiet), MAX_COUNT, max_deliveries, *gone
         )
-        return Sweep(bool(extended), corpses, returned, buried, left, shortest / 1000)
+        return Sweep(
+            bool(extended), corpses, returned, buried, left, shortest / 1000,
+            tuple(id.decode("utf-8", "backslashreplace") for id in ids),
+        )  # fmt: skip
 
     def promote(self) -> Promotion:
         """Make ready what is due."""

@@ -55,6 +55,8 @@ Options:
                             App's own, else $GREENWORKER_URL, else a private
                             embedded server.
   -c N, --concurrency N     Tasks at once. Default: 100
+  --threads N               Native threads, for the tasks that declare thread=True.
+                            Default: 10
   -Q LIST, --queues LIST    Queues, with commas between, all of one before the
                             next. Default: every queue that the tasks declare,
                             and `default`

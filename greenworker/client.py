@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from greenworker.audit import Audit
@@ -14,6 +14,7 @@ from greenworker.endpoint import Endpoint
 from greenworker.errors import BrokerUnavailable, GreenworkerError, SendUnknown
 from greenworker.findings import Report
 from greenworker.message import Message
+from greenworker.middleware import Middleware, each_sent_through, sends, sent_through
 from greenworker.probe import Probe
 from greenworker.result import Result, Results
 from greenworker.signing import Signer
@@ -24,7 +25,11 @@ R = TypeVar("R")
 
 
 class Client:
-    """Sends messages through at most `connections` connections; opens none before it is used."""
+    """Sends messages through at most `connections` connections; opens none before it is used.
+
+    `send(message)` sends one, through the middleware. Raises BrokerUnavailable (not sent), SendUnknown
+    (perhaps sent) or BrokerError (refused), after at most the client's patience.
+    """
 
     def __init__(
         self,
@@ -33,27 +38,27 @@ class Client:
         connections: int,
         patience: float,
         signer: Signer | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         self.endpoint = endpoint
+        self._step = step = sends(middleware)
+        # Where there is none, nothing is between a call and its push.
+        self.send: Callable[[Message], None] = (
+            self._send if step is None else sent_through(step, self._send)
+        )
         self.fields = push_fields if signer is None else _signed_fields(signer)
         self.pool = ConnectionPool(endpoint, connections, patience)
         self.broker = Broker(self.pool, namespace)
         self.control = Control(self.pool, namespace)
         self.subscriber = Subscriber(endpoint, self.broker.root)
 
-    def send(self, message: Message) -> None:
-        """Send one message.
-
-        Raises BrokerUnavailable (not sent), SendUnknown (perhaps sent) or BrokerError
-        (refused), after at most the client's patience.
-        """
-        self._push([message.id], list(self.fields(message)))
-
     def send_many(self, messages: Iterable[Message], note: Callable[[str], object]) -> int:
         """Send in calls bounded by count and bytes; `note` gets the id of each that is sent.
 
         An error midway carries `.sent`, the number of messages of which it is certain.
         """
+        if self._step is not None:
+            messages = each_sent_through(self._step, messages)
         sent = 0
         try:
             for ids, fields in _calls(map(self.fields, messages)):
@@ -85,6 +90,9 @@ class Client:
         """Close every connection; the client can be used again."""
         self.subscriber.close()
         self.pool.close()
+
+    def _send(self, message: Message) -> None:
+        self._push([message.id], list(self.fields(message)))
 
     def _push(self, ids: list[str], fields: list[bytes | str | int]) -> None:
         try:

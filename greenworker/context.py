@@ -16,6 +16,7 @@ class CurrentTask:
     `attempt` is 0 for the first run and counts retries; `delivery` is 1 plus the crashes this
     message was present at. `deadline` is when the first of its timeouts falls, on
     time.monotonic()'s clock, or None. `last_error` is what the attempt before this one failed of, in a line.
+    `sensitive`: no log line may tell its arguments, or the text of its errors.
     """
 
     id: str
@@ -25,6 +26,7 @@ class CurrentTask:
     delivery: int
     deadline: float | None
     last_error: str = ""
+    sensitive: bool = False
 
     def retry(self, countdown: float | None = None, error: BaseException | None = None) -> NoReturn:
         """End this run for another attempt, in `countdown` s or after the task's backoff.
@@ -37,6 +39,8 @@ class CurrentTask:
 
 
 CURRENT: ContextVar[CurrentTask | None] = ContextVar("greenworker.current_task", default=None)
+# Whether this is a native thread, of a task that declares `thread=True`.
+IN_THREAD: ContextVar[bool] = ContextVar("greenworker.in_thread", default=False)
 
 
 def current_task() -> CurrentTask:

@@ -40,6 +40,7 @@ class TaskOptions:
     of `no_retry_for`, and after the delays that `backoff` says. `expires`
     drops a message that still waits after so long. `bind` passes `current_task()` first. Of a
     `sensitive` task no log line tells arguments, result or an error's text, whatever the worker is told.
+    `thread` runs it in a native thread, for code that blocks: at its timeout it is given up, and goes on.
     """
 
     name: str
@@ -56,6 +57,7 @@ class TaskOptions:
     ignore_result: bool = False
     bind: bool = False
     sensitive: bool = False
+    thread: bool = False
 
     def __post_init__(self) -> None:
         check_name("queue", self.queue)
@@ -76,10 +78,15 @@ class TaskOptions:
                 f"{self.name}: soft_timeout={self.soft_timeout!r}: give seconds above 0, and below its timeout"
             )
         _check_result_ttl(f"{self.name}: result_ttl", self.result_ttl)
-        for what in ("ignore_result", "bind", "sensitive"):
+        for what in ("ignore_result", "bind", "sensitive", "thread"):
             flag = getattr(self, what)
             if not isinstance(flag, bool):
                 raise DeclarationError(f"{self.name}: {what}={flag!r}: give True or False")
+        if self.thread and self.soft_timeout is not None:
+            raise DeclarationError(
+                f"{self.name}: nothing can be raised in a thread from outside: with thread=True leave out "
+                "soft_timeout, and heed current_task().deadline"
+            )
 
 
 def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:

@@ -13,7 +13,7 @@ import orjson
 from gevent import monkey
 
 from greenworker.commands.options import Options
-from greenworker.context import CURRENT
+from greenworker.context import CURRENT, IN_THREAD
 from greenworker.errors import ConfigError
 
 _BEGAN = time.time()
@@ -124,13 +124,27 @@ def _encodable(text: str) -> str:
 
 
 class _TaskOutput:
-    """stdout, with the task's name and id before each line that a task prints."""
+    """stdout, with the task's name and id before each line that a task prints.
+
+    Greenlets take turns between their calls; native threads in the middle of a print(), whose text and
+    line end are two: what those write goes out in whole lines.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._at_start = True
+        self._begun: dict[int, str] = {}  # lines without an end, by native thread
 
     def write(self, text: str) -> int:
+        if IN_THREAD.get():
+            me = _get_ident()
+            whole, end, rest = (self._begun.pop(me, "") + text).rpartition("\n")
+            if rest:
+                self._begun[me] = rest
+            if end:
+                prefix = _prefix()
+                self._out.write("".join(f"{prefix}{line}\n" for line in whole.split("\n")))
+            return len(text)
         for line in text.splitlines(keepends=True):
             self._out.write(_prefix() + line if self._at_start else line)
             self._at_start = line.endswith("\n")
@@ -140,5 +154,10 @@ class _TaskOutput:
         for line in lines:
             self.write(line)
 
+    def flush(self) -> None:
+        if IN_THREAD.get() and (rest := self._begun.pop(_get_ident(), "")):
+            self._out.write(f"{_prefix()}{rest}\n")
+        self._out.flush()
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._out, name)  # flush, encoding, buffer: all else as it was
+        return getattr(self._out, name)  # encoding, buffer: all else as it was

@@ -65,6 +65,7 @@ def _settings(options: Options) -> dict[str, Any]:
     said = {
         "queues": tuple(name.strip() for name in queues.split(",")) if queues else None,
         "concurrency": options.count("concurrency"),
+        "threads": options.count("threads"),
         "timeout": options.seconds("timeout"),
         "grace": options.seconds("grace"),
         "lease": options.seconds("lease"),

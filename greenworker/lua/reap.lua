@@ -2,7 +2,7 @@
 --
 -- ARGV  lease ms, longest quiet ms, n, max deliveries, incarnations whose process is proven gone...
 -- Returns {extended, corpses found, messages returned, messages buried, corpses left,
---          the shortest lease ms of all}.
+--          the shortest lease ms of all, ids of those buried...}.
 --
 -- After a quiet time (pulse.lua) all leases are lengthened, and no lease is taken for over. Whoever
 -- sweeps is told of the shortest one, to sweep as often as that asks for.
@@ -66,7 +66,7 @@ end
 local expired = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now, 'LIMIT', 0, 100)
 for _, wid in ipairs(expired) do declare_dead(wid) end
 
-local returned, buried = 0, 0
+local returned, buried = 0, {}
 local wid = redis.call('SRANDMEMBER', CORPSES)
 if wid then
   local PROCESSING = processing_key(wid)
@@ -94,7 +94,7 @@ if wid then
       if solitary == id and deliveries >= SUSPECT_AFTER + max then
         bury(id, tonumber(ttl), failure('WorkerCrashed', 'the worker died ' .. deliveries .. ' times while it ran'),
           now, 'poison', wid, envelope)
-        buried = buried + 1
+        buried[#buried + 1] = id
       else
         redis.call('HSET', MSG, id, envelope)
         -- A little later, each at another moment: workers that crash together
@@ -112,4 +112,4 @@ if wid then
   if redis.call('HLEN', PROCESSING) == 0 then depart(wid) end
 end
 tidy()
-return {0, found, returned, buried, redis.call('SCARD', CORPSES), shortest}
+return {0, found, returned, #buried, redis.call('SCARD', CORPSES), shortest, unpack(buried)}

@@ -11,6 +11,7 @@ from greenworker.keys import check_name
 
 MOST_AT_ONCE = 1_000_000
 _MOST_SECONDS = 1e9
+_MOST_THREADS = 10_000
 
 
 def default_name() -> str:
@@ -24,6 +25,7 @@ class WorkerConfig:
 
     queues: tuple[str, ...] = ("default",)  # in this order; all of one before the next
     concurrency: int = 100  # tasks at once, and the most that is ever claimed
+    threads: int = 10  # native ones, for the tasks that declare thread=True
     timeout: float = 300.0  # hard limit of one run, for tasks that declare none; 0 = none
     grace: float = 25.0  # to finish what runs at a stop; Kubernetes kills after 30
     lease: float = 30.0  # a worker that is silent for so long is dead
@@ -43,6 +45,10 @@ class WorkerConfig:
         most, name = self.concurrency, self.name
         if not _is_whole(most) or not 1 <= most <= MOST_AT_ONCE:
             raise ConfigError(f"concurrency {most!r}: give a whole number, 1 to {MOST_AT_ONCE:,}")
+        if not _is_whole(self.threads) or not 1 <= self.threads <= _MOST_THREADS:
+            raise ConfigError(
+                f"threads {self.threads!r}: give a whole number, 1 to {_MOST_THREADS:,}"
+            )
         if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
             raise ConfigError(f"name {name!r:.60}: give up to 200 printable characters")
         if not self.queues:

@@ -7,6 +7,7 @@ from types import FrameType
 
 from greenworker.worker.executor import run_of
 from greenworker.worker.pool import SoloPool, TaskPool
+from greenworker.worker.threads import frame_in_thread
 
 
 def describe_running(pool: TaskPool | SoloPool) -> str:
@@ -18,7 +19,8 @@ def describe_running(pool: TaskPool | SoloPool) -> str:
     for greenlet in (*greenlets, *stuck):
         frame = greenlet.gr_frame
         if frame is not None:
-            parts.append(f"{run_of(frame)}:\n{stack_text(frame)}")
+            what = run_of(frame) or "waiting for a thread"
+            parts.append(f"{what}:\n{stack_text(frame_in_thread(frame) or frame)}")
     return "\n".join(parts)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import gevent
-from gevent import GreenletExit
 
 from greenworker import codec
 from greenworker.backoff import Backoff
@@ -22,10 +20,10 @@ from greenworker.errors import (
     MalformedMessage,
     NotEncodable,
     PayloadTooLarge,
-    SoftTimeout,
     TaskTimeout,
     UnknownTask,
 )
+from greenworker.family import FAMILIES, end_families_like, end_family
 from greenworker.message import (
     RELEASE,
     Delivery,
@@ -38,30 +36,19 @@ from greenworker.message import (
     task_name_of,
     with_option,
 )
+from greenworker.middleware import Middleware, runs
 from greenworker.signing import Signer
 from greenworker.task import Task
 from greenworker.verdicts import Ignore, Retry, Snooze, Verdict
 from greenworker.worker.report import call_of, failure, told, value_of
+from greenworker.worker.run import Deadline, Release, Run, timed_out
 from greenworker.worker.stats import Stats
+from greenworker.worker.threads import Threads
 
 _log = logging.getLogger("greenworker.task")
 
-# A task may swallow its timeout: it is thrown again after these seconds, then written off.
-_THROW_AGAIN = (0.01, 0.05, 0.25, 1.0)
 _UNKNOWN_FOR = 600.0  # seconds for which an unknown task is put off: a deploy may bring it
 _LAST_MOST = 200  # characters of an error that travel with its retry
-
-
-class HardTimeout(BaseException):
-    """Thrown into a task that runs longer than its timeout."""
-
-
-class Release(GreenletExit):  # type: ignore[misc]  # gevent is untyped
-    """Thrown into a task whose delivery goes back: a stop, or an incarnation that was reaped.
-
-    A task that ends with an error after it, whichever, was released (TaskGreenlet.released);
-    one that swallows it and returns is done.
-    """
 
 
 class Executor:
@@ -75,14 +62,18 @@ class Executor:
         log_values: bool,
         on_stuck: Callable[[Delivery, Outcome], None],
         verifier: Signer | None = None,
+        middleware: Sequence[Middleware] = (),
+        threads: Threads | None = None,
     ) -> None:
         """`timeout` is for tasks that declare none; None: no task has one. `verifier`: run only what
-        one of its keys has signed."""
+        one of its keys has signed. `threads` are for tasks that want one; None: they run here, too."""
         self._tasks = tasks
         self._stats = stats
         self._timeout = timeout
         self._log_values = log_values
         self._on_stuck = on_stuck
+        self._step = runs(middleware)
+        self._threads = threads
         self._decode = decode if verifier is None else _verified_decode(verifier)
 
     def run(self, delivery: Delivery) -> Outcome:
@@ -110,27 +101,40 @@ class Executor:
             task.check_call(message.args, message.kwargs)
         except BadArguments as error:
             return self._unfit(delivery, "arguments", error)
-        timeout = self._timeout
-        if timeout is not None and task.options.timeout is not None:
-            timeout = task.options.timeout
-        soft = task.options.soft_timeout if self._timeout is not None else None
-        return self._call(Run(delivery, message, task, timeout or None, time.monotonic(), soft))
+        options, timeout = task.options, self._timeout
+        if timeout is not None and options.timeout is not None:
+            timeout = options.timeout
+        soft = options.soft_timeout if self._timeout is not None else None
+        threads = self._threads if options.thread else None
+        if threads is not None and not threads.acquire():
+            self._stats.released += 1
+            return RELEASE
+        try:
+            return self._call(Run(delivery, message, task, timeout or None, time.monotonic(), soft))
+        finally:
+            if threads is not None:
+                threads.release()
 
     def _call(self, run: Run) -> Outcome:
         current = run.as_seen_by_the_task()
         CURRENT.set(current)
         self._log_received(run)
         args = (current, *run.message.args) if run.task.options.bind else run.message.args
+        function = run.task.function
+        if self._step is not None or run.task.options.thread:
+            function = self._special(run, current)
         limited = run.timeout or run.soft_timeout
-        deadline = _Deadline(run, self._write_off) if limited else None
+        deadline = Deadline(run, self._write_off) if limited else None
         try:
             try:
-                value = run.task.function(*args, **run.message.kwargs)
+                value = function(*args, **run.message.kwargs)
             finally:
                 # Before anything else may wait: what comes now is no longer the task's time.
                 if deadline is not None:
                     deadline.cancel()
                 self._stats.durations.append(time.monotonic() - run.started)
+                if FAMILIES:
+                    end_family(current)
         except BaseException as error:
             if deadline is not None and deadline.given_up:
                 return self._ended_after_all()
@@ -141,13 +145,29 @@ class Executor:
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
             if deadline is None or not deadline.passed:
                 return self._failed(run, error)
-            return self._failed(run, _timed_out(run, error))
+            return self._failed(run, timed_out(run, error))
         if deadline is not None and deadline.given_up:
             return self._ended_after_all()
         if deadline is not None and deadline.passed:
             # It swallowed the timeout and went on: too late is too late.
-            return self._failed(run, _timed_out(run))
+            return self._failed(run, timed_out(run))
         return self._succeeded(run, value)
+
+    def _special(self, run: Run, current: CurrentTask) -> Callable[..., Any]:
+        """A task's function with what stands around it, and in its thread if it wants one."""
+        step, function = self._step, run.task.function
+        if step is not None:
+            first = (current,) if run.task.options.bind else ()
+
+            def call_next(message: Message) -> Any:
+                return run.task.function(*first, *message.args, **message.kwargs)
+
+            def function(*_args: Any, **_kwargs: Any) -> Any:
+                return step(run.message, call_next)
+
+        if self._threads is not None and run.task.options.thread:
+            return partial(self._threads.call, function)
+        return function
 
     def _ended_after_all(self) -> Outcome:
         """What was written off has its outcome already: this one is the settler's to drop."""
@@ -173,6 +193,10 @@ class Executor:
         if isinstance(error, Verdict):
             return self._judged(run, error)
         options = run.task.options
+        if options.thread and isinstance(error, TaskTimeout):
+            # No retry: it would run beside what goes on.
+            self._stats.stuck += 1
+            return self._dead(run.delivery, "stuck", error, run.started)
         if not isinstance(error, options.retry_for) or isinstance(error, options.no_retry_for):
             return self._dead(run.delivery, "failed", error, run.started)
         return self._again(run, error)
@@ -268,41 +292,14 @@ class Executor:
         error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
         outcome = Outcome("dead", failure(error), run.message.result_ttl, reason="stuck")
         self._on_stuck(run.delivery, outcome)
+        if FAMILIES:
+            end_families_like(run.as_seen_by_the_task())
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
         gevent.spawn(
             _log.critical,
             "%s[%s] ignores its timeout of %g s, and cannot be ended: written off, it goes on beside its slot",
             run.task.name, run.message.id, run.timeout,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a task under way; a timeout of None is no limit. `started` is time.monotonic()."""
-
-    delivery: Delivery
-    message: Message
-    task: Task[..., Any]
-    timeout: float | None
-    started: float
-    soft_timeout: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.task.name}[{self.message.id}]"
-
-    def as_seen_by_the_task(self) -> CurrentTask:
-        message, limit = self.message, self.timeout
-        if self.soft_timeout is not None:
-            limit = min(self.soft_timeout, limit or math.inf)
-        return CurrentTask(
-            id=message.id,
-            name=message.task,
-            queue=message.queue,
-            attempt=message.attempt,
-            delivery=message.deliveries + 1,
-            deadline=None if limit is None else self.started + limit,
-            last_error=message.options.get("last", ""),
-        )
 
 
 def run_of(frame: FrameType | None) -> Run | None:
@@ -321,67 +318,3 @@ def _verified_decode(verifier: Signer) -> Callable[[str, bytes], Message]:
         return decode(id, envelope)
 
     return verified
-
-
-class _Deadline:
-    """Throws into the current greenlet: SoftTimeout once, HardTimeout until it ends or is given up.
-
-    One raw timer of the loop (0.6 µs) instead of a gevent.Timeout (2.5 µs, measured).
-    """
-
-    __slots__ = ("_greenlet", "_is_soft", "_run", "_thrown", "_timer", "_write_off")
-
-    def __init__(self, run: Run, write_off: Callable[[Run], None]) -> None:
-        self._run = run
-        self._write_off = write_off
-        self._thrown = 0
-        self._greenlet = gevent.getcurrent()
-        soft, hard = run.soft_timeout, run.timeout
-        self._is_soft = bool(soft and not (hard and hard <= soft))
-        self._start(soft if self._is_soft else hard)
-
-    @property
-    def passed(self) -> bool:
-        return self._thrown > 0
-
-    @property
-    def given_up(self) -> bool:
-        return self._thrown > len(_THROW_AGAIN) + 1
-
-    def cancel(self) -> None:
-        self._timer.stop()
-        self._timer.close()
-        self._greenlet = None
-
-    def _start(self, seconds: float | None) -> None:
-        self._timer = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._expire)
-
-    def _expire(self) -> None:
-        # In the hub; throw() comes back here when the task next waits, or ends.
-        if self._is_soft:
-            self._is_soft = False
-            run = self._run
-            self._greenlet.throw(SoftTimeout(f"has run for {run.soft_timeout:g} s"))
-            if run.timeout is not None:
-                self._again(run.started + run.timeout - time.monotonic())
-            return
-        self._thrown += 1
-        if self.given_up:
-            self._write_off(self._run)
-            return
-        self._greenlet.throw(HardTimeout())
-        self._again(_THROW_AGAIN[min(self._thrown, len(_THROW_AGAIN)) - 1])
-
-    def _again(self, seconds: float) -> None:
-        if self._greenlet is not None:  # else it has ended
-            self._timer.stop()
-            self._timer.close()
-            self._start(max(0.0, seconds))
-
-
-def _timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeout:
-    error = TaskTimeout(f"ran longer than {run.timeout:g} s")
-    # Where it was: what came of it, if it is more than the timeout itself.
-    error.__cause__ = None if isinstance(cause, HardTimeout) else cause
-    return error.with_traceback(cause.__traceback__ if cause is not None else None)

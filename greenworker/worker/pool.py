@@ -10,7 +10,7 @@ import gevent.pool
 import greenlet
 
 from greenworker.message import RELEASE, Delivery, Outcome
-from greenworker.worker.executor import Release
+from greenworker.worker.run import Release
 
 Execute = Callable[[Delivery], Outcome]
 Settle = Callable[[Delivery, Outcome], None]

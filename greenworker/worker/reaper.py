@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from greenworker.broker import Broker
 from greenworker.worker import proof
@@ -21,13 +22,20 @@ class Reaper(Service):
     name = "reaper"
 
     def __init__(
-        self, broker: Broker, every: float, lease: float, quiet: float, max_deliveries: int
+        self,
+        broker: Broker,
+        every: float,
+        lease: float,
+        quiet: float,
+        max_deliveries: int,
+        on_dead: Callable[[str], None],
     ) -> None:
         super().__init__(every)
         self._broker = broker
         self._lease = lease
         self._quiet = quiet
         self._max_deliveries = max_deliveries
+        self._on_dead = on_dead
 
     def step(self) -> float | None:
         told = self._broker.processes()
@@ -43,6 +51,8 @@ class Reaper(Service):
             _log.warning(
                 "%d message(s) of a dead worker return, %d buried", swept.returned, swept.buried
             )
+        for id in swept.buried_ids:
+            self._on_dead(id)
         if swept.left:
             return 0.0
         every = self.every or self._lease / 2

@@ -10,6 +10,7 @@ from greenworker.message import Message
 from greenworker.task import Task
 
 _TRACEBACK_MOST = 20_000  # characters
+_OURS = ("greenworker.worker.executor", "greenworker.worker.threads", "greenworker.middleware")
 
 
 def call_of(message: Message) -> str:
@@ -46,8 +47,11 @@ def _traceback(error: BaseException) -> str:
 
 
 def _user_frames(error: BaseException) -> Any:
-    """The traceback without the executor's own frame."""
-    return error.__traceback__.tb_next if error.__traceback__ is not None else None
+    """The traceback without the frames of what runs tasks."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
+        frames = frames.tb_next
+    return frames
 
 
 def _plain(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 
 import gevent
 from gevent.event import Event
@@ -31,10 +32,14 @@ class Settler(Service):
 
     name = "settler"
 
-    def __init__(self, broker: Broker, membership: Membership) -> None:
+    def __init__(
+        self, broker: Broker, membership: Membership, on_dead: Callable[[str], None] | None = None
+    ) -> None:
+        """`on_dead` is told of each id that is a dead letter now."""
         super().__init__(every=_TRY_AGAIN)
         self._broker = broker
         self._membership = membership
+        self._on_dead = on_dead
         self._most = MAX_COUNT
         self._pending: deque[tuple[Delivery, Outcome]] = deque()
         self._refused: deque[tuple[Delivery, Outcome]] = deque()
@@ -80,6 +85,8 @@ class Settler(Service):
                 # Or it was claimed on another server than it was settled on.
                 self._membership.doubt()
                 _log.debug("%s was not ours any more: its %s is void", delivery.id, outcome.kind)
+            elif self._on_dead is not None and outcome.kind == "dead":
+                self._on_dead(delivery.id)
         return 0.0 if queue or self._pending else None
 
     def flush(self, timeout: float, hurry: Event | None = None) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent import monkey
 from gevent.event import Event
 from gevent.lock import RLock
 
@@ -20,21 +18,25 @@ from greenworker.errors import (
     BrokerUnavailable,
     ConfigError,
     GreenworkerError,
-    NotPatched,
 )
 from greenworker.message import Delivery, Outcome
 from greenworker.timetable import Timetable
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
-from greenworker.worker.executor import Executor, Release
+from greenworker.worker.events import Events
+from greenworker.worker.executor import Executor
+from greenworker.worker.failures import Failures
 from greenworker.worker.incarnation import Membership
+from greenworker.worker.patched import require_patched
 from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.reaper import Reaper
 from greenworker.worker.retirement import Retirement
+from greenworker.worker.run import Release
 from greenworker.worker.scheduler import Scheduler
 from greenworker.worker.settler import IN_A_HURRY, Settler
 from greenworker.worker.stats import Stats
 from greenworker.worker.teller import Teller
+from greenworker.worker.threads import Threads
 from greenworker.worker.ticker import Ticker
 from greenworker.worker.watchdog import Watchdog
 
@@ -85,7 +87,10 @@ class Worker:
             )
         }
         lanes, shared = self._lanes, app.client.broker
-        self.settler = Settler(lanes["settler"], self._membership)
+        self.events = Events(self, app.middlewares)
+        self.failures = Failures(app.dead, app.failure_functions)
+        self.threads = Threads(config.threads, lambda: self.retirement.wake())
+        self.settler = Settler(lanes["settler"], self._membership, self.failures.add)
         run = Executor(
             app.tasks,
             self.stats,
@@ -94,6 +99,8 @@ class Worker:
             log_values=config.log_values,
             on_stuck=self._write_off,
             verifier=app.signer,
+            middleware=app.middlewares,
+            threads=None if config.solo else self.threads,
         ).run
         self.pool: TaskPool | SoloPool
         if config.solo:
@@ -121,10 +128,18 @@ class Worker:
             not_run=lambda: self.stats.not_run,
         )
         self.reaper = Reaper(
-            shared, config.sweep_every, config.lease, config.quiet, config.max_deliveries
+            shared,
+            config.sweep_every,
+            config.lease,
+            config.quiet,
+            config.max_deliveries,
+            self.failures.add,
         )
         self.retirement = Retirement(
-            config, lambda: self.consumer.begun, lambda: len(self.pool.stuck), self._retire
+            config,
+            lambda: self.consumer.begun,
+            lambda: len(self.pool.stuck) + len(self.threads.stuck),
+            self._retire,
         )
         self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, self.stats)
         self._chores = (self.retirement, self.scheduler, self.ticker, self.reaper)
@@ -143,12 +158,7 @@ class Worker:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     @property
@@ -180,12 +190,13 @@ class Worker:
             try:
                 if not self._looked:
                     self.check_server()
+                if (unless_asked and self.stopping) or not self.events.start(self._asked):
+                    return
             finally:
                 self._starting = self._looked = False
-            if unless_asked and self.stopping:
-                return
             self._started = True
             self._membership.fresh()
+            self.failures.start()
             self.watchdog.start()
             self.settler.start()
             for service in self._chores:
@@ -223,10 +234,12 @@ class Worker:
     def quiet(self) -> None:
         """Claim nothing more, until `resume()` or a stop; what runs goes on."""
         self.consumer.quiet = True
+        self.events.quiet()
 
     def resume(self) -> None:
         """Claim again."""
         self.consumer.quiet = False
+        self.events.resume()
         self._membership.room.set()
 
     def stop(self, timeout: float | None = None) -> int:
@@ -316,6 +329,7 @@ class Worker:
 
     def _stop(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
+        self.events.quiet()
         self.consumer.stop(timeout=min(timeout, IN_A_HURRY))
         telling = gevent.spawn(self._stop_listening)
         self._join(deadline)
@@ -323,9 +337,14 @@ class Worker:
         # A server that is away already is given no more time than the grace.
         least = _LAST_TRY if self.settler.failing else IN_A_HURRY
         left = self.settler.flush(max(least, deadline - time.monotonic()), self._hurry)
+        # After all that is told of tasks, and before the lease ends: there may be a long grace left.
+        self.failures.flush(max(_LAST_TRY, deadline - time.monotonic()), self._hurry)
+        self.events.shutdown(max(1.0, deadline - time.monotonic()), self._hurry)
         # Leases must live until here. What follows takes no time, or the server is away: all at once.
         self.watchdog.ask_to_stop()
-        ending = [gevent.spawn(one.stop, _LAST_TRY) for one in (self.settler, *self._chores)]
+        self.threads.close()
+        services = (self.settler, self.failures, *self._chores)
+        ending = [gevent.spawn(service.stop, _LAST_TRY) for service in services]
         gevent.joinall([*ending, gevent.spawn(telling.join, _LAST_TRY)])
         telling.kill()
         if not left:
@@ -378,18 +397,3 @@ class Worker:
     def _drop_all(self) -> None:
         """The incarnation was reaped: what runs here runs elsewhere, too."""
         self.pool.kill(Release, block=False)
-
-
-def require_patched() -> None:
-    """Raise NotPatched unless gevent has patched what a worker needs to be green."""
-    missing = [
-        name
-        for name in ("socket", "time", "select", "threading")
-        if not monkey.is_module_patched(name)
-    ]
-    if missing:
-        raise NotPatched(
-            f"gevent has not patched {', '.join(missing)}: put "
-            "`from gevent import monkey; monkey.patch_all()` on the first line of the program, "
-            "or start the worker with `greenworker MODULE`"
-        )

@@ -67,7 +67,8 @@ def noted(journal: Journal) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
     The task's value becomes `{"token": …, "value": …}`: a result tells which run it is of.
     """
-    from greenworker.worker.executor import HardTimeout, Release, run_of
+    from greenworker.worker.executor import run_of
+    from greenworker.worker.run import HardTimeout, Release
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

@@ -134,6 +134,77 @@ def test_gunicorn_workers_open_connections_of_their_own(examples: Path, url: str
         stop(web)
 
 
+def test_a_trace_goes_through_all_that_a_task_sends(examples: Path, url: str) -> None:
+    # Given two workers that share a file of spans: the task waits for others
+    one, two = (worker("tracing", cwd=examples, url=url) for _ in range(2))
+    with one, two, Command("shelf", **script("tracing.py", examples, url)) as program:
+        assert program.wait() == 0
+    price, _, _, trace = program.stdout[-1].split()
+    assert price == "10"
+    lines = (examples / "spans.jsonl").read_text().splitlines()
+    first, *asked = sorted(map(json.loads, lines), key=lambda span: span["task"] != "tracing.price")
+    # Then one trace holds the task, what it sent, and the retry of that
+    assert {span["trace"] for span in (first, *asked)} == {trace}
+    assert {span["parent"] for span in asked} == {first["span"]}
+    assert sorted((span["attempt"], span["error"]) for span in asked if span["error"]) == [
+        (0, "ConnectionError")
+    ]
+    assert len(asked) == 3
+
+
+def test_a_session_is_committed_or_rolled_back_with_its_run(examples: Path, url: str) -> None:
+    with (
+        worker("database", cwd=examples, url=url),
+        Command(**script("database.py", examples, url)) as program,
+    ):
+        assert program.wait() == 0
+    assert program.stdout == ["bob has too little", "{'ann': 70, 'bob': 130}"]
+
+
+def test_errors_are_reported_once_an_attempt_and_for_good(examples: Path, url: str) -> None:
+    with (
+        worker("error_reports", cwd=examples, url=url) as running,
+        Command(**script("error_reports.py", examples, url)) as program,
+    ):
+        assert program.wait() == 0
+        running.wait_for("succeeded", times=2)
+        running.wait_for(" failed in")
+    # Then what was still waiting to be posted has been posted at the end
+    lines = (examples / "reports.jsonl").read_text().splitlines()
+    reports = [json.loads(line) for line in lines]
+    lost = [report for report in reports if "lost" in report]
+    assert [(one["reason"], one["error"]) for one in lost] == [
+        ("failed", "ValueError: the bank says no")
+    ]
+    seen = sorted((one["error"], one["attempt"]) for one in reports if "lost" not in one)
+    assert seen == [
+        *[("ConnectionError: the bank is busy", 0)] * 2,
+        *[("ValueError: the bank says no", attempt) for attempt in (0, 1)],
+    ]
+    assert len({one["issue"] for one in reports if "lost" not in one}) == 2
+
+
+def test_flasks_context_is_there_in_tasks(examples: Path, url: str) -> None:
+    flask = {"program": ("-m", "flask"), "cwd": examples, "env": environ(url)}
+    options = ("--app", "flask_app", "run", "--port", "0")
+    with worker("flask_app", cwd=examples, url=url), Command(*options, **flask) as web:
+        root = web.wait_for("Running on http://").split()[-1]
+        assert get(f"{root}/teapot") == {"item": "teapot", "price": "18 EUR"}
+
+
+def test_django_sends_on_commit_and_packs_what_is_there(examples: Path, url: str) -> None:
+    folder = examples / "django_app"
+    with (
+        worker("tasks", cwd=folder, url=url) as running,
+        Command(**script("order.py", folder, url)) as program,
+    ):
+        assert program.wait(60) == 0
+        assert program.stdout == ["nothing is no item", "teapot: packed, of 1 order"]
+        # One was sent, and it was there
+        running.wait_for("tasks.pack[")
+        assert len([line for line in running.lines if "received" in line]) == 1
+
+
 def test_every_example_is_in_the_table(examples: Path) -> None:
     table = (examples / "README.md").read_text(encoding="utf-8")
     shown = [path.name for path in examples.iterdir() if path.name != "README.md"]

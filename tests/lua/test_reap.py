@@ -184,7 +184,9 @@ def test_a_quiet_time_says_nothing_of_who_is_known_to_be_gone(space: Space) -> N
 
 def test_a_message_that_kills_three_times_alone_is_buried(space: Space) -> None:
     space.push_suspect("poison")
-    assert [crash_with(space, f"w{n}").buried for n in range(3)] == [0, 0, 1]
+    sweeps = [crash_with(space, f"w{n}") for n in range(3)]
+    assert [sweep.buried for sweep in sweeps] == [0, 0, 1]
+    assert sweeps[-1].buried_ids == tuple(space.state()["dead"])
     error = (
         '{"state":"FAILURE","error":{"type":"WorkerCrashed",'
         '"message":"the worker died 5 times while it ran","traceback":""}}'

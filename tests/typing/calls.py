@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, assert_type
 
-from greenworker import App, CurrentTask, Result, Results, Task, current_task
+from greenworker import (
+    App,
+    CurrentTask,
+    DeadLetter,
+    Message,
+    Middleware,
+    Result,
+    Results,
+    Task,
+    current_task,
+    spawn,
+)
 
 app = App()
 
@@ -100,3 +112,23 @@ app.every(30, mail, misfire="all")  # E: call-overload
 app.every(30, mail, countdown=5)  # E: call-overload, call-overload
 app.cron("* * * * *", mail, tz=5)  # E: call-overload
 app.every(30)(len)  # E: arg-type
+# Children keep the type of what their function returns.
+assert_type(spawn(max, 1, 2).get(), int)
+spawn(mail, 1)  # E: arg-type
+
+
+# What is added comes back as it is, to decorate or to keep.
+@app.on_failure
+def tell(letter: DeadLetter) -> str:
+    return letter.id
+
+
+class Around(Middleware):
+    def send(self, message: Message, call_next: Callable[[Message], None]) -> None:
+        call_next(message)
+
+
+told: Callable[[DeadLetter], str] = tell
+assert_type(app.middleware(Around()), Around)
+app.middleware(print)  # E: type-var
+app.on_failure("mail")  # E: type-var

@@ -272,11 +272,11 @@ def test_a_value_may_be_written_in_every_usual_way(line: str) -> None:
 
 def test_all_options_at_once() -> None:
     options = parse(
-        "-c 9 -Q high,low -u redis://h -n w1 -l debug -q --timeout 1 --grace 2 --lease 3 "
+        "-c 9 --threads 3 -Q high,low -u redis://h -n w1 -l debug -q --timeout 1 --grace 2 --lease 3 "
         "--block-warn 0.1 --max-block 0 --max-tasks 4 --max-memory 2G --max-stuck 5 --burst --solo --allow-eviction --log-json --log-values m"
     )
     assert settings(options) == {
-        "concurrency": 9, "queues": ("high", "low"), "name": "w1", "timeout": 1.0, "grace": 2.0,
+        "concurrency": 9, "threads": 3, "queues": ("high", "low"), "name": "w1", "timeout": 1.0, "grace": 2.0,
         "lease": 3.0, "block_warn": 0.1, "max_block": 0.0, "max_tasks": 4, "max_memory": 2 << 30,
         "max_stuck": 5, "burst": True, "solo": True,
         "allow_eviction": True, "log_values": True,
@@ -549,11 +549,19 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     told = settings(parse("m"))
     real = WorkerConfig(**{name: value for name, value in told.items() if value is not None})
     assert set(DEFAULTS) == {
-        "concurrency", "queues", "name", "timeout", "grace", "lease", "block-warn", "max-block",
-        "max-stuck",
+        "concurrency", "threads", "queues", "name", "timeout", "grace", "lease", "block-warn",
+        "max-block", "max-stuck",
         "loglevel", "namespace", "limit",
     }  # fmt: skip
-    for option in ("concurrency", "timeout", "grace", "lease", "block-warn", "max-block"):
+    for option in (
+        "concurrency",
+        "threads",
+        "timeout",
+        "grace",
+        "lease",
+        "block-warn",
+        "max-block",
+    ):
         assert float(DEFAULTS[option]) == getattr(real, option.replace("-", "_")), option
     assert DEFAULTS["max-stuck"] == "a tenth of the concurrency, at least 1"
     assert DEFAULTS["name"] == "host.pid"

@@ -23,6 +23,7 @@ def test_seconds_that_are_none(what: str, value: Any) -> None:
     ("what", "values"),
     [
         ("concurrency", (0, "3", 2.0, True, None)),
+        ("threads", (0, "3", 2.0, True, None)),
         ("max_deliveries", (0, -5, "3", 3.0, True, None)),
         ("max_tasks", (-1, "3", 3.0, False, None)),
         ("max_memory", (-1, "500M", False, None)),

@@ -20,6 +20,8 @@ PACKAGE = ROOT / "greenworker"
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
     ("errors", "keys", "scripts", "backoff", "recurrence", "verdicts", "context", "replies"),
+    ("family",),
+    ("children",),
     ("endpoint",),
     ("wire",),
     ("route",),
@@ -44,6 +46,11 @@ STOREYS = (
         "worker.proof",
         "worker.gil",
         "worker.report",
+        "worker.run",
+        "worker.patched",
+        "worker.events",
+        "worker.failures",
+        "worker.threads",
     ),
     ("worker.pool", "worker.executor"),
     ("worker.settler", "worker.dump", "worker.teller"),
@@ -52,6 +59,7 @@ STOREYS = (
     ("worker.worker",),
     ("worker",),
     ("",),  # greenworker/__init__.py: the public face, which names what lies below it
+    ("contrib", "contrib.*"),
     ("demo", "demo.*"),
     ("commands", "commands.*"),
     ("cli",),
@@ -178,6 +186,18 @@ def test_a_producer_never_loads_the_worker() -> None:
     loaded = loaded_by("from greenworker import App; App('redis://127.0.0.1:1')")
     extra = {name for name in loaded if name == "docopt" or name.startswith("greenworker.worker")}
     assert not extra
+
+
+def test_frameworks_are_imported_by_whoever_uses_them() -> None:
+    rooms = {
+        name_of(path)
+        for path in FILES
+        for _, module, _ in imports(path)
+        if module.split(".")[0] in ("django", "flask")
+    }
+    assert rooms == {"contrib.django", "contrib.flask"}
+    loaded = loaded_by("from greenworker import *")
+    assert not {name for name in loaded if "contrib" in name}
 
 
 def test_one_room_imports_redis() -> None:

@@ -22,8 +22,9 @@ from greenworker.errors import SoftTimeout
 from greenworker.message import RELEASE, Delivery, Outcome, decode
 from greenworker.signing import Signer
 from greenworker.verdicts import Snooze
-from greenworker.worker.executor import Executor, Release
+from greenworker.worker.executor import Executor
 from greenworker.worker.pool import TaskGreenlet
+from greenworker.worker.run import Release
 from greenworker.worker.stats import Stats
 from tests.support.eventually import eventually
 from tests.worker.builders import declare_immortal, delivery_of, raw

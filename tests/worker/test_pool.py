@@ -9,8 +9,8 @@ import pytest
 from gevent.event import Event
 
 from greenworker.message import RELEASE, Delivery, Outcome
-from greenworker.worker.executor import Release
 from greenworker.worker.pool import SoloPool, TaskPool
+from greenworker.worker.run import Release
 from tests.support.eventually import eventually
 from tests.worker.builders import delivery_of
 

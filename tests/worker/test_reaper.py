@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from greenworker.worker import proof
@@ -10,8 +12,11 @@ from tests.support.eventually import eventually
 from tests.support.state import Space
 
 
-def reaper_of(space: Space, every: float = 0.05) -> Reaper:
-    return Reaper(space.another_broker(), every, lease=30.0, quiet=20.0, max_deliveries=3)
+def reaper_of(
+    space: Space, every: float = 0.05, on_dead: Callable[[str], None] = [].append
+) -> Reaper:
+    broker = space.another_broker()
+    return Reaper(broker, every, lease=30.0, quiet=20.0, max_deliveries=3, on_dead=on_dead)
 
 
 def test_a_dead_workers_messages_return_and_it_is_said(
@@ -89,9 +94,10 @@ def test_poison_is_buried_alone(space: Space, caplog: pytest.LogCaptureFixture) 
     space.push("healthy")
     assert space.claim_ids("w") == ["poison"], "it runs without anything else"
     space.crash("w")
-    reaper_of(space).step()
+    told: list[str] = []
+    reaper_of(space, on_dead=told.append).step()
     state = space.state()
-    assert set(state["dead"]) == {"poison"}
+    assert set(state["dead"]) == {"poison"} == set(told)
     assert state["msg"]["healthy"].startswith("1 0 "), "the healthy one is charged nothing"
     assert "0 message(s) of a dead worker return, 1 buried" in caplog.text
     space.check()
