@@ -79,6 +79,7 @@ class Watchdog:
         self._given_up = False
         self._told = 0.0  # seconds of the present block when it was last reported
         self._telling = 0.0  # seconds of the present step that went into outputs
+        self._last_seen = (float("-inf"), "")  # when a block was last told of, and whose it was
 
     def own_process(
         self, show: Callable[[int, str, str], None], stop_by: Callable[[], float | None]
@@ -273,6 +274,7 @@ class Watchdog:
     def _report(self, blocked: float) -> None:
         frame = sys._current_frames().get(self._main)
         who = run_of(frame) or "something that is no task"
+        self._last_seen = time.monotonic(), who
         text = f"{who} blocks the loop for {blocked:.1f} s now:\n{stack_text(frame)}"
         self._tell(logging.WARNING, text)
 
@@ -285,7 +287,11 @@ class Watchdog:
         who = run_of(frame)
         what = f"C code held the GIL for {held:.1f} s, and no Python ran"
         if who is None:
-            self._tell(logging.WARNING, f"{what}; whose it was cannot be told, it is over")
+            # While it was told who blocks the loop, the hold came and went.
+            seen_at, seen = self._last_seen
+            recent = time.monotonic() - seen_at < held + self._tick
+            whose = f"{seen} ran just before" if recent else "whose it was cannot be told"
+            self._tell(logging.WARNING, f"{what}; it is over, and {whose}")
         else:
             self._tell(logging.WARNING, f"{who}: {what}:\n{stack_text(frame)}")
 

@@ -191,6 +191,42 @@ def test_who_holds_the_gil_is_named_and_counted_once(
     assert bench.stats.blocked == 1
 
 
+def test_who_held_the_gil_while_it_was_told_who_blocks_the_loop(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The telling itself waits for the GIL, and when it is over, so is the run."""
+    app = App("redis://127.0.0.1:1")
+    telling: list[float] = []  # when the loop was last seen alive
+
+    def stack_text(*_: object) -> str:
+        telling.append(bench.watchdog._alive)
+        block_the_loop(0.3)  # as long as files are read; then the GIL is held
+        return "its stack"
+
+    def show(*_: object) -> None:
+        while bench.watchdog._alive == telling[-1]:
+            block_the_loop(0.01)
+
+    @app.task
+    def greedy() -> None:
+        while not telling:
+            block_the_loop(0.05)
+        hold_the_gil(1.5)
+
+    monkeypatch.setattr(watchdog, "stack_text", stack_text)
+    monkeypatch.setattr(watchdog, "_PATIENCE", 30.0)
+    bench = make(max_block=60.0)
+    bench.watchdog.own_process(show, stop_by=lambda: None)
+    bench.watchdog._alarm = None  # this process is pytest's
+    bench.watchdog.start()
+    eventually(lambda: bench.lease() > 0.8)
+    delivery = delivery_of(greedy.name)
+    executor = Executor(app.tasks, Stats(), 30.0, False, lambda *_: None)
+    assert gevent.spawn(executor.run, delivery).get().kind == "done"
+    eventually(lambda: "C code held the GIL" in caplog.text)
+    assert f"it is over, and {greedy.name}[{delivery.id}] ran just before" in caplog.text
+
+
 @pytest.mark.usefixtures("bench")
 def test_another_switch_interval_is_no_held_gil(caplog: pytest.LogCaptureFixture) -> None:
     gevent.sleep(1.0)  # the thread has waited for some ticks
