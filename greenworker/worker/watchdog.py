@@ -273,7 +273,7 @@ class Watchdog:
 
     def _report(self, blocked: float) -> None:
         frame = sys._current_frames().get(self._main)
-        who = run_of(frame) or "something that is no task"
+        who = str(run_of(frame) or "something that is no task")
         self._last_seen = time.monotonic(), who
         text = f"{who} blocks the loop for {blocked:.1f} s now:\n{stack_text(frame)}"
         self._tell(logging.WARNING, text)
