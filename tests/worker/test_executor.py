@@ -392,6 +392,27 @@ def test_a_thousand_at_once_are_each_told_once(bench: Bench) -> None:
     assert len(told) == 1000
 
 
+def test_the_hard_one_is_never_early_however_long_the_loop_was_held(bench: Bench) -> None:
+    """A thousand that tidy up one after the other hold it for seconds: what the loop takes for now is then long ago."""
+    came: list[float] = []
+    began = time.monotonic()
+
+    def tidies_up() -> None:
+        try:
+            Event().wait()
+        except SoftTimeout:
+            while time.monotonic() < began + 0.4:
+                pass
+        try:
+            Event().wait()
+        finally:
+            came.append(time.monotonic())
+
+    error = error_of(bench.call(tidies_up, timeout=0.6, soft_timeout=0.02))
+    assert error["type"] == "TaskTimeout"
+    assert came[0] >= began + 0.6
+
+
 # Hard ones
 
 
