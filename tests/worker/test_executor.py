@@ -21,7 +21,7 @@ from greenworker.context import CurrentTask, current_task
 from greenworker.errors import SoftTimeout
 from greenworker.message import RELEASE, Delivery, Outcome, decode
 from greenworker.signing import Signer
-from greenworker.verdicts import Snooze
+from greenworker.verdicts import Ignore, Reject, Snooze
 from greenworker.worker.executor import Executor
 from greenworker.worker.pool import TaskGreenlet
 from greenworker.worker.run import Release
@@ -314,6 +314,39 @@ def test_timeout_0_is_none(worker: float) -> None:
 def test_a_worker_without_timeouts_has_none_for_tasks_that_declare_one() -> None:
     bench = Bench(timeout=None)
     assert value_of(bench.call(lambda: gevent.sleep(0.1), timeout=0.02)) is None
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, gevent.GreenletExit])
+def test_whatever_a_backoff_raises_costs_no_attempt_and_no_worker(
+    bench: Bench, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def backoff(retry: int) -> float:
+        raise error("canary")
+
+    @bench.task(name="t", retries=1, backoff=backoff)
+    def breaks() -> None:
+        raise OSError
+
+    outcome = bench.run(delivery_of("t"))
+    assert (outcome.kind, outcome.delay <= 1.0) == ("retry", True)
+    assert f"t: its backoff failed: {error.__name__}: canary" in caplog.text
+
+
+def test_records_of_a_run_hold_none_of_its_arguments(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also as their own values, which some handlers keep beside the text."""
+    caplog.set_level(logging.DEBUG)
+
+    @bench.task(name="t", retries=1, sensitive=True)
+    def ends(secret: str, how: str) -> None:
+        raise {"retry": OSError, "later": Snooze(5), "done": Ignore(), "dead": Reject("no")}[how]
+
+    for how in ("retry", "later", "done", "dead"):
+        assert bench.run(delivery_of("t", "canary", how)).kind == how
+    records = [record for record in caplog.records if record.name == "greenworker.task"]
+    assert len(records) == 8
+    assert "canary" not in repr([record.args for record in records])
 
 
 # Soft timeouts
