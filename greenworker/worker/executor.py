@@ -211,8 +211,7 @@ class Executor:
             case Snooze():
                 self._stats.snoozed += 1
                 _log.info("%s[%s] %s", run.task.name, run.message.id, verdict)
-                envelope = run.delivery.envelope
-                return Outcome("later", delay=verdict.seconds, envelope=envelope)
+                return Outcome("later", delay=verdict.seconds, envelope=_known(run))
             case Ignore():
                 self._stats.succeeded += 1
                 _log.info("%s[%s] ignored", run.task.name, run.message.id)
@@ -228,7 +227,7 @@ class Executor:
         delay = self._backoff(run, attempt + 1) if countdown is None else countdown
         text = told(run.task, error)
         _log.info("%s[%s] retry in %.1f s: %s", run.task.name, run.message.id, delay, text)
-        envelope = with_option(next_attempt(run.delivery.envelope), "last", text[:_LAST_MOST])
+        envelope = with_option(next_attempt(_known(run)), "last", text[:_LAST_MOST])
         return Outcome("retry", delay=delay, envelope=envelope)
 
     def _backoff(self, run: Run, retry: int) -> float:
@@ -300,6 +299,12 @@ class Executor:
             "%s[%s] ignores its timeout of %g s, and cannot be ended: written off, it goes on beside its slot",
             run.task.name, run.message.id, run.timeout,
         )  # fmt: skip
+
+
+def _known(run: Run) -> bytes:
+    """The envelope of what has run here: were it unknown elsewhere, the ten minutes begin anew."""
+    envelope = run.delivery.envelope
+    return with_option(envelope, "unknown", None) if "unknown" in run.message.options else envelope
 
 
 def run_of(frame: FrameType | None) -> Run | None:

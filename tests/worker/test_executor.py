@@ -707,6 +707,24 @@ def test_an_unknown_task_that_has_come_is_run(bench: Bench) -> None:
     assert value_of(bench.run(replace(delivery, envelope=outcome.envelope))) == 1
 
 
+@pytest.mark.parametrize("error", [OSError(), Snooze(3600)])
+def test_what_has_run_is_put_off_anew_where_it_is_unknown(bench: Bench, error: Exception) -> None:
+    """An hour after its run a worker may meet it that does not know it: of the former version, say."""
+
+    @bench.task(name="late", retries=1)
+    def runs() -> None:
+        raise error
+
+    known, delivery = bench.app.tasks.pop("late"), delivery_of("late")
+    delivery = replace(delivery, envelope=bench.run(delivery).envelope)
+    assert b" unknown=" in delivery.envelope
+    bench.app.tasks["late"] = known
+    delivery = replace(delivery, envelope=bench.run(delivery).envelope)
+    del bench.app.tasks["late"]
+    outcome = bench.run(replace(delivery, claimed_at=delivery.claimed_at + 3600))
+    assert (outcome.kind, outcome.delay) == ("later", 1.0)
+
+
 @pytest.mark.parametrize(
     "envelope",
     [
