@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextvars import copy_context
 from typing import Any
 
 import gevent
@@ -104,7 +105,8 @@ class SoloPool:
         self._running = greenlet.getcurrent()
         self._running.released = False
         try:
-            outcome = self._execute(delivery)
+            # What it sets is its own, as in a greenlet of its own.
+            outcome = copy_context().run(self._execute, delivery)
         finally:
             self._running = None
         self._settle(delivery, outcome)
