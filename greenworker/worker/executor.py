@@ -145,6 +145,11 @@ class Executor:
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
             if deadline is None or not deadline.passed:
                 return self._failed(run, error)
+            if self._threads is not None and self._threads.goes_on(current):
+                # No retry: it would run beside what goes on.
+                self._stats.stuck += 1
+                late = timed_out(run, error, goes_on=True)
+                return self._dead(run.delivery, "stuck", late, run.started)
             return self._failed(run, timed_out(run, error))
         if deadline is not None and deadline.given_up:
             return self._ended_after_all()
@@ -193,10 +198,6 @@ class Executor:
         if isinstance(error, Verdict):
             return self._judged(run, error)
         options = run.task.options
-        if options.thread and isinstance(error, TaskTimeout):
-            # No retry: it would run beside what goes on.
-            self._stats.stuck += 1
-            return self._dead(run.delivery, "stuck", error, run.started)
         if not isinstance(error, options.retry_for) or isinstance(error, options.no_retry_for):
             return self._dead(run.delivery, "failed", error, run.started)
         return self._again(run, error)

@@ -119,9 +119,10 @@ class Deadline:
             self._start(max(0.0, seconds))
 
 
-def timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeout:
-    goes_on = "; its thread goes on, and cannot be ended" if run.task.options.thread else ""
-    error = TaskTimeout(f"ran longer than {run.timeout:g} s{goes_on}")
+def timed_out(run: Run, cause: BaseException | None = None, goes_on: bool = False) -> TaskTimeout:
+    """A run's failure; `goes_on`: what it called does, in its thread."""
+    more = "; its thread goes on, and cannot be ended" if goes_on else ""
+    error = TaskTimeout(f"ran longer than {run.timeout:g} s{more}")
     # Where it was: what came of it, if it is more than the timeout itself.
     error.__cause__ = None if isinstance(cause, HardTimeout) else cause
     return error.with_traceback(cause.__traceback__ if cause is not None else None)
