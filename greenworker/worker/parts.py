@@ -74,7 +74,7 @@ class Parts:
             self.pool = SoloPool(run, self.settler.add)
         else:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
-        teller = Teller(app.client.control, membership, self.pool, config.log_values)
+        teller = Teller(app.client.control, membership, self.pool, self.threads, config.log_values)
         self.scheduler = Scheduler(shared, on_asked=teller.tell)
         # A burst is to end.
         due = () if config.burst else app.schedule.declared.values()

@@ -146,6 +146,9 @@ class Call:
             self.has_ended, self._thread = True, 0
             del _RECORDS_OF[me]
 
+    def __str__(self) -> str:
+        return f"{self.current.name}[{self.current.id}]" if self.current else "?"
+
     @property
     def frame(self) -> FrameType | None:
         """Where its thread stands now, if it has one."""

@@ -11,14 +11,18 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.monkey import get_original
 
 from greenworker.app import App
 from greenworker.errors import ConfigError
 from greenworker.running import Running, RunningTask
 from greenworker.worker import executor, teller
+from greenworker.worker.dump import describe_running
 from tests.support.eventually import eventually
 from tests.support.state import Space
 from tests.worker.conftest import Start
+
+block = get_original("time", "sleep")  # as C code would
 
 HERE = str(Path(__file__).relative_to(Path.cwd()))
 
@@ -155,6 +159,39 @@ def test_where_a_task_stands_that_waits_deep_in_a_library(app: App, start: Start
     go.set()
     for one in sent:
         one.get(timeout=20)
+
+
+def test_what_runs_in_a_thread_stands_where_the_thread_does(app: App, start: Start) -> None:
+    go: list[int] = []
+
+    @app.task(name="threaded", thread=True)
+    def threaded() -> None:
+        while not go:
+            block(0.005)  # in its thread
+
+    @app.task(name="late", thread=True, timeout=0.05)
+    def late() -> None:
+        while not go:
+            block(0.005)  # and goes on there
+
+    worker = start(lease=60.0, threads=1, max_stuck=5)
+    late.delay()
+    eventually(lambda: worker.threads.stuck)
+    threaded.delay()
+    waiting = threaded.delay()
+    places = {
+        ("late", True, f"{line_of('# and goes on there')} in late"),
+        ("threaded", False, f"{line_of('# in its thread')} in threaded"),
+        ("threaded", False, "-"),  # for a thread
+    }
+    ask(app, lambda found: {(one.task, one.stuck, one.where) for one in found.tasks} == places)
+    shown = describe_running(worker.pool, worker.threads)
+    assert shown.startswith("2 running, and 1 that ignore their timeout\n")
+    assert "in late" in shown
+    go.append(1)
+    waiting.get(timeout=20)
+    eventually(lambda: not worker.threads.abandoned)
+    assert ask(app, lambda found: not found.total).tasks == []
 
 
 def test_what_ignores_its_timeout_is_told_apart(
