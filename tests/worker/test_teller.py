@@ -15,7 +15,7 @@ from gevent.event import Event
 from greenworker.app import App
 from greenworker.errors import ConfigError
 from greenworker.running import Running, RunningTask
-from greenworker.worker import executor, teller
+from greenworker.worker import teller
 from tests.support.eventually import eventually
 from tests.support.state import Space
 from tests.worker.conftest import Start
@@ -160,7 +160,7 @@ def test_where_a_task_stands_that_waits_deep_in_a_library(app: App, start: Start
 def test_what_ignores_its_timeout_is_told_apart(
     app: App, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "_THROW_AGAIN", (0.001,) * 4)
+    monkeypatch.setattr("greenworker.worker.run._THROW_AGAIN", (0.001,) * 4)
     go = Event()
 
     @app.task(name="stubborn", timeout=0.05)
