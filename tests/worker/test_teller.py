@@ -16,7 +16,7 @@ from gevent.monkey import get_original
 from greenworker.app import App
 from greenworker.errors import ConfigError
 from greenworker.running import Running, RunningTask
-from greenworker.worker import executor, teller
+from greenworker.worker import teller
 from greenworker.worker.dump import describe_running
 from tests.support.eventually import eventually
 from tests.support.state import Space
@@ -197,7 +197,7 @@ def test_what_runs_in_a_thread_stands_where_the_thread_does(app: App, start: Sta
 def test_what_ignores_its_timeout_is_told_apart(
     app: App, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "_THROW_AGAIN", (0.001,) * 4)
+    monkeypatch.setattr("greenworker.worker.run._THROW_AGAIN", (0.001,) * 4)
     go = Event()
 
     @app.task(name="stubborn", timeout=0.05)
