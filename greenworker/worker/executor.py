@@ -211,12 +211,11 @@ class Executor:
                 return self._again(run, error, verdict.countdown)
             case Snooze():
                 self._stats.snoozed += 1
-                _log.info("%s %s", run, verdict)
-                envelope = run.delivery.envelope
-                return Outcome("later", delay=verdict.seconds, envelope=envelope)
+                _log.info("%s[%s] %s", run.task.name, run.message.id, verdict)
+                return Outcome("later", delay=verdict.seconds, envelope=_known(run))
             case Ignore():
                 self._stats.succeeded += 1
-                _log.info("%s ignored", run)
+                _log.info("%s[%s] ignored", run.task.name, run.message.id)
                 return Outcome("done")
         return self._dead(run.delivery, "rejected", verdict, run.started)
 
@@ -228,15 +227,15 @@ class Executor:
         self._stats.retried += 1
         delay = self._backoff(run, attempt + 1) if countdown is None else countdown
         text = told(run.task, error)
-        _log.info("%s retry in %.1f s: %s", run, delay, text)
-        envelope = with_option(next_attempt(run.delivery.envelope), "last", text[:_LAST_MOST])
+        _log.info("%s[%s] retry in %.1f s: %s", run.task.name, run.message.id, delay, text)
+        envelope = with_option(next_attempt(_known(run)), "last", text[:_LAST_MOST])
         return Outcome("retry", delay=delay, envelope=envelope)
 
     def _backoff(self, run: Run, retry: int) -> float:
         try:
             return run.task.options.backoff.delay(retry)
-        except Exception as error:
-            # A function of the user's: its mistake costs no attempt.
+        except BaseException as error:
+            # A function of the user's: its mistake costs no attempt, and no exit of its own the worker.
             delay = Backoff().delay(retry)
             text = told(run.task, error)
             _log.error(
@@ -301,6 +300,12 @@ class Executor:
             "%s[%s] ignores its timeout of %g s, and cannot be ended: written off, it goes on beside its slot",
             run.task.name, run.message.id, run.timeout,
         )  # fmt: skip
+
+
+def _known(run: Run) -> bytes:
+    """The envelope of what has run here: were it unknown elsewhere, the ten minutes begin anew."""
+    envelope = run.delivery.envelope
+    return with_option(envelope, "unknown", None) if "unknown" in run.message.options else envelope
 
 
 def run_of(frame: FrameType | None) -> Run | None:

@@ -94,7 +94,8 @@ class Deadline:
 
     def _start(self, seconds: float | None) -> None:
         self._timer = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._expire)
+        # The loop's own clock stands still while it is held, by others that tidy up at the same time, say.
+        self._timer.start(self._expire, update=True)
 
     def _expire(self) -> None:
         # In the hub; throw() comes back here when the task next waits, or ends.
