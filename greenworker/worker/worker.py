@@ -110,9 +110,11 @@ class Worker:
                     self.check_server()
                 if (unless_asked and self.stopping) or not self.events.start(self._asked):
                     return
+                self._started = True
             finally:
                 self._starting = self._looked = False
-            self._started = True
+                if not self._started:
+                    self._lanes["consumer"].close()  # which has looked at the server
             self._membership.fresh()
             self.failures.start()
             self.watchdog.start()
