@@ -34,7 +34,7 @@ def render(found: Running) -> str:
                 f"{one.seconds:>9,.1f}  {one.worker:<{widths[0]}}  "
                 f"{f'{one.task}[{one.id}]':<{widths[1]}}  {one.where}{stuck}{call}"
             )
-    more = ", --limit reached" if found.total > len(found.tasks) else ""
+    more = f", {len(found.tasks):,} of them shown" if found.total > len(found.tasks) else ""
     lines.append(f"{found.total:,} running{more}")
     if found.silent:
         names = ", ".join(found.silent[:5])
