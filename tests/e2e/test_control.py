@@ -189,10 +189,41 @@ def test_what_runs_on_all_workers(project: Project) -> None:
     done = project.run("running", "-A", "tasks")
     first.signal(signal.SIGCONT)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].startswith("no answer from first: its loop may be blocked")
+    assert done.stdout.splitlines()[-1].startswith("no answer from first: blocked (")
     assert "second" in done.stdout
     project.allow("go")
     assert hold.get(timeout=20) is None
+
+
+def test_who_blocks_the_loop_is_named(project: Project) -> None:
+    tasks = project.module("""
+        @app.task
+        def waits():
+            wait_for("never")
+
+        @app.task(timeout=0)
+        def spins():
+            while not Path("go").exists():  # all others wait
+                pass
+    """)
+    worker = project.worker("-n", "bee")
+    tasks.waits.delay()
+    eventually(lambda: tasks.app.status().running == 1)
+    sent = tasks.spins.delay()
+    worker.wait_for("blocks the loop")
+    done = project.run("running", "-A", "tasks")
+    assert done.returncode == 0
+    _, row, summary = done.stdout.splitlines()
+    assert f"tasks.spins[{sent.id}]" in row
+    assert row.endswith(" in spins (blocks the loop)")
+    assert summary == "2 running, 1 of them shown"
+    # Each question is answered anew, and by the loop again once it runs
+    (one,) = tasks.app.running(timeout=20).tasks
+    assert (one.id, one.blocks) == (sent.id, True)
+    project.allow("go")
+    assert sent.get(timeout=20) is None
+    (one,) = tasks.app.running(timeout=20).tasks
+    assert (one.task, one.blocks) == ("tasks.waits", False)
 
 
 def test_where_nothing_runs(project: Project) -> None:
