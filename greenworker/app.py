@@ -214,8 +214,8 @@ class App:
     def running(self, limit: int = 100, timeout: float = 2.0) -> Running:
         """What runs on all workers now, the longest first, at most `limit` of it, and where it stands.
 
-        Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: its
-        loop may be blocked.
+        Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: cut off,
+        dead, or blocked by what is no task or holds the GIL. Of one that a task blocks, that task is told.
         """
         if not isinstance(limit, int) or limit < 1:
             raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")

@@ -22,6 +22,7 @@ from greenworker.worker.executor import Executor, run_of
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.report import call_of
+from greenworker.worker.run import Run
 from greenworker.worker.threads import Call, Threads, frame_in_thread
 
 _TEXT = 200  # characters that one field may have
@@ -60,6 +61,21 @@ class Teller:
             if self._control.answer(me.id, question, said):
                 self._answered = question
 
+    def tell_blocked(self, control: Control, frame: FrameType | None) -> None:
+        """The same from the watchdog's thread, through a link of its own, while the loop is blocked: by the task
+        whose stack this is. (To look into all others meanwhile is not safe: they may go on at any time.)"""
+        me, run = self._membership.current, run_of(frame)
+        if run is None or not me.registered:
+            return
+        with suppress(BrokerError, ConfigError):
+            question = control.question()
+            if not question or question == self._answered:
+                return
+            total = len(list(self._pool)) + len(self._pool.stuck) + len(self._threads.stuck)
+            said = {"total": total, "tasks": [self._of_run(run, frame, blocks=True)]}
+            if control.answer(me.id, question, orjson.dumps(said)):
+                self._answered = question
+
     def describe(self, most: int) -> dict[str, Any]:
         """What runs, as an answer says it: at most so many runs, and how many there are."""
         running, stuck = list(self._pool), list(self._pool.stuck)
@@ -80,11 +96,16 @@ class Teller:
             name = "?" if delivery is None else task_name_of(delivery.envelope)
             id = "?" if delivery is None else delivery.id
             return _entry(name, id, 0.0, "-", is_stuck)
+        return self._of_run(run, frame_in_thread(frame) or frame, is_stuck)
+
+    def _of_run(
+        self, run: Run, frame: FrameType | None, stuck: bool = False, blocks: bool = False
+    ) -> dict[str, Any]:
         tells = self._log_values and not run.task.options.sensitive
         call = call_of(run.message).strip() if tells else ""
         seconds = time.monotonic() - run.started
-        stands = where(frame_in_thread(frame) or frame)
-        return _entry(run.task.name, run.message.id, seconds, stands, is_stuck, call)
+        entry = _entry(run.task.name, run.message.id, seconds, where(frame), stuck, call)
+        return {**entry, "blocks": blocks}
 
 
 def where(frame: FrameType | None) -> str:
@@ -139,4 +160,4 @@ def _entry(
 ) -> dict[str, Any]:
     texts = {"task": task, "id": id, "where": where, "call": call}
     plain = {name: text.encode("utf-8", "replace").decode()[:_TEXT] for name, text in texts.items()}
-    return {**plain, "seconds": round(seconds, 3), "stuck": stuck}
+    return {**plain, "seconds": round(seconds, 3), "stuck": stuck, "blocks": False}

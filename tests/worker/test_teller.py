@@ -269,7 +269,7 @@ def test_what_others_wrote_gives_a_terminal_no_orders(app: App, start: Start, sp
     worker = start(name="liar", lease=60.0)
     worker.scheduler.stop()
     (me,) = space.redis.zrange(space.key("workers"), 0, -1)
-    evil = '{"task":"\\u001b[2J","id":"a\\nb","seconds":1.5,"where":"\\u009b","stuck":false,"call":"\\n"}'
+    evil = '{"task":"\\u001b[2J","id":"a\\nb","seconds":1.5,"where":"\\u009b","stuck":false,"blocks":false,"call":"\\n"}'
     space.redis.set(space.key(f"running:{me}"), f'9999999999999 {{"total":1,"tasks":[{evil}]}}')
     (one,) = app.running(timeout=5.0).tasks
     assert "".join((one.task, one.id, one.where, one.call)).isprintable()
