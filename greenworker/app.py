@@ -83,7 +83,8 @@ class App:
         self.namespace = namespace
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}
-        self.schedule = Schedules(lambda: Timetable(self.client.pool, namespace))
+        # The client's namespace: in a test it may be another one.
+        self.schedule = Schedules(lambda: Timetable(self.client.pool, self.client.broker.namespace))
         self.middlewares = tuple(map(check, middleware))
         self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url

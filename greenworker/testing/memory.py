@@ -156,7 +156,10 @@ class Memory(Broker):
                 case "dead":
                     # Now, whenever it was due: else it would have died in a time to come.
                     told = f"{self.now} {outcome.reason} {_WORKER} 0\n{_WORKER}\n".encode()
-                    self._records[entry.id] = self.now, told + outcome.result + b"\n" + entry.envelope
+                    self._records[entry.id] = (
+                        self.now,
+                        told + outcome.result + b"\n" + entry.envelope,
+                    )
                     self._end(entry, outcome.result, outcome.result_ttl)
                 case "retry" | "later":
                     entry.envelope = outcome.envelope
