@@ -307,13 +307,18 @@ class App:
         """Run tasks where they are sent, without a server, for as long as the context lasts.
 
         What a task has failed of for good is raised at the send that brought it about, or kept for its
-        Result: `errors="keep"`. More than `limit` runs for one send are refused. Delays are kept until
+        Result: `errors="keep"`. More than `limit` runs at one moment are refused. Delays are kept until
         `sent.drain(…)` lets time pass; retries wait for none. Raises ConfigError within another one.
         """
         # Here: a program that only sends loads no worker.
         from greenworker.testing.inline import testing
 
         return testing(self, errors, limit)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether something stands in for its client."""
+        return self._stand_in is not None
 
     @contextmanager
     def stand_in(self, client: Client) -> Iterator[None]:

@@ -48,7 +48,8 @@ def drain(
     Returns what ran, in order. Within `clock(app)` a span lets time pass, `drain(app, hours=1)`: what is delayed,
     retried or scheduled runs at its moment, none earlier, each tick once; without one time stands. Outside of it the
     server's time counts, and no schedule is looked at. `queues` are a worker's by default. What a task has failed of
-    for good is raised in the end, or kept for its Result: `errors="keep"`. More than `limit` runs are refused. Needs
+    for good is raised in the end, or kept for its Result: `errors="keep"`. More than `limit` runs at one moment are
+    refused. Needs
     no patched process; a task that blocks is not interrupted by its timeout. Raises ConfigError where
     workers are at work.
     """
@@ -96,6 +97,7 @@ class _Drainage:
         self._queues = tuple(queues)
         self._id = os.urandom(8).hex()
         self._claims = 0
+        self._runs = 0  # at this moment
 
     def run(self, seconds: float) -> None:
         require_nobody(self._unclocked)
@@ -119,6 +121,7 @@ class _Drainage:
             if clock is None or clock.ms + wait > until:
                 break
             clock.ms += wait
+            self._runs = 0
         if clock is not None:
             clock.ms = until
 
@@ -154,8 +157,9 @@ class _Drainage:
             letter = self._letters.get(delivery.id)
             if letter is not None:
                 self.told += self._runner.tell(letter)
-        if len(self.ran) >= self._limit:
+        self._runs += 1
+        if self._runs >= self._limit:
             raise GreenworkerError(
-                f"{len(self.ran):,} runs and no end, the last one of {ran.task}: does it send itself for ever? "
-                "drain(limit=…) allows more"
+                f"{self._runs:,} runs at one moment, and no end, the last one of {ran.task}: does it send itself "
+                "for ever? drain(limit=…) allows more"
             )

@@ -7,12 +7,9 @@ through; what a task sends runs when that task has ended, in the order of the se
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol, Unpack, overload
 
@@ -28,6 +25,7 @@ from greenworker.schedule import Schedules
 from greenworker.signing import Signer
 from greenworker.subscriber import Subscriber, Waiter
 from greenworker.task import Task
+from greenworker.testing.line import LINE, Line
 from greenworker.testing.memory import Entry, Memory, NoServer, new_push_id
 from greenworker.testing.record import (
     Errors,
@@ -72,55 +70,6 @@ def testing(app: Tested, errors: Errors, limit: int) -> Iterator[Sent]:
         yield Sent(inline)
 
 
-class _Line:
-    """What one send has brought about, and what that has, first come, first served."""
-
-    def __init__(self, inline: Inline) -> None:
-        self.inline = inline
-        self.failed: list[Ran] = []
-        self.told: list[Exception] = []
-        self.runs = 0
-        self._entries: deque[Entry] = deque()
-        self._is_open = True
-        self._lock = threading.Lock()
-
-    @property
-    def is_open(self) -> bool:
-        return self._is_open
-
-    def add(self, entries: Sequence[Entry]) -> bool:
-        """False when it is over: a greenlet that a task has left behind sends for itself."""
-        with self._lock:
-            if self._is_open:
-                self._entries.extend(entries)
-            return self._is_open
-
-    def next(self) -> Entry | None:
-        """The first one; None: that was all, and it is over."""
-        with self._lock:
-            if self._entries:
-                return self._entries.popleft()
-            self._is_open = False
-            return None
-
-    def take(self, entry: Entry) -> bool:
-        """This one before its turn, if it waits here."""
-        with self._lock:
-            if entry not in self._entries:
-                return False
-            self._entries.remove(entry)
-            return True
-
-    def reopen(self, entries: Sequence[Entry]) -> None:
-        with self._lock:
-            self._is_open = True
-            self._entries.extend(entries)
-
-
-# The line into which the code at hand sends: within a send, and in the runs that it has brought about.
-_LINE: ContextVar[_Line | None] = ContextVar("greenworker.testing.line", default=None)
-
-
 class Inline:
     """The tasks of an app, run where they are sent."""
 
@@ -147,12 +96,12 @@ class Inline:
         if line is not None:
             yield
             return
-        line = _Line(self)
-        before = _LINE.set(line)
+        line = Line(self)
+        before = LINE.set(line)
         try:
             yield
         finally:
-            _LINE.reset(before)
+            LINE.reset(before)
             self._run_all(line)  # what was sent before an error has been sent
         self._raise(line)
 
@@ -168,13 +117,14 @@ class Inline:
         memory, before = self.memory, len(self.ran)
         until = memory.now + round(seconds * 1000)
         ticks = {name: self._tick_after(name, memory.now) for name in self._schedules}
-        line = _Line(self)
+        line = Line(self)
         while True:
             waiting = memory.waiting()
             moment = min([*ticks.values(), *(entry.due for entry in waiting)], default=until + 1)
             if moment > until:
                 break
-            memory.now = max(memory.now, moment)
+            if moment > memory.now:
+                memory.now, line.runs = moment, 0
             line.reopen([entry for entry in waiting if entry.due <= moment])
             for name in [name for name, at in ticks.items() if at <= moment]:
                 self._tick(name, moment, line)
@@ -189,25 +139,25 @@ class Inline:
         ready = [entry for entry in entries if entry.due <= self.memory.now]
         line = self._open_line()
         if line is None or not line.add(ready):
-            line = _Line(self)
+            line = Line(self)
             line.add(ready)
             self._run_all(line)
             self._raise(line)
 
-    def _open_line(self) -> _Line | None:
-        line = _LINE.get()
+    def _open_line(self) -> Line | None:
+        line = LINE.get()
         return line if line is not None and line.inline is self and line.is_open else None
 
-    def _run_all(self, line: _Line) -> None:
+    def _run_all(self, line: Line) -> None:
         while (entry := line.next()) is not None:
             self._run(entry, line)
 
-    def _run(self, entry: Entry, line: _Line) -> None:
+    def _run(self, entry: Entry, line: Line) -> None:
         line.runs += 1
         delivery = self.memory.begin(entry)
         if delivery is None:
             return
-        variables = [(_LINE, line)]
+        variables = [(LINE, line)]
         outcome, ran = self._runner.run(delivery, variables)
         self.memory.settle_one(entry, outcome)
         self.ran.append(ran)
@@ -221,23 +171,23 @@ class Inline:
                 line.told += self._runner.tell(letter, variables)
         if line.runs >= self._limit:
             raise GreenworkerError(
-                f"{line.runs:,} runs and no end, the last one of {ran.task}: does it send itself for ever? "
-                "app.testing(limit=…) allows more"
+                f"{line.runs:,} runs at one moment, and no end, the last one of {ran.task}: does it send itself "
+                "for ever? app.testing(limit=…) allows more"
             )
 
-    def _raise(self, line: _Line) -> None:
+    def _raise(self, line: Line) -> None:
         __tracebackhide__ = True
         if self._raises:
             raise_first(line.failed, line.told, _KEEP)
 
-    def _tick(self, name: str, at: int, line: _Line) -> None:
+    def _tick(self, name: str, at: int, line: Line) -> None:
         """As a worker's ticker, which goes past the middleware's send."""
-        before = _LINE.set(line)
+        before = LINE.set(line)
         try:
             fields = self.client.fields(self._schedules[name].tick(at / 1000))
             self.memory.push(new_push_id(), list(fields))
         finally:
-            _LINE.reset(before)
+            LINE.reset(before)
 
     def _tick_after(self, name: str, now: int) -> int:
         return round(self._schedules[name].recurrence.after(now / 1000) * 1000)

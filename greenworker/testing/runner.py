@@ -12,7 +12,7 @@ import gevent
 from greenworker.context import IN_THREAD
 from greenworker.dead import DeadLetter
 from greenworker.errors import GreenworkerError, MalformedMessage, UnknownTask
-from greenworker.message import Delivery, Message, Outcome, decode, task_name_of
+from greenworker.message import RELEASE, Delivery, Message, Outcome, decode, task_name_of
 from greenworker.middleware import Middleware
 from greenworker.signing import Signer
 from greenworker.task import Task
@@ -59,11 +59,15 @@ class Runner:
         task = self._tasks.get(task_name_of(delivery.envelope))
         if task is not None and task.options.thread:
             context.run(IN_THREAD.set, True)
+        # Where nobody runs the loop its clock stands, and a timer of so many seconds from then is over at once.
+        gevent.get_hub().loop.update_now()
         executor = self._executor
         outcome = context.run(executor.run, delivery)
         # It was written off, and has ended after all.
         outcome = executor.stuck.pop(delivery.id, outcome)
         error = executor.errors.pop(delivery.id, None)
+        if _is_interrupt(error):
+            outcome = RELEASE
         return outcome, _ran(delivery, outcome, error)
 
     def tell(
@@ -81,8 +85,8 @@ class Runner:
 
 
 def end_if_interrupted(ran: Ran) -> None:
-    """Raise what is no task's to end with."""
-    if ran.error is not None and not isinstance(ran.error, _A_TASKS):
+    """Raise what is no task's to end with; the message is where it was."""
+    if ran.error is not None and _is_interrupt(ran.error):
         raise ran.error
 
 
@@ -137,6 +141,10 @@ class _Executor(Executor):
         if self._unknown_is_dead:
             return self._unfit(delivery, "unknown", UnknownTask(message.task, self._tasks))
         return super()._unknown(delivery, message)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, _A_TASKS)
 
 
 def _context(variables: Iterable[tuple[ContextVar[Any], Any]]) -> Context:

@@ -40,7 +40,7 @@ STOREYS = (
     ("worker.stats", "worker.report", "worker.run", "worker.threads"),
     ("worker.executor",),
     ("testing.record", "testing.memory"),
-    ("testing.runner",),
+    ("testing.runner", "testing.line"),
     ("testing.inline",),
     ("app",),
     (
