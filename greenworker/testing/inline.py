@@ -15,7 +15,6 @@ from typing import Any, Protocol, Unpack, overload
 
 from greenworker.client import Client
 from greenworker.context import CURRENT
-from greenworker.control import Control
 from greenworker.dead import DeadLetter, DeadLetters
 from greenworker.endpoint import Endpoint
 from greenworker.errors import GreenworkerError, ResultTimeout
@@ -219,11 +218,12 @@ class InlineClient(Client):
         signer: Signer | None,
         middleware: Sequence[Middleware],
     ) -> None:
-        super().__init__(Endpoint(_NOWHERE), namespace, 1, 1.0, signer, middleware)
+        # Whatever else there is goes over the link, which says that it needs a server.
+        super().__init__(
+            Endpoint(_NOWHERE), namespace, 1, 1.0, signer, middleware, lambda _: NoServer()
+        )
         self._inline = inline
-        self.pool = NoServer()
         self.broker = inline.memory
-        self.control = Control(self.pool, namespace)
         self.subscriber = _Announcements(inline)
         send = self.send
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from greenworker.broker import MAX_COUNT, Broker, Link
 from greenworker.client import Client
-from greenworker.control import Control
 from greenworker.endpoint import Endpoint
 from greenworker.errors import BadArguments, BrokerError, ConfigError, GreenworkerError
 from greenworker.scripts import Script
@@ -82,12 +81,14 @@ class ClockedClient(Client):
     """A client in a namespace whose scripts go by a clock; `unclocked` goes by the server's."""
 
     def __init__(self, app: App, endpoint: Endpoint, namespace: str, clock: Clock) -> None:
-        super().__init__(endpoint, namespace, _CONNECTIONS, _PATIENCE, app.signer, app.middlewares)
+        def link(pool: Link) -> Link:
+            self.unclocked = Broker(pool, namespace)
+            return Clocked(pool, clock)
+
+        super().__init__(
+            endpoint, namespace, _CONNECTIONS, _PATIENCE, app.signer, app.middlewares, link
+        )
         self.clock = clock
-        self.unclocked = self.broker
-        self.pool = Clocked(self.pool, clock)
-        self.broker = Broker(self.pool, namespace)
-        self.control = Control(self.pool, namespace)
         # Of the schedules that are declared by now, or later.
         schedules = app.schedule.declared.values()
         self.ticker = Ticker(Timetable(self.pool, namespace), schedules, self.fields, _FOR_EVER)
