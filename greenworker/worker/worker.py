@@ -44,6 +44,11 @@ class Worker:
     """
 
     def __init__(self, app: App, **options: Any) -> None:
+        if app.is_tested:
+            raise ConfigError(
+                "this app is being tested, and a worker would go past that: greenworker.testing.drain(app) "
+                "runs what waits"
+            )
         app.load()
         queues = options.get("queues") or app.queues()
         if isinstance(queues, str):
