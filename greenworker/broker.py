@@ -230,8 +230,8 @@ class Broker:
             tuple(id.decode("utf-8", "backslashreplace") for id in ids),
         )  # fmt: skip
 
-    def promote(self, worker: str = "", known: Sequence[str] = ()) -> Promotion:
-        """Make ready what is due; of what is cancelled this worker has `known` these ids."""
+    def promote(self, worker: str = "", known: Iterable[str | int] = ()) -> Promotion:
+        """Make ready what is due. Of what is cancelled this worker has `known` these: id, sequence, …"""
         moved, next_due, asked, told, marks = self._run("promote", MAX_COUNT, worker, *known)
         due = None if next_due < 0 else next_due / 1000
         return Promotion(moved, due, asked, numbers(told), numbers(marks))

@@ -104,6 +104,7 @@ class Outcome:
 
 
 RELEASE = Outcome("release")
+CANCELLED = b'{"state":"CANCELLED"}'  # what is kept of one
 
 
 def encode_body(message: Message) -> bytes:

@@ -1,6 +1,6 @@
 -- promote: what is due becomes ready.
 --
--- ARGV  n, wid of whoever asks, ids of what it has been told is cancelled, and knows by now...
+-- ARGV  n, wid of whoever asks; and of what it has been told is cancelled, and knows by now: id, seq, id, seq...
 -- Returns {promoted, ms until the next is due or -1, what workers are asked (ask.lua) or '', {id, seq, ...} of what it
 --         holds and is cancelled (cancel.lua), {mark, ms, ...}}: every worker comes here twice a second anyway.
 
@@ -39,8 +39,9 @@ local asked = redis.pcall('GET', ASKED)
 
 -- What this worker is to end. Told again until it says that it knows; what it holds no longer is over.
 local CANCELS, told, over = cancels_key(ARGV[2]), {}, {}
-for i = 3, #ARGV do over[#over + 1] = ARGV[i] end
-if #over > 0 then redis.pcall('HDEL', CANCELS, unpack(over)) end
+for i = 3, #ARGV, 2 do
+  if redis.pcall('HGET', CANCELS, ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', CANCELS, ARGV[i]) end
+end
 local cursor, found = '0', {}
 while redis.pcall('HLEN', CANCELS) ~= 0 and #found == 0 do
   local scan = redis.pcall('HSCAN', CANCELS, cursor, 'COUNT', 500)

@@ -13,14 +13,10 @@ from gevent.lock import RLock
 
 from greenworker.broker import Broker
 from greenworker.connection import READ_TIMEOUT, Connection
-from greenworker.errors import (
-    BrokerError,
-    BrokerUnavailable,
-    ConfigError,
-    GreenworkerError,
-)
+from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, GreenworkerError
 from greenworker.message import Delivery, Outcome
 from greenworker.timetable import Timetable
+from greenworker.worker.canceller import Canceller
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.events import Events
@@ -107,8 +103,10 @@ class Worker:
             self.pool = SoloPool(run, self.settler.add)
         else:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
-        teller = Teller(app.client.control, membership, self.pool, config.log_values)
-        self.scheduler = Scheduler(shared, on_asked=teller.tell)
+        control = app.client.control
+        teller = Teller(control, membership, self.pool, config.log_values)
+        canceller = Canceller(control, membership, self.pool, config.cancel_grace)
+        self.scheduler = Scheduler(shared, on_asked=teller.tell, canceller=canceller)
         # A burst is to end.
         due = () if config.burst else app.schedule.declared.values()
         timetable = Timetable(app.client.pool, app.namespace)

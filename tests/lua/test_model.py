@@ -426,7 +426,7 @@ class Scripts(RuleBasedStateMachine):
 
     @rule()
     def promote(self) -> None:
-        moved, due, _ = self.broker.promote()
+        moved, due, *_ = self.broker.promote()
         assert (moved, None if due is None else round(due * 1000)) == self.model.promote()
         self.look()
 

@@ -121,7 +121,7 @@ class Model:
                 continue
             new += 1
             due = self._moment(message.due, self.now)
-            expires = max(1, self._moment(message.expires, 0)) if message.expires is not None else 0
+            expires = max(2, self._moment(message.expires, 0)) if message.expires is not None else 0
             ttl, queue, rest = encode_tail(message).decode().split(" ", 2)
             self.msg[message.id] = Letter(
                 0, 0, message.priority, self.now, expires, int(ttl), queue, rest
