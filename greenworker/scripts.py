@@ -18,7 +18,7 @@ _SHARED = {
     "purge": ("finish", "marks", "weed"),
     "promote": ("marks",),
     "lookup": ("marks",),
-    "cancel": ("finish", "call_off"),
+    "cancel": ("finish", "marks", "call_off"),
     "cancel_mark": ("marks",),
     "cancel_comb": ("finish", "marks", "call_off"),
     "cancel_count": ("marks", "call_off"),

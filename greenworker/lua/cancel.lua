@@ -14,6 +14,7 @@ redis.call('DEL', NIL)
 
 local now = now_ms()
 local ids = {unpack(ARGV, 2)}
+marks = are_marks() and read_marks() or {}
 local holders, seen, reply = holders_of(ids), {}, {}
 for k, id in ipairs(ids) do
   local envelope = not seen[id] and redis.call('HGET', MSG, id)
@@ -22,7 +23,7 @@ for k, id in ipairs(ids) do
     reply[k] = (seen[id] or redis.call('EXISTS', result_key(id)) == 1 or redis.call('HEXISTS', RECORDS, id) == 1) and 'e' or 'u'
   elseif not head(envelope) then
     reply[k] = 'u'
-  elseif has_ended(envelope, holder, now) then
+  elseif has_ended(envelope, holder, now) or (not holder and is_marked(envelope)) then
     reply[k] = 'e'
   else
     if not dry then call_off(id, envelope, holder) end
