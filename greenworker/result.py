@@ -97,6 +97,15 @@ class Result(Generic[R]):
         """Drop the kept result now instead of at the end of its time to live."""
         self._broker.forget(self.id)
 
+    def cancel(self) -> bool:
+        """End it before it has ended by itself: what waits or is delayed never runs; in what runs Cancelled is
+        raised, within a second as a rule, and after a grace it is killed.
+
+        False if it had ended, or nothing is known of it. Whoever waits for it gets TaskCancelled; or its
+        value, if it ends well before its worker learns of this, or in spite of it, within the grace.
+        """
+        return self._broker.cancel([self.id]) in ("c", "r")
+
     def get(self, timeout: float | None = None, *, allow_in_task: bool = False) -> R:
         """The task's value, as JSON carries it; waits for it, up to `timeout` seconds.
 
