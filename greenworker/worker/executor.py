@@ -191,7 +191,8 @@ class Executor:
 
     def _cancelled(self, run: Run) -> Outcome:
         self._stats.cancelled += 1
-        _log.info("%s cancelled after %.2f s", run, time.monotonic() - run.started)
+        took = time.monotonic() - run.started
+        _log.info("%s[%s] cancelled after %.2f s", run.task.name, run.message.id, took)
         return Outcome("cancelled", CANCELLED, run.message.result_ttl)
 
     def _succeeded(self, run: Run, value: Any) -> Outcome:
