@@ -88,7 +88,8 @@ class Control:
 
     def __init__(self, link: Link, namespace: str) -> None:
         self._link = link
-        self._nil = keys.nil(keys.root(namespace))
+        root = keys.root(namespace)
+        self._nil, self._asked = keys.nil(root), keys.asked(root)
 
     def pause(self, *queues: str) -> list[Switched]:
         """Have workers claim nothing from these queues, from the next claim on."""
@@ -167,8 +168,12 @@ class Control:
         found = together(heard, limit)
         return Running(found.tasks, found.total, [worker.name for worker in silent.values()])
 
+    def question(self) -> bytes:
+        """What workers are asked now, as `promote` brings it; empty if nobody asks."""
+        return bytes(self._link.execute("GET", self._asked) or b"")
+
     def answer(self, worker: str, question: bytes, said: bytes) -> bool:
-        """Say, as a worker, what runs there, in answer to what `promote` has brought; False when it is
+        """Say, as a worker, what runs there, in answer to a `question()`; False when it is
         not registered."""
         moment = question.partition(b" ")[0]
         return bool(self._run("answer", worker, moment, said, round(_KEPT * 1000)))

@@ -169,12 +169,13 @@ def next_attempt(envelope: bytes) -> bytes:
     return b" ".join((version, deliveries, b"%d" % (int(attempt) + 1), rest))
 
 
-def with_option(envelope: bytes, name: str, value: str) -> bytes:
-    """The same envelope with a named option set in its head."""
+def with_option(envelope: bytes, name: str, value: str | None) -> bytes:
+    """The same envelope with a named option set in its head; without it for None."""
     head, _, body = envelope.partition(b"\n")
     prefix = f"{name}=".encode()
     fields = [part for part in head.split(b" ") if not part.startswith(prefix)]
-    fields.append(prefix + _escape(value).encode())
+    if value is not None:
+        fields.append(prefix + _escape(value).encode())
     return b" ".join(fields) + b"\n" + body
 
 

@@ -62,7 +62,7 @@ def _purge(options: Options, app: App, queues: list[str]) -> int:
 def _agreed(counts: dict[str, int]) -> bool:
     """Whether somebody at a terminal says yes; raises ConfigError where nobody is."""
     what = " and ".join(f"{count:,} of {queue}" for queue, count in counts.items())
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError(
             f"purge would drop what waits: {what}; say --yes to do it, --dry-run to count"
         )
@@ -73,15 +73,16 @@ def _agreed(counts: dict[str, int]) -> bool:
 def _say(options: Options, done: dict[str, Purged]) -> int:
     dry_run = options.flag("dry-run")
     if options.flag("json"):
-        told = {
-            queue: {
+        told = [
+            {
+                "queue": queue,
                 "purged": one.purged,
                 "expired": one.expired,
                 "cancelled": one.cancelled,
                 "foreign": one.foreign,
             }
             for queue, one in done.items()
-        }
+        ]
         print(json.dumps({"dry_run": dry_run, "queues": told}), flush=True)
         return 0
     for queue, one in done.items():

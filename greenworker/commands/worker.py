@@ -166,7 +166,8 @@ def _resume(worker: Worker) -> None:
 
 
 def _dump(worker: Worker) -> None:
-    _print("\n".join(filter(None, (describe_running(worker.pool), worker.stats.describe_blocks()))))
+    running = describe_running(worker.pool, worker.threads)
+    _print("\n".join(filter(None, (running, worker.stats.describe_blocks()))))
 
 
 def _banner(worker: Worker) -> str:

@@ -153,6 +153,11 @@ class Executor:
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
             if not deadline.passed:
                 return self._failed(run, error)
+            if self._threads is not None and self._threads.goes_on(current):
+                # No retry: it would run beside what goes on.
+                self._stats.stuck += 1
+                late = timed_out(run, error, goes_on=True)
+                return self._dead(run.delivery, "stuck", late, run.started)
             return self._failed(run, timed_out(run, error))
         if deadline.given_up:
             return self._ended_after_all()
@@ -186,7 +191,8 @@ class Executor:
 
     def _cancelled(self, run: Run) -> Outcome:
         self._stats.cancelled += 1
-        _log.info("%s cancelled after %.2f s", run, time.monotonic() - run.started)
+        took = time.monotonic() - run.started
+        _log.info("%s[%s] cancelled after %.2f s", run.task.name, run.message.id, took)
         return Outcome("cancelled", CANCELLED, run.message.result_ttl)
 
     def _succeeded(self, run: Run, value: Any) -> Outcome:
@@ -209,10 +215,6 @@ class Executor:
         if isinstance(error, Verdict):
             return self._judged(run, error)
         options = run.task.options
-        if options.thread and isinstance(error, TaskTimeout):
-            # No retry: it would run beside what goes on.
-            self._stats.stuck += 1
-            return self._dead(run.delivery, "stuck", error, run.started)
         if not isinstance(error, options.retry_for) or isinstance(error, options.no_retry_for):
             return self._dead(run.delivery, "failed", error, run.started)
         return self._again(run, error)
@@ -226,12 +228,11 @@ class Executor:
                 return self._again(run, error, verdict.countdown)
             case Snooze():
                 self._stats.snoozed += 1
-                _log.info("%s %s", run, verdict)
-                envelope = run.delivery.envelope
-                return Outcome("later", delay=verdict.seconds, envelope=envelope)
+                _log.info("%s[%s] %s", run.task.name, run.message.id, verdict)
+                return Outcome("later", delay=verdict.seconds, envelope=_known(run))
             case Ignore():
                 self._stats.succeeded += 1
-                _log.info("%s ignored", run)
+                _log.info("%s[%s] ignored", run.task.name, run.message.id)
                 return Outcome("done")
         return self._dead(run.delivery, "rejected", verdict, run.started)
 
@@ -243,15 +244,15 @@ class Executor:
         self._stats.retried += 1
         delay = self._backoff(run, attempt + 1) if countdown is None else countdown
         text = told(run.task, error)
-        _log.info("%s retry in %.1f s: %s", run, delay, text)
-        envelope = with_option(next_attempt(run.delivery.envelope), "last", text[:_LAST_MOST])
+        _log.info("%s[%s] retry in %.1f s: %s", run.task.name, run.message.id, delay, text)
+        envelope = with_option(next_attempt(_known(run)), "last", text[:_LAST_MOST])
         return Outcome("retry", delay=delay, envelope=envelope)
 
     def _backoff(self, run: Run, retry: int) -> float:
         try:
             return run.task.options.backoff.delay(retry)
-        except Exception as error:
-            # A function of the user's: its mistake costs no attempt.
+        except BaseException as error:
+            # A function of the user's: its mistake costs no attempt, and no exit of its own the worker.
             delay = Backoff().delay(retry)
             text = told(run.task, error)
             _log.error(
@@ -319,8 +320,15 @@ class Executor:
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
         gevent.spawn(
             _log.critical,
-            "%s ignores %s, and cannot be ended: written off, it goes on beside its slot", run, what,
+            "%s[%s] ignores %s, and cannot be ended: written off, it goes on beside its slot",
+            run.task.name, run.message.id, what,
         )  # fmt: skip
+
+
+def _known(run: Run) -> bytes:
+    """The envelope of what has run here: were it unknown elsewhere, the ten minutes begin anew."""
+    envelope = run.delivery.envelope
+    return with_option(envelope, "unknown", None) if "unknown" in run.message.options else envelope
 
 
 def run_of(frame: FrameType | None) -> Run | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextvars import copy_context
 from typing import Any
 
 import gevent
@@ -113,7 +114,8 @@ class SoloPool:
         self._running.released = self._running.called_off = False
         self._delivery = delivery
         try:
-            outcome = self._execute(delivery)
+            # What it sets is its own, as in a greenlet of its own.
+            outcome = copy_context().run(self._execute, delivery)
         finally:
             self._running = self._delivery = None
         self._settle(delivery, outcome)

@@ -128,7 +128,8 @@ class Deadline:
 
     def _start(self, seconds: float) -> None:
         self._timer = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._expire)
+        # The loop's own clock stands still while it is held, by others that tidy up at the same time, say.
+        self._timer.start(self._expire, update=True)
 
     def _expire(self) -> None:
         # In the hub; throw() comes back here when the task next waits, or ends.
@@ -163,9 +164,10 @@ def call_off(greenlet: Any, grace: float | None) -> None:
         greenlet.throw(Cancelled("somebody has cancelled it"))
 
 
-def timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeout:
-    goes_on = "; its thread goes on, and cannot be ended" if run.task.options.thread else ""
-    error = TaskTimeout(f"ran longer than {run.timeout:g} s{goes_on}")
+def timed_out(run: Run, cause: BaseException | None = None, goes_on: bool = False) -> TaskTimeout:
+    """A run's failure; `goes_on`: what it called does, in its thread."""
+    more = "; its thread goes on, and cannot be ended" if goes_on else ""
+    error = TaskTimeout(f"ran longer than {run.timeout:g} s{more}")
     # Where it was: what came of it, if it is more than the timeout itself.
     error.__cause__ = None if isinstance(cause, HardTimeout) else cause
     return error.with_traceback(cause.__traceback__ if cause is not None else None)
