@@ -426,7 +426,7 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("running --limit 0", "--limit 0: give a whole number"),
         ("pause a,b", "queue 'a,b': use 1 to 64 letters"),
         ("completion tcsh", "completion for 'tcsh': there are bash, zsh, fish"),
-        ("send fetch", "which task is 'fetch'? greenworker send app.tasks:fetch"),
+        ("send fetch", "which task is 'fetch'? greenworker send app.tasks:add '[1, 2]'"),
         ("send nowhere:fetch", "no module 'nowhere'"),
         ("send a:b [", "the arguments are not JSON"),
         ("send a:b 7", "the arguments are a single value; give a JSON list"),
