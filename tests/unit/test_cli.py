@@ -593,6 +593,7 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
         "threads",
         "timeout",
         "grace",
+        "cancel-grace",
         "lease",
         "block-warn",
         "max-block",
