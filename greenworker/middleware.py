@@ -26,7 +26,8 @@ class Middleware:
 
         It may change `args`, `kwargs`, `headers`, `queue` and `priority`. Without call_next nothing is
         sent. When that returns, the message is on the server; of `delay_many` it is in the call that is
-        about to be made, and call_next is for then, not for later. Retries are no sends.
+        about to be made, and call_next is for then, not for later. Retries are no sends, nor are the ticks of a schedule and what
+        is sent again of the dead.
         """
         call_next(message)
 

@@ -108,11 +108,14 @@ class Worker:
             try:
                 if not self._looked:
                     self.check_server()
-                if (unless_asked and self.stopping) or not self.events.start(self._asked):
-                    return
+                if not (unless_asked and self.stopping):
+                    self._started = self.events.start(self._asked)
             finally:
                 self._starting = self._looked = False
-            self._started = True
+                if not self._started:
+                    self._lanes["consumer"].close()
+            if not self._started:
+                return
             self._membership.fresh()
             self.failures.start()
             self.watchdog.start()

@@ -276,6 +276,7 @@ def test_a_start_that_fails_begins_nothing(app: App) -> None:
             worker.start()
     assert notes == ["a start", "b start", "a shutdown"] * 2
     assert not worker.ready.is_set()
+    assert not worker._lanes["consumer"]._link.is_open  # type: ignore[attr-defined]
     worker.stop()
 
 
