@@ -49,6 +49,9 @@ def test_both_are_forgotten_soon(space: Space, control: Control) -> None:
     control.answer("a", control.question(), b"{}")
     for key in ("asked", "running:a"):
         assert 0 < space.redis.pttl(space.key(key)) <= 10_000
+    # Who waits for longer may be answered later
+    control._ask(5, timeout=60)
+    assert 10_000 < space.redis.pttl(space.key("asked")) <= 60_000
     space.check()
 
 
