@@ -26,7 +26,7 @@ from greenworker.errors import (
     GreenworkerError,
 )
 from greenworker.findings import Report
-from greenworker.middleware import Middleware, check
+from greenworker.middleware import Middleware, check, check_all
 from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
 from greenworker.running import Running
@@ -79,7 +79,7 @@ class App:
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.schedule = Schedules(lambda: Timetable(self.client.pool, namespace))
-        self.middlewares = tuple(map(check, middleware))
+        self.middlewares = check_all(middleware)
         self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url
         self._source = "App(url)"
@@ -217,7 +217,7 @@ class App:
         Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: cut off,
         dead, or blocked by what is no task or holds the GIL. Of one that a task blocks, that task is told.
         """
-        if not isinstance(limit, int) or limit < 1:
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")
         if not isinstance(timeout, (int, float)) or not 0 < timeout < PUSH_TTL:
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0 and below {PUSH_TTL:g}")

@@ -276,7 +276,7 @@ def test_what_others_wrote_gives_a_terminal_no_orders(app: App, start: Start, sp
 
 
 @pytest.mark.parametrize(
-    "given", [{"limit": 0}, {"limit": "5"}, {"timeout": 0}, {"timeout": math.inf}]
+    "given", [{"limit": 0}, {"limit": True}, {"limit": "5"}, {"timeout": 0}, {"timeout": math.inf}]
 )
 def test_what_makes_no_sense_is_refused(app: App, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="give"):
