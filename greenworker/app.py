@@ -200,7 +200,8 @@ class App:
         """Drop what waits in a queue and was sent before now; says how much that was.
 
         Who waits for one of them gets TaskCancelled. What is delayed, or waits for a retry, stays. Works in
-        bounded calls: an error in the middle has a note that says how many were dropped before.
+        bounded calls: an error in the middle has a note that says how many were dropped before. A call whose reply
+        was lost is made again, and what the lost one dropped is counted by the server alone (`purged`).
         """
         done = Purged()
         try:
