@@ -74,7 +74,13 @@ def _say(options: Options, done: dict[str, Purged]) -> int:
     dry_run = options.flag("dry-run")
     if options.flag("json"):
         told = [
-            {"queue": queue, "purged": one.purged, "expired": one.expired, "foreign": one.foreign}
+            {
+                "queue": queue,
+                "purged": one.purged,
+                "expired": one.expired,
+                "cancelled": one.cancelled,
+                "foreign": one.foreign,
+            }
             for queue, one in done.items()
         ]
         print(json.dumps({"dry_run": dry_run, "queues": told}), flush=True)
@@ -84,6 +90,8 @@ def _say(options: Options, done: dict[str, Purged]) -> int:
         notes = [f"{queue}: {one.purged:,} {would}dropped"]
         if one.expired:
             notes.append(f"{one.expired:,} had expired")
+        if one.cancelled:
+            notes.append(f"{one.cancelled:,} had been cancelled")
         if one.foreign:
             notes.append(f"{one.foreign:,} that were no messages are dead letters")
         print("; ".join(notes), flush=True)

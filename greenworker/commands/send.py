@@ -43,6 +43,7 @@ def run(options: Options) -> int:
                 queue=options.text("queue"),
                 priority=_priority(options),
                 id=options.text("id"),
+                tags=[tag] if (tag := options.text("tag")) is not None else None,
             )
         except BadArguments as error:
             raise ConfigError(str(error)) from None

@@ -68,6 +68,7 @@ def _settings(options: Options) -> dict[str, Any]:
         "threads": options.count("threads"),
         "timeout": options.seconds("timeout"),
         "grace": options.seconds("grace"),
+        "cancel_grace": options.seconds("cancel-grace"),
         "lease": options.seconds("lease"),
         "block_warn": options.seconds("block-warn"),
         "max_block": options.seconds("max-block"),

@@ -10,6 +10,7 @@ from greenworker.connection import READ_TIMEOUT, Connection
 from greenworker.control import Control
 from greenworker.message import Delivery, Outcome
 from greenworker.timetable import Timetable
+from greenworker.worker.canceller import Canceller
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.executor import Executor
@@ -73,8 +74,10 @@ class Parts:
             self.pool = SoloPool(run, self.settler.add)
         else:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
-        teller = Teller(app.client.control, membership, self.pool, self.threads, config.log_values)
-        self.scheduler = Scheduler(shared, on_asked=teller.tell)
+        control = app.client.control
+        teller = Teller(control, membership, self.pool, self.threads, config.log_values)
+        canceller = Canceller(control, membership, self.pool, config.cancel_grace)
+        self.scheduler = Scheduler(shared, on_asked=teller.tell, canceller=canceller)
         # A burst is to end.
         due = () if config.burst else app.schedule.declared.values()
         timetable = Timetable(app.client.pool, app.namespace)

@@ -20,6 +20,7 @@ from gevent.lock import Semaphore
 from gevent.threadpool import ThreadPool
 
 from greenworker.context import CURRENT, IN_THREAD, CurrentTask
+from greenworker.errors import Cancelled
 from greenworker.worker.run import HardTimeout
 
 _IDLE = 60.0  # seconds after which a thread that has nothing to do ends
@@ -43,11 +44,15 @@ class Threads:
         self.stuck: set[Call] = set()
 
     def acquire(self) -> bool:
-        """Wait for a thread, for as long as it takes; False: the run was released meanwhile."""
+        """Wait for a thread, for as long as it takes; False: the run was released or cancelled meanwhile."""
+        me = gevent.getcurrent()
+        me.waits_for_thread = True
         try:
             self._free.acquire()
-        except gevent.GreenletExit:
+        except (gevent.GreenletExit, Cancelled):
             return False
+        finally:
+            me.waits_for_thread = False
         return True
 
     def release(self) -> None:

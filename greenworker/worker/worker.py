@@ -44,6 +44,11 @@ class Worker:
     """
 
     def __init__(self, app: App, **options: Any) -> None:
+        if app.is_tested:
+            raise ConfigError(
+                "this app is being tested, and a worker would go past that: greenworker.testing.drain(app) "
+                "runs what waits"
+            )
         app.load()
         queues = options.get("queues") or app.queues()
         if isinstance(queues, str):
@@ -108,14 +113,13 @@ class Worker:
             try:
                 if not self._looked:
                     self.check_server()
-                if not (unless_asked and self.stopping):
-                    self._started = self.events.start(self._asked)
+                if (unless_asked and self.stopping) or not self.events.start(self._asked):
+                    return
+                self._started = True
             finally:
                 self._starting = self._looked = False
                 if not self._started:
-                    self._lanes["consumer"].close()
-            if not self._started:
-                return
+                    self._lanes["consumer"].close()  # which has looked at the server
             self._membership.fresh()
             self.failures.start()
             self.watchdog.start()

@@ -58,7 +58,8 @@ def finish(space: Space, *ids: str, worker: str = "w") -> None:
 
 def subscribed(space: Space) -> int:
     """How many ids of this namespace are listened for at the server."""
-    return len(space.redis.pubsub_channels(space.key("done:*")))
+    # One more channel is for all.
+    return len(space.redis.pubsub_channels(space.key("done:?*")))
 
 
 def waits(space: Space, threads: ThreadPoolExecutor, handle: Result[Any]) -> Future[Any]:
@@ -476,6 +477,23 @@ def test_a_result_that_no_worker_has_stored(space: Space, client: Client, raw: b
     space.redis.set(space.key("result:m"), raw, px=60_000)
     with pytest.raises(MalformedMessage, match="no result of ours"):
         handle.get(timeout=10)
+
+
+def test_what_is_known_once_it_has_ended(space: Space, client: Client) -> None:
+    space.push("good", "bad", "odd")
+    space.register("w")
+    error = b'{"type":"OSError","message":"the line\\nis busy","traceback":""}'
+    payloads = {
+        "good": b'{"state":"SUCCESS","value":1}',
+        "bad": b'{"state":"FAILURE","error":%b}' % error,
+        "odd": b'{"state":"FAILURE","error":7}',
+    }
+    for delivery in space.claim("w", 3).deliveries:
+        space.settle("w", (delivery, Outcome("done", payloads[delivery.id], 60.0)))
+    infos = [client.result(id).info() for id in payloads]
+    # How often it was tried is kept by dead letters alone: no number is better than a wrong one
+    assert [(one.attempt, one.due_in) for one in infos] == [(None, None)] * 3
+    assert [one.last_error for one in infos] == ["", "OSError: the line is busy", ""]
 
 
 def test_handles_are_values(client: Client) -> None:

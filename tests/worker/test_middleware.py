@@ -19,7 +19,9 @@ from greenworker.errors import TaskFailed
 from greenworker.worker import Worker
 from greenworker.worker.executor import Executor
 from tests.support.eventually import eventually
+from tests.support.state import Space
 from tests.worker.conftest import Start
+from tests.worker.test_worker import check_nobody_is_left
 
 Next = Callable[[Message], Any]
 
@@ -261,7 +263,7 @@ def test_a_shutdown_that_hangs_holds_no_stop_up(app: App, start: Start) -> None:
     assert app.status().workers == []
 
 
-def test_a_start_that_fails_begins_nothing(app: App) -> None:
+def test_a_start_that_fails_begins_nothing(app: App, space: Space) -> None:
     notes: list[str] = []
 
     def breaks() -> None:
@@ -276,11 +278,11 @@ def test_a_start_that_fails_begins_nothing(app: App) -> None:
             worker.start()
     assert notes == ["a start", "b start", "a shutdown"] * 2
     assert not worker.ready.is_set()
-    assert not worker._lanes["consumer"]._link.is_open  # type: ignore[attr-defined]
+    check_nobody_is_left(space)
     worker.stop()
 
 
-def test_a_stop_waits_for_no_start_that_hangs(app: App) -> None:
+def test_a_stop_waits_for_no_start_that_hangs(app: App, space: Space) -> None:
     notes: list[str] = []
     app.middleware(Hearing("a", notes))
     app.middleware(Hearing("b", notes, start=Event().wait))
@@ -298,6 +300,7 @@ def test_a_stop_waits_for_no_start_that_hangs(app: App) -> None:
     starting.get(timeout=20)
     assert notes == ["a start", "b start", "a shutdown"]
     assert not worker.ready.is_set()
+    check_nobody_is_left(space)
 
 
 def test_nor_for_one_that_ignores_its_end(app: App) -> None:
