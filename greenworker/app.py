@@ -23,7 +23,7 @@ from greenworker.endpoint import Endpoint
 from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable, GreenworkerError
 from greenworker.findings import Report
 from greenworker.importable import importable_name, same_function
-from greenworker.middleware import Middleware, check
+from greenworker.middleware import Middleware, check, check_all
 from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
 from greenworker.running import Running
@@ -81,7 +81,7 @@ class App:
         self.tasks: dict[str, Task[..., Any]] = {}
         # The client's namespace: in a test it may be another one.
         self.schedule = Schedules(lambda: Timetable(self.client.pool, self.client.broker.namespace))
-        self.middlewares = tuple(map(check, middleware))
+        self.middlewares = check_all(middleware)
         self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url
         self._source = "App(url)"
@@ -203,7 +203,8 @@ class App:
         """Drop what waits in a queue and was sent before now; says how much that was.
 
         Who waits for one of them gets TaskCancelled. What is delayed, or waits for a retry, stays. Works in
-        bounded calls: an error in the middle has a note that says how many were dropped before.
+        bounded calls: an error in the middle has a note that says how many were dropped before. A call whose reply
+        was lost is made again, and what the lost one dropped is counted by the server alone (`purged`).
         """
         done = Purged()
         try:
@@ -238,7 +239,7 @@ class App:
         Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: cut off,
         dead, or blocked by what is no task or holds the GIL. Of one that a task blocks, that task is told.
         """
-        if not isinstance(limit, int) or limit < 1:
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")
         if not isinstance(timeout, (int, float)) or not 0 < timeout < PUSH_TTL:
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0 and below {PUSH_TTL:g}")
