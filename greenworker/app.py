@@ -109,8 +109,8 @@ class App:
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:  # type: ignore[misc]
         """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
 
-        Options: name, queue, timeout, retries, retry_for, backoff, priority, expires,
-        result_ttl, ignore_result, bind, sensitive, thread; see TaskOptions. Raises DeclarationError.
+        Options: name, queue, timeout, soft_timeout, retries, retry_for, no_retry_for, backoff, priority,
+        expires, result_ttl, ignore_result, bind, sensitive, thread; see TaskOptions. Raises DeclarationError.
         """
         if function is None:
             return lambda function: self._declare(function, options)
