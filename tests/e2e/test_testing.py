@@ -345,6 +345,10 @@ def test_a_clock_begins_where_it_is_told_to(app: App, url: str) -> None:
             "2026-03-29T01:00:00Z",
             "2026-03-30T00:30:00Z",
         ]
+    with clock(app, url=url, at=spring) as standing:
+        # Schedules count from where it begins, whether anybody has worked since or not.
+        standing.move(days=2)
+        assert [ran.id.partition("@")[2] for ran in drain(app)] == ["2026-03-30T00:30:00Z"]
     with (
         pytest.raises(BadArguments, match="give a datetime with a time zone"),
         clock(app, url=url, at=spring.replace(tzinfo=None)),

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -506,6 +506,7 @@ def test_ctrl_c_is_the_testers(app: App) -> None:
         with pytest.raises(KeyboardInterrupt):
             interrupted.delay("ctrl-c")
         assert len(sent.ran) == 1
+        assert (app.result(sent[0].id).state, sent.dead) == ("PENDING", [])
         assert interrupted.delay("exit").state == "FAILURE"
         with pytest.raises(pytest.fail.Exception):
             failing(app).delay()
@@ -576,7 +577,8 @@ def test_what_a_task_leaves_behind_sends_for_itself(app: App) -> None:
             assert go.wait(30)
             note.delay()
 
-        threads.append(threading.Thread(target=later))
+        # With the run's context, which knows what the run was part of.
+        threads.append(threading.Thread(target=copy_context().run, args=(later,)))
         threads[0].start()
 
     @app.task
@@ -587,6 +589,24 @@ def test_what_a_task_leaves_behind_sends_for_itself(app: App) -> None:
         go.set()
         threads[0].join()
         assert [ran.task for ran in sent.ran] == [leave.name, note.name]
+
+
+def test_two_apps_that_send_to_each_other(app: App) -> None:
+    other = App(NOWHERE)
+
+    @app.task
+    def ping(n: int) -> None:
+        if n:
+            pong.delay(n)
+
+    @other.task
+    def pong(n: int) -> None:
+        ping.delay(n - 1)
+
+    with app.testing() as sent, other.testing() as others:
+        ping.delay(3)
+        assert (len(sent.ran), len(others.ran)) == (4, 3)
+        assert not {ran.task for ran in others.ran} - {pong.name}
 
 
 def test_nested_use_is_refused_and_all_is_as_before(app: App) -> None:
