@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 
 from greenworker import keys
 from greenworker.broker import PUSH_TTL
+from greenworker.cancel import cancel, cancel_marked
 from greenworker.client import Client
 from greenworker.context import CurrentTask
-from greenworker.control import Purged, Switched
+from greenworker.control import Marked, Purged, Switched
 from greenworker.dead import DeadLetter, DeadLetters
 from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.endpoint import Endpoint
@@ -218,11 +219,36 @@ class App:
             raise
         return done
 
+    @overload
+    def cancel(self, *ids: str | Result[Any], dry_run: bool = False) -> dict[str, str]: ...
+
+    @overload
+    def cancel(self, *, task: str, dry_run: bool = False) -> Marked: ...
+
+    @overload
+    def cancel(self, *, tag: str, dry_run: bool = False) -> Marked: ...
+
+    def cancel(
+        self, *ids: Any, task: str | None = None, tag: str | None = None, dry_run: bool = False
+    ) -> Any:
+        """End messages before they have ended by themselves: those of some ids, or all that were sent until now and
+        are of a task, or have a tag. What waits or is delayed never runs; in what runs Cancelled is raised.
+
+        Says what became of each id: cancelled; running: its worker is told, and ends it within a second as a
+        rule, and its grace; ended before; unknown. A task or a tag costs the same however many messages it
+        hits. `dry_run` looks, for a task or a tag at all messages, and changes nothing. See Result.cancel.
+        """
+        if bool(ids) + (task is not None) + (tag is not None) != 1:
+            raise ConfigError("cancel what? Give ids, or task=, or tag=")
+        if ids:
+            return cancel(self.client.broker, ids, dry_run)
+        return cancel_marked(self.client.control, task, tag, dry_run)
+
     def running(self, limit: int = 100, timeout: float = 2.0) -> Running:
         """What runs on all workers now, the longest first, at most `limit` of it, and where it stands.
 
-        Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: its
-        loop may be blocked.
+        Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: cut off,
+        dead, or blocked by what is no task or holds the GIL. Of one that a task blocks, that task is told.
         """
         if not isinstance(limit, int) or limit < 1:
             raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")

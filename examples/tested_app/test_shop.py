@@ -69,4 +69,4 @@ class WithoutPytest(unittest.TestCase):
     def test_a_mail(self):
         with shop.app.testing() as sent:
             shop.mail.delay(20, "hello")
-        self.assertEqual(sent[0].args, (20, "hello"))
+        assert sent[0].args == (20, "hello")

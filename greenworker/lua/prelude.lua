@@ -12,7 +12,7 @@ local WORKERS, CORPSES, SEQ = ROOT .. 'workers', ROOT .. 'corpses', ROOT .. 'seq
 local ABOUT, LEASES = ROOT .. 'about', ROOT .. 'leases'
 local QUEUES, SWEEP, PULSE = ROOT .. 'queues', ROOT .. 'sweep', ROOT .. 'pulse'
 local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
-local PAUSED, ASKED = ROOT .. 'paused', ROOT .. 'asked'
+local PAUSED, ASKED, MARKS = ROOT .. 'paused', ROOT .. 'asked', ROOT .. 'marks'
 
 local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end
 local function suspects_key(queue) return ROOT .. 'suspects:' .. queue end
@@ -23,6 +23,7 @@ local function processing_key(wid) return ROOT .. 'processing:' .. wid end
 local function suspected_key(wid) return ROOT .. 'suspected:' .. wid end
 local function solitary_key(wid) return ROOT .. 'solitary:' .. wid end
 local function running_key(wid) return ROOT .. 'running:' .. wid end
+local function cancels_key(wid) return ROOT .. 'cancels:' .. wid end
 local function result_key(id) return ROOT .. 'result:' .. id end
 local function done_channel(id) return ROOT .. 'done:' .. id end
 
@@ -47,6 +48,11 @@ end
 -- (0 = never), result ttl ms (0 = none), queue; or nil when it is none of ours.
 local HEAD = '^1 (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%S+) '
 local function head(envelope) return string.match(envelope, HEAD) end
+
+-- What is cancelled and cannot be taken from where it is, out of the middle of a list or out of a worker's hands,
+-- expires at this moment, which no send can name. So it has ended for whoever looks, and never runs again.
+local WAS_CANCELLED, CANCELLED = '1', '{"state":"CANCELLED"}'
+local function was_cancelled(envelope) return select(5, head(envelope or '')) == WAS_CANCELLED end
 
 -- At how many crashes a message was present; 0 when that cannot be told.
 local function crashes_of(id)

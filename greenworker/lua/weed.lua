@@ -4,7 +4,7 @@
 local EXPIRED = '{"state":"EXPIRED"}'
 
 -- A popped id and its envelope, or false for none. True when it has ended here: it is not ours, cannot be
--- read, or has expired. `wid`: who met it.
+-- read, was cancelled, or has expired. `wid`: who met it.
 local function weeded(id, envelope, now, wid)
   -- A second copy of what has ended as a dead letter: that tells more.
   if not envelope and redis.call('HEXISTS', RECORDS, id) == 1 then return true end
@@ -29,6 +29,10 @@ local function weeded(id, envelope, now, wid)
       what = 'an envelope of an unknown version'
     end
     bury(id, 3600000, failure('MalformedMessage', what), now, 'malformed', wid, envelope)
+    return true
+  end
+  if expires == WAS_CANCELLED or (marks and is_marked(envelope)) then
+    finish(id, 'cancelled', tonumber(ttl), CANCELLED)
     return true
   end
   if expires ~= '0' and tonumber(expires) <= now then

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from greenworker.broker import Broker
 from greenworker.connection import READ_TIMEOUT, Connection
+from greenworker.control import Control
 from greenworker.message import Delivery, Outcome
 from greenworker.timetable import Timetable
+from greenworker.worker.canceller import Canceller
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.executor import Executor
@@ -40,12 +42,9 @@ class Parts:
     def __init__(self, app: App, config: WorkerConfig, retire: Callable[[], None]) -> None:
         self.stats = Stats()
         self.membership = membership = Membership(on_renew=self._drop_all)
-        self.lanes = lanes = {
-            lane: Broker(
-                Connection(
-                    app.endpoint, f"greenworker-{lane}", timeout, keep_alive=1.0, on_connect=doubt
-                ),
-                app.namespace,
+        links = {
+            lane: Connection(
+                app.endpoint, f"greenworker-{lane}", timeout, keep_alive=1.0, on_connect=doubt
             )
             # Beats are small, and a stop waits for the one under way.
             for lane, timeout, doubt in (
@@ -54,6 +53,7 @@ class Parts:
                 ("watchdog", 1.5, None),
             )
         }
+        self.lanes = lanes = {lane: Broker(link, app.namespace) for lane, link in links.items()}
         shared = app.client.broker
         self.failures = Failures(app.dead, app.failure_functions)
         self.threads = Threads(config.threads, lambda: self.retirement.wake())
@@ -74,8 +74,10 @@ class Parts:
             self.pool = SoloPool(run, self.settler.add)
         else:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
-        teller = Teller(app.client.control, membership, self.pool, config.log_values)
-        self.scheduler = Scheduler(shared, on_asked=teller.tell)
+        control = app.client.control
+        teller = Teller(control, membership, self.pool, self.threads, config.log_values)
+        canceller = Canceller(control, membership, self.pool, config.cancel_grace)
+        self.scheduler = Scheduler(shared, on_asked=teller.tell, canceller=canceller)
         # A burst is to end.
         due = () if config.burst else app.schedule.declared.values()
         timetable = Timetable(app.client.pool, app.namespace)
@@ -108,7 +110,14 @@ class Parts:
             lambda: len(self.pool.stuck) + len(self.threads.stuck),
             retire,
         )
-        self.watchdog = Watchdog(lanes["watchdog"], membership, config, self.stats)
+        in_its_thread = Control(links["watchdog"], app.namespace)
+        self.watchdog = Watchdog(
+            lanes["watchdog"],
+            membership,
+            config,
+            self.stats,
+            answer=lambda frame: teller.tell_blocked(in_its_thread, frame),
+        )
         # Started in this order, and stopped all at once.
         self.chores: tuple[Service, ...] = (
             self.retirement,

@@ -11,12 +11,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import RLock
 
-from greenworker.errors import (
-    BrokerError,
-    BrokerUnavailable,
-    ConfigError,
-    GreenworkerError,
-)
+from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, GreenworkerError
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.events import Events
 from greenworker.worker.parts import Parts
@@ -115,9 +110,11 @@ class Worker:
                     self.check_server()
                 if (unless_asked and self.stopping) or not self.events.start(self._asked):
                     return
+                self._started = True
             finally:
                 self._starting = self._looked = False
-            self._started = True
+                if not self._started:
+                    self._lanes["consumer"].close()  # which has looked at the server
             self._membership.fresh()
             self.failures.start()
             self.watchdog.start()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tests.support.model_parts import EXPIRED, failure
+from tests.support.model_parts import CANCELLED, EXPIRED, failure
 
 if TYPE_CHECKING:
     from tests.support.model import Model
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class ClaimRun:
     """One claim: what it holds so far, and what it may still take."""
 
-    def __init__(self, model: Model, worker: str, room: int) -> None:
+    def __init__(self, model: Model, worker: str, room: int, heeds_marks: bool = True) -> None:
+        self.heeds_marks = heeds_marks
         self.model, self.worker, self.room = model, worker, room
         self.held: list[str] = []
         self.size = self.looked = 0
@@ -107,6 +108,10 @@ class ClaimRun:
             self._bury_foreign(id)
             return False
         letter = model.msg[id]
+        if letter.expires == 1 or (self.heeds_marks and model.is_cancelled(letter)):
+            line.pop(0)
+            model.finish(id, "cancelled", letter.ttl, CANCELLED)
+            return False
         if letter.expires and letter.expires <= model.now:
             line.pop(0)
             model.finish(id, "expired", letter.ttl, EXPIRED)

@@ -478,6 +478,23 @@ def test_a_result_that_no_worker_has_stored(space: Space, client: Client, raw: b
         handle.get(timeout=10)
 
 
+def test_what_is_known_once_it_has_ended(space: Space, client: Client) -> None:
+    space.push("good", "bad", "odd")
+    space.register("w")
+    error = b'{"type":"OSError","message":"the line\\nis busy","traceback":""}'
+    payloads = {
+        "good": b'{"state":"SUCCESS","value":1}',
+        "bad": b'{"state":"FAILURE","error":%b}' % error,
+        "odd": b'{"state":"FAILURE","error":7}',
+    }
+    for delivery in space.claim("w", 3).deliveries:
+        space.settle("w", (delivery, Outcome("done", payloads[delivery.id], 60.0)))
+    infos = [client.result(id).info() for id in payloads]
+    # How often it was tried is kept by dead letters alone: no number is better than a wrong one
+    assert [(one.attempt, one.due_in) for one in infos] == [(None, None)] * 3
+    assert [one.last_error for one in infos] == ["", "OSError: the line is busy", ""]
+
+
 def test_handles_are_values(client: Client) -> None:
     one, same, other = (client.result(id) for id in ("m", "m", "n"))
     assert one == same
