@@ -60,7 +60,7 @@ def test_a_send_runs_its_task_and_the_result_is_there(app: App) -> None:
     with app.testing() as sent:
         result = add.delay(1, y=2)
         assert (result.state, result.ready(), result.get()) == ("SUCCESS", True, 3)
-        assert result.info().attempt == 0
+        assert result.info().last_error == ""
         assert app.result(result.id).get(timeout=0) == 3
         assert [one.get() for one in add.delay_many([(1, 1), {"x": 2, "y": 2}])] == [2, 4]
         assert add.delay_many([(1, 1)], results=False) == 1
