@@ -430,6 +430,24 @@ def test_ctrl_c_gives_back_what_ran(app: App, standing: Clock) -> None:
     assert result.state == "SUCCESS"
 
 
+def test_what_is_cancelled_does_not_run(app: App, standing: Clock, server: Server) -> None:
+    @app.task
+    def note(n: int) -> int:
+        return n
+
+    one, other = note.delay(1), note.apply_async((2,), countdown=60)
+    assert one.cancel()
+    app.cancel(task=note.name)
+    later = note.delay(3)  # by a clock that stands: what comes after a mark is not hit
+    assert [ran.args for ran in drain(app, minutes=1)] == [(3,)]
+    assert (one.state, other.state, later.get()) == ("CANCELLED", "CANCELLED", 3)
+    assert app.status().counters["cancelled"] == 2
+    assert app.purge("default").total == 0
+    note.delay_many([(4,), (5,)])
+    assert app.purge("default").purged == 2
+    check(app, server)
+
+
 def test_what_has_no_end_is_found(app: App, standing: Clock) -> None:
     @app.task
     def forever() -> None:
