@@ -19,11 +19,7 @@ from greenworker.control import Marked, Purged, Switched
 from greenworker.dead import DeadLetter, DeadLetters
 from greenworker.embedded import EmbeddedServer
 from greenworker.endpoint import Endpoint
-from greenworker.errors import (
-    ConfigError,
-    DeclarationError,
-    GreenworkerError,
-)
+from greenworker.errors import ConfigError, DeclarationError, GreenworkerError
 from greenworker.find_endpoint import find_endpoint
 from greenworker.findings import Report
 from greenworker.importable import importable_name, same_function
@@ -222,26 +218,19 @@ class App:
     def cancel(self, *ids: str | Result[Any], dry_run: bool = False) -> dict[str, str]: ...
 
     @overload
-    def cancel(self, *, task: str, dry_run: bool = False) -> Marked: ...
+    def cancel(self, *, task: str = ..., tag: str = ..., dry_run: bool = False) -> Marked: ...
 
-    @overload
-    def cancel(self, *, tag: str, dry_run: bool = False) -> Marked: ...
+    def cancel(self, *ids: Any, dry_run: bool = False, **mark: str) -> Any:
+        """End messages by ids, or all that were sent until now and are of a `task`, or have a `tag`; see Result.cancel.
 
-    def cancel(
-        self, *ids: Any, task: str | None = None, tag: str | None = None, dry_run: bool = False
-    ) -> Any:
-        """End messages before they have ended by themselves: those of some ids, or all that were sent until now and
-        are of a task, or have a tag. What waits or is delayed never runs; in what runs Cancelled is raised.
-
-        Says what became of each id: cancelled; running: its worker is told, and ends it within a second as a
-        rule, and its grace; ended before; unknown. A task or a tag costs the same however many messages it
-        hits. `dry_run` looks, for a task or a tag at all messages, and changes nothing. See Result.cancel.
+        Says what became of each id: cancelled; running, its worker is told; ended before; unknown. A task or a
+        tag costs the same however much it hits. `dry_run` looks (for these at all messages), and changes nothing.
         """
-        if bool(ids) + (task is not None) + (tag is not None) != 1:
+        if bool(ids) + len(mark) != 1:
             raise ConfigError("cancel what? Give ids, or task=, or tag=")
         if ids:
             return cancel(self.client.broker, ids, dry_run)
-        return cancel_marked(self.client.control, task, tag, dry_run)
+        return cancel_marked(self.client.control, dry_run, **mark)
 
     def running(self, limit: int = 100, timeout: float = 2.0) -> Running:
         """What runs on all workers now, the longest first, at most `limit` of it, and where it stands.

@@ -191,7 +191,8 @@ class Executor:
 
     def _cancelled(self, run: Run) -> Outcome:
         self._stats.cancelled += 1
-        _log.info("%s cancelled after %.2f s", run, time.monotonic() - run.started)
+        took = time.monotonic() - run.started
+        _log.info("%s[%s] cancelled after %.2f s", run.task.name, run.message.id, took)
         return Outcome("cancelled", CANCELLED, run.message.result_ttl)
 
     def _succeeded(self, run: Run, value: Any) -> Outcome:
@@ -319,7 +320,8 @@ class Executor:
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
         gevent.spawn(
             _log.critical,
-            "%s ignores %s, and cannot be ended: written off, it goes on beside its slot", run, what,
+            "%s[%s] ignores %s, and cannot be ended: written off, it goes on beside its slot",
+            run.task.name, run.message.id, what,
         )  # fmt: skip
 
 
