@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from greenworker import keys
@@ -18,9 +17,10 @@ from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.control import Marked, Purged, Switched
 from greenworker.dead import DeadLetter, DeadLetters
-from greenworker.embedded import EmbeddedServer, find_server
+from greenworker.embedded import EmbeddedServer
 from greenworker.endpoint import Endpoint
-from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable, GreenworkerError
+from greenworker.errors import ConfigError, DeclarationError, GreenworkerError
+from greenworker.find_endpoint import find_endpoint
 from greenworker.findings import Report
 from greenworker.importable import importable_name, same_function
 from greenworker.middleware import Middleware, check, check_all
@@ -277,7 +277,9 @@ class App:
         """Where this app's server is; raises ConfigError. The first use reads the environment."""
         with self._lock:
             if self._endpoint is None:
-                self._endpoint = self._find_endpoint()
+                self._endpoint, self._server = find_endpoint(
+                    self._url, self._source, self._embedded
+                )
             return self._endpoint
 
     @property
@@ -378,22 +380,3 @@ class App:
             raise DeclarationError(f"two tasks are called {name}; give one of them another name=")
         self.tasks[name] = task
         return task
-
-    def _find_endpoint(self) -> Endpoint:
-        if self._url is not None:
-            return Endpoint(self._url, self._source)
-        url = os.environ.get("GREENWORKER_URL", "")
-        if url and url != "required":
-            return Endpoint(url, "GREENWORKER_URL")
-        if url == "required" or self._embedded is False:
-            by = "GREENWORKER_URL=required" if url else "App(embedded=False)"
-            raise EmbeddedUnavailable(
-                f"no server URL, and {by} forbids the embedded server: set GREENWORKER_URL=redis://host:6379/0 or App(url)"
-            )
-        self._server = server = EmbeddedServer(
-            None if self._embedded is True else Path(self._embedded)
-        )
-        if not server.folder.exists():
-            find_server()  # raises when there is none: then nothing is being used
-        _log.warning("no server URL given: using the embedded server in %s", server.folder)
-        return Endpoint(server.url, "embedded", prepare=server.ensure)
