@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from greenworker import keys
@@ -18,17 +17,13 @@ from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.control import Marked, Purged, Switched
 from greenworker.dead import DeadLetter, DeadLetters
-from greenworker.embedded import EmbeddedServer, find_server
+from greenworker.embedded import EmbeddedServer
 from greenworker.endpoint import Endpoint
-from greenworker.errors import (
-    ConfigError,
-    DeclarationError,
-    EmbeddedUnavailable,
-    GreenworkerError,
-)
+from greenworker.errors import ConfigError, DeclarationError, GreenworkerError
+from greenworker.find_endpoint import find_endpoint
 from greenworker.findings import Report
 from greenworker.importable import importable_name, same_function
-from greenworker.middleware import Middleware, check
+from greenworker.middleware import Middleware, check, check_all
 from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
 from greenworker.running import Running
@@ -86,7 +81,7 @@ class App:
         self.tasks: dict[str, Task[..., Any]] = {}
         # The client's namespace: in a test it may be another one.
         self.schedule = Schedules(lambda: Timetable(self.client.pool, self.client.broker.namespace))
-        self.middlewares = tuple(map(check, middleware))
+        self.middlewares = check_all(middleware)
         self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url
         self._source = "App(url)"
@@ -208,7 +203,8 @@ class App:
         """Drop what waits in a queue and was sent before now; says how much that was.
 
         Who waits for one of them gets TaskCancelled. What is delayed, or waits for a retry, stays. Works in
-        bounded calls: an error in the middle has a note that says how many were dropped before.
+        bounded calls: an error in the middle has a note that says how many were dropped before. A call whose reply
+        was lost is made again, and what the lost one dropped is counted by the server alone (`purged`).
         """
         done = Purged()
         try:
@@ -223,26 +219,19 @@ class App:
     def cancel(self, *ids: str | Result[Any], dry_run: bool = False) -> dict[str, str]: ...
 
     @overload
-    def cancel(self, *, task: str, dry_run: bool = False) -> Marked: ...
+    def cancel(self, *, task: str = ..., tag: str = ..., dry_run: bool = False) -> Marked: ...
 
-    @overload
-    def cancel(self, *, tag: str, dry_run: bool = False) -> Marked: ...
+    def cancel(self, *ids: Any, dry_run: bool = False, **mark: str) -> Any:
+        """End messages by ids, or all that were sent until now and are of a `task`, or have a `tag`; see Result.cancel.
 
-    def cancel(
-        self, *ids: Any, task: str | None = None, tag: str | None = None, dry_run: bool = False
-    ) -> Any:
-        """End messages before they have ended by themselves: those of some ids, or all that were sent until now and
-        are of a task, or have a tag. What waits or is delayed never runs; in what runs Cancelled is raised.
-
-        Says what became of each id: cancelled; running: its worker is told, and ends it within a second as a
-        rule, and its grace; ended before; unknown. A task or a tag costs the same however many messages it
-        hits. `dry_run` looks, for a task or a tag at all messages, and changes nothing. See Result.cancel.
+        Says what became of each id: cancelled; running, its worker is told; ended before; unknown. A task or a
+        tag costs the same however much it hits. `dry_run` looks (for these at all messages), and changes nothing.
         """
-        if bool(ids) + (task is not None) + (tag is not None) != 1:
+        if bool(ids) + len(mark) != 1:
             raise ConfigError("cancel what? Give ids, or task=, or tag=")
         if ids:
             return cancel(self.client.broker, ids, dry_run)
-        return cancel_marked(self.client.control, task, tag, dry_run)
+        return cancel_marked(self.client.control, dry_run, **mark)
 
     def running(self, limit: int = 100, timeout: float = 2.0) -> Running:
         """What runs on all workers now, the longest first, at most `limit` of it, and where it stands.
@@ -250,7 +239,7 @@ class App:
         Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: cut off,
         dead, or blocked by what is no task or holds the GIL. Of one that a task blocks, that task is told.
         """
-        if not isinstance(limit, int) or limit < 1:
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")
         if not isinstance(timeout, (int, float)) or not 0 < timeout < PUSH_TTL:
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0 and below {PUSH_TTL:g}")
@@ -288,7 +277,9 @@ class App:
         """Where this app's server is; raises ConfigError. The first use reads the environment."""
         with self._lock:
             if self._endpoint is None:
-                self._endpoint = self._find_endpoint()
+                self._endpoint, self._server = find_endpoint(
+                    self._url, self._source, self._embedded
+                )
             return self._endpoint
 
     @property
@@ -389,22 +380,3 @@ class App:
             raise DeclarationError(f"two tasks are called {name}; give one of them another name=")
         self.tasks[name] = task
         return task
-
-    def _find_endpoint(self) -> Endpoint:
-        if self._url is not None:
-            return Endpoint(self._url, self._source)
-        url = os.environ.get("GREENWORKER_URL", "")
-        if url and url != "required":
-            return Endpoint(url, "GREENWORKER_URL")
-        if url == "required" or self._embedded is False:
-            by = "GREENWORKER_URL=required" if url else "App(embedded=False)"
-            raise EmbeddedUnavailable(
-                f"no server URL, and {by} forbids the embedded server: set GREENWORKER_URL=redis://host:6379/0 or App(url)"
-            )
-        self._server = server = EmbeddedServer(
-            None if self._embedded is True else Path(self._embedded)
-        )
-        if not server.folder.exists():
-            find_server()  # raises when there is none: then nothing is being used
-        _log.warning("no server URL given: using the embedded server in %s", server.folder)
-        return Endpoint(server.url, "embedded", prepare=server.ensure)

@@ -24,12 +24,16 @@ def cancel(broker: Broker, ids: Iterable[str | Result[Any]], dry_run: bool) -> d
     }
 
 
-def cancel_marked(control: Control, task: str | None, tag: str | None, dry_run: bool) -> Marked:
+def cancel_marked(
+    control: Control, dry_run: bool, task: object = None, tag: object = None, **others: object
+) -> Marked:
     """Cancel all that was sent until now and is of a task, or has a tag; raises ConfigError."""
-    if task is not None:
-        if not isinstance(task, str) or not task.isprintable() or not 0 < len(task) <= 1000:
-            raise ConfigError(f"task={task!r:.60}: give the name of a task")
+    if others:
+        raise ConfigError(f"cancel by {next(iter(others))}=? There are ids, task= and tag=")
+    if tag is not None:
+        mark = mark_of("tag", check_name("tag", tag))
+    elif isinstance(task, str) and task.isprintable() and 0 < len(task) <= 1000:
         mark = mark_of("task", task)
     else:
-        mark = mark_of("tag", check_name("tag", tag))
+        raise ConfigError(f"task={task!r:.60}: give the name of a task")
     return control.count_marked(mark) if dry_run else control.mark(mark)

@@ -46,8 +46,8 @@ Commands:
   send        Send a call of <task>, written module:function, or with -A MODULE by
               its name. <arguments> is JSON, a list or an object of named ones:
               greenworker send app.tasks:fetch '["http://example.org"]'. Prints
-              the id. Takes --countdown, --queue, --priority, --id, --tag, --wait,
-              -u and --json.
+              the id. Takes --countdown, --queue, --priority, --id, --tag, --wait
+              and --json, and -u.
   completion  Print a script that has <shell> complete this command line: bash, zsh
               or fish. For bash: eval "$(greenworker completion bash)"
   demo        Crawl a local web site with a server, a worker and tasks of its

@@ -320,7 +320,8 @@ class Executor:
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
         gevent.spawn(
             _log.critical,
-            "%s ignores %s, and cannot be ended: written off, it goes on beside its slot", run, what,
+            "%s[%s] ignores %s, and cannot be ended: written off, it goes on beside its slot",
+            run.task.name, run.message.id, what,
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.server import Server
 
 # Scripts by who calls them, and what is called besides.
-SHARED = ("prelude", "finish", "weed", "depart", "send", "schedule")
+SHARED = ("prelude", "finish", "weed", "depart", "send", "schedule", "marks", "call_off")
 LOOKS = ("status", "dead_ids", "dead_records", "schedule_list")
 EVERYBODY = {"CLIENT|SETNAME", "EVAL", "EVALSHA"}
 SENDING = {"SUBSCRIBE", "UNSUBSCRIBE", "DEL"}
@@ -94,7 +94,7 @@ def test_the_lines_allow_what_is_called_and_no_more(guarded: Guarded, role: str)
     audits = {path.stem for path in acl.LUA.glob("audit_*.lua")}
     every = {path.stem for path in acl.LUA.glob("*.lua")} - {*SHARED} - audits
     scripts, direct = {
-        "producer": ({"push", "lookup"}, EVERYBODY | SENDING),
+        "producer": ({"push", "lookup", "cancel", "cancel_mark"}, EVERYBODY | SENDING),
         "worker": (every, EVERYBODY | SENDING | WORKING),
         "dashboard": ({*LOOKS, *audits}, EVERYBODY | {"TIME"}),
     }[role]

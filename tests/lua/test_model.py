@@ -552,7 +552,8 @@ class Scripts(RuleBasedStateMachine):
                 break
 
     @rule(
-        batch=st.lists(ids, min_size=1, max_size=4), dry_run=st.sampled_from([False] * 3 + [True])
+        batch=st.lists(ids, min_size=1, max_size=4, unique=True),
+        dry_run=st.sampled_from([False] * 3 + [True]),
     )
     def cancel(self, batch: list[str], dry_run: bool) -> None:
         assert self.broker.cancel(batch, dry_run) == self.cancels.cancel(batch, dry_run)

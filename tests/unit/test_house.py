@@ -30,7 +30,7 @@ STOREYS = (
     ("connection", "status", "running", "checks"),
     ("connection_pool",),
     ("broker", "middleware", "embedded", "embedded_guard", "signing"),
-    ("subscriber", "probe", "control", "timetable"),
+    ("subscriber", "probe", "control", "timetable", "find_endpoint"),
     ("findings",),
     ("audit",),
     ("result", "dead"),

@@ -58,7 +58,8 @@ def finish(space: Space, *ids: str, worker: str = "w") -> None:
 
 def subscribed(space: Space) -> int:
     """How many ids of this namespace are listened for at the server."""
-    return len(space.redis.pubsub_channels(space.key("done:*")))
+    # One more channel is for all.
+    return len(space.redis.pubsub_channels(space.key("done:?*")))
 
 
 def waits(space: Space, threads: ThreadPoolExecutor, handle: Result[Any]) -> Future[Any]:
