@@ -31,10 +31,12 @@ from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
 from greenworker.running import Running
 from greenworker.schedule import ScheduleOptions, Schedules
+from greenworker.seen import Seen
 from greenworker.signing import Signer, signer_from_environment
 from greenworker.status import Status
 from greenworker.task import Task, make_options
 from greenworker.timetable import Timetable
+from greenworker.unique import By
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -107,7 +109,7 @@ class App:
         """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
 
         Options: name, queue, timeout, retries, retry_for, backoff, priority, expires,
-        result_ttl, ignore_result, bind, sensitive, thread; see TaskOptions. Raises DeclarationError.
+        result_ttl, ignore_result, bind, sensitive, thread, unique, unique_until, unique_for, on_conflict; see TaskOptions. Raises DeclarationError.
         """
         if function is None:
             return lambda function: self._declare(function, options)
@@ -222,6 +224,10 @@ class App:
         if not isinstance(timeout, (int, float)) or not 0 < timeout < PUSH_TTL:
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0 and below {PUSH_TTL:g}")
         return self.client.control.running(limit, timeout)
+
+    def seen(self, name: str, by: By | None = None) -> Seen:
+        """What was seen before, by that name; see Seen. Raises ConfigError."""
+        return Seen(self.client.pool, self.namespace, name, by)
 
     @property
     def dead(self) -> DeadLetters:

@@ -25,6 +25,7 @@ from greenworker.message import (
     State,
     attempts_of,
     encode_tail,
+    lock_of,
 )
 from greenworker.scripts import Script, load
 from greenworker.status import Status, groups, read_status, told
@@ -198,7 +199,8 @@ class Broker:
         for delivery, outcome in outcomes:
             args += (delivery.id, delivery.seq, outcome.kind)
             if outcome.kind == "done":
-                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, "")
+                lock = lock_of(delivery.envelope)
+                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, lock)
             elif outcome.kind == "dead":
                 args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, outcome.reason)
             else:

@@ -48,7 +48,8 @@ class Message:
 
     `due` and `expires` are as given when sending; a claimed message carries no `due`, and an
     absolute `expires`. `attempt` counts retries, `deliveries` the crashes it was present at.
-    `sent` is the server's time of sending (epoch seconds), 0 before that.
+    `sent` is the server's time of sending (epoch seconds), 0 before that. `mark` is what a filter of
+    what was seen knows it by, while it is sent.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Message:
     attempt: int = 0
     deliveries: int = 0
     sent: float = 0.0
+    mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,12 @@ def with_option(envelope: bytes, name: str, value: str) -> bytes:
     fields = [part for part in head.split(b" ") if not part.startswith(prefix)]
     fields.append(prefix + _escape(value).encode())
     return b" ".join(fields) + b"\n" + body
+
+
+def lock_of(envelope: bytes) -> bytes:
+    """The lock that a message holds until it is done, as lua/prelude.lua reads it; b"" as a rule."""
+    at = envelope.find(b" unique=d", 0, envelope.find(b"\n"))
+    return b"" if at < 0 else envelope[at + 9 :].split(None, 1)[0]
 
 
 def attempts_of(head: bytes) -> tuple[int, str]:

@@ -163,7 +163,9 @@ class Result(Generic[R]):
                 self.id, "Expired", "it was still waiting when its expires had passed"
             )
         if state == State.CANCELLED:
-            raise TaskCancelled(self.id, "Cancelled", "it was cancelled")
+            by = outcome.get("replaced_by")
+            told = f"it was replaced by {by}" if by else "it was cancelled"
+            raise TaskCancelled(self.id, "Cancelled", told)
         raise TaskFailed(self.id, *told)
 
 

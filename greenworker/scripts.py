@@ -10,19 +10,23 @@ from typing import NamedTuple
 # What stands before a script, besides the prelude that stands before each.
 _SHARED = {
     "push": ("send",),
+    "push_once": ("send", "unique", "once", "seen"),
     "schedule_plan": ("schedule",),
-    "schedule_tick": ("send", "schedule"),
+    "schedule_tick": ("send", "unique", "once", "schedule"),
     "schedule_pause": ("schedule",),
     "schedule_list": ("schedule",),
     "claim": ("finish", "weed"),
     "purge": ("finish", "weed"),
     "settle": ("finish",),
     "beat": ("pulse",),
-    "reap": ("finish", "depart", "pulse"),
+    "reap": ("finish", "depart", "pulse", "seen"),
     "release": ("depart",),
     "listen": ("depart",),
-    "revive": ("record",),
+    "revive": ("record", "unique"),
     "dead_records": ("record",),
+    "seen_add": ("seen",),
+    "seen_look": ("seen",),
+    "seen_drop": ("seen",),
     "dead_delete": ("record",),
 }
 

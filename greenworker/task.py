@@ -21,8 +21,10 @@ from greenworker.errors import (
     NotEncodable,
 )
 from greenworker.keys import PRIORITIES, check_name
-from greenworker.message import Message, Moment
+from greenworker.message import Message, Moment, encode_body
 from greenworker.result import Result, Results
+from greenworker.seen import Seen, mark_of
+from greenworker.unique import By, Rule, Unique, check_unique, seen_rule
 
 _LATEST = 1e11  # epoch seconds, in the year 5138
 
@@ -41,6 +43,9 @@ class TaskOptions:
     drops a message that still waits after so long. `bind` passes `current_task()` first. Of a
     `sensitive` task no log line tells arguments, result or an error's text, whatever the worker is told.
     `thread` runs it in a native thread, for code that blocks: at its timeout it is given up, and goes on.
+    `unique` sends a call once: True = its arguments count, or the one of that name, or what a function of them
+    returns; until it is "done" or "started" (`unique_until`), or for `unique_for` s. A send meanwhile returns the first
+    one's Result, or, with `on_conflict="replace"`, takes the place of what waits.
     """
 
     name: str
@@ -58,6 +63,10 @@ class TaskOptions:
     bind: bool = False
     sensitive: bool = False
     thread: bool = False
+    unique: By = False
+    unique_until: Literal["done", "started"] | None = None
+    unique_for: float | None = None
+    on_conflict: Literal["keep", "replace"] = "keep"
 
     def __post_init__(self) -> None:
         check_name("queue", self.queue)
@@ -82,6 +91,9 @@ class TaskOptions:
             flag = getattr(self, what)
             if not isinstance(flag, bool):
                 raise DeclarationError(f"{self.name}: {what}={flag!r}: give True or False")
+        check_unique(
+            self.name, self.unique, self.unique_until, self.unique_for, self.on_conflict
+        )
         if self.thread and self.soft_timeout is not None:
             raise DeclarationError(
                 f"{self.name}: nothing can be raised in a thread from outside: with thread=True leave out "
@@ -129,6 +141,7 @@ class Task(Generic[P, R]):
         self._client = client
         self._signature = _sent_signature(function, options)
         self._few, self._most = _plain_arity(self._signature)
+        self._unique = None if options.unique is False else Unique(options, self._signature)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -211,22 +224,28 @@ class Task(Generic[P, R]):
         self._require_name()
         client = self._client()
         try:
-            client.send(message)
+            id = client.send(message)
         except NotEncodable as error:
             raise self._named(error) from None
-        return client.result(message.id, self._ignored)
+        return client.result(id, self._ignored)
 
     @overload
-    def delay_many(self, items: Iterable[Any], *, results: Literal[True] = True) -> Results[R]: ...
+    def delay_many(
+        self, items: Iterable[Any], *, results: Literal[True] = True, seen: Seen | None = None
+    ) -> Results[R]: ...
 
     @overload
-    def delay_many(self, items: Iterable[Any], *, results: Literal[False]) -> int: ...
+    def delay_many(
+        self, items: Iterable[Any], *, results: Literal[False], seen: Seen | None = None
+    ) -> int: ...
 
-    def delay_many(self, items: Iterable[Any], *, results: bool = True) -> Results[R] | int:
+    def delay_many(
+        self, items: Iterable[Any], *, results: bool = True, seen: Seen | None = None
+    ) -> Results[R] | int:
         """Send a call for each item, an argument tuple or a dict of keyword arguments, at once and
-        in few round trips.
+        in few round trips; with `seen=app.seen(name)` only what is new there, which has been seen from then on.
 
-        Returns the Results in order, or, with `results=False`, how many were sent: memory is
+        Returns the Results in order, or, with `results=False`, how many they would be: memory is
         then flat for any number. An error midway carries `.sent`.
         """
         if isinstance(items, (str, bytes, Mapping)):
@@ -235,10 +254,12 @@ class Task(Generic[P, R]):
                 f"not a {type(items).__name__}"
             )
         self._require_name()
-        messages = (self._message(*self._call_of(item)) for item in items)
+        rule = None if seen is None else self._seen_rule(seen)
+        messages = (self._message(*self._call_of(item), rule) for item in items)
         ids: list[str] = []
+        note = ids.append if results else _forget
         try:
-            sent = self._client().send_many(messages, ids.append if results else _forget)
+            sent = self._client().send_many(messages, note, "" if seen is None else seen.name)
         except NotEncodable as error:
             raise self._named(error) from None
         return self._client().results(ids, self._ignored) if results else sent
@@ -262,10 +283,12 @@ class Task(Generic[P, R]):
             "nor a dict; for one argument write (item,)"
         )
 
-    def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+    def _message(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Rule | None = None
+    ) -> Message:
         self.check_call(args, kwargs)
         options = self.options
-        return Message(
+        message = Message(
             id=os.urandom(16).hex(),
             task=self.name,
             args=args,
@@ -275,6 +298,30 @@ class Task(Generic[P, R]):
             result_ttl=0.0 if options.ignore_result else options.result_ttl,
             expires=options.expires,
         )
+        if self._unique is None and seen is None:
+            return message
+        try:
+            notes = {} if self._unique is None else {"unique": self._unique.note(args, kwargs)}
+            mark = None if seen is None else mark_of(seen.key(args, kwargs))
+        except BadArguments:
+            self._require_encodable(message)  # it names the argument
+            raise
+        return replace(message, options=notes, mark=mark)
+
+    def _seen_rule(self, seen: Seen) -> Rule:
+        if not isinstance(seen, Seen):
+            raise BadArguments(f"seen={seen!r:.80}: give app.seen(name)")
+        try:
+            what = f"{self.name}.delay_many(seen={seen.name})"
+            return seen_rule(seen.by, self.options.unique, self._signature, what)
+        except ConfigError as error:
+            raise BadArguments(str(error)) from None
+
+    def _require_encodable(self, message: Message) -> None:
+        try:
+            encode_body(message)
+        except NotEncodable as error:
+            raise self._named(error) from None
 
     def _require_name(self) -> None:
         if self.name.startswith("__main__."):

@@ -33,6 +33,11 @@ local _, _, _, _, expires = head(envelope)
 local now, left = now_ms(), -1
 if expires and expires ~= '0' then
   left = tonumber(expires) - now
+  if left <= 0 and was_replaced(envelope) then
+    local result = redis.call('GET', result_key(id))
+    if result then return {'ended', result} end
+    return {'unknown'}
+  end
   if left <= 0 then return {'ended', EXPIRED} end
 end
 -- What came back from a dead worker waits its jitter out: it is waiting, not delayed.

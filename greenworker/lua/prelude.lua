@@ -13,6 +13,7 @@ local ABOUT, LEASES = ROOT .. 'about', ROOT .. 'leases'
 local QUEUES, SWEEP, PULSE = ROOT .. 'queues', ROOT .. 'sweep', ROOT .. 'pulse'
 local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
 local PAUSED, ASKED = ROOT .. 'paused', ROOT .. 'asked'
+local UNIQUE = ROOT .. 'unique'
 
 local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end
 local function suspects_key(queue) return ROOT .. 'suspects:' .. queue end
@@ -47,6 +48,21 @@ end
 -- (0 = never), result ttl ms (0 = none), queue; or nil when it is none of ours.
 local HEAD = '^1 (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%S+) '
 local function head(envelope) return string.match(envelope, HEAD) end
+
+-- The lock that the head of a message notes, by its name, and how long it holds that: d until it is done, s until it
+-- is started, r likewise and the next one takes its place. Nil as a rule.
+local function lock_in(envelope)
+  local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
+  local at = string.find(line, ' unique=', 1, true)
+  if not at then return nil end
+  local mode, name = string.match(line, '^([dsr])([%w_-]+)', at + 8)
+  return name, mode
+end
+
+-- What is left of a message that was replaced where it cannot be taken out: nobody runs it, and who waited was told.
+local function was_replaced(envelope)
+  return string.find(envelope, '^1 %d+ %d+ %d %d+ 1 %d+ %S+ %S+ replaced=') ~= nil
+end
 
 -- At how many crashes a message was present; 0 when that cannot be told.
 local function crashes_of(id)

@@ -1,4 +1,4 @@
--- Stands before push and tick: how a message becomes present.
+-- Stands before push, push_once and tick: how a message becomes present.
 
 -- A moment as a sender says it: '+ms' from now, or an absolute ms.
 local function moment(spec, now)
@@ -27,9 +27,9 @@ local function wrong_line(queue, priority)
 end
 
 -- `rest`: 'result-ttl queue task options\nbody'. `woken` notes the queues that are known by now, and
--- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. False when
--- this id is present already.
-local function send(id, queue, priority, due, expires, rest, now, buried, woken)
+-- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. `place`: the index in its
+-- list that it takes over. False when this id is present already.
+local function send(id, queue, priority, due, expires, rest, now, buried, woken, place)
   expires = expires == '' and '0' or deadline(expires, now)
   local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. expires .. ' ' .. rest
   if redis.call('HSETNX', MSG, id, envelope) == 0 then return false end
@@ -38,6 +38,8 @@ local function send(id, queue, priority, due, expires, rest, now, buried, woken)
   if buried > 0 and redis.call('HDEL', RECORDS, id) == 1 then redis.call('ZREM', DEAD, id) end
   if due > now then
     redis.call('ZADD', SCHEDULED, due, id)
+  elseif place then
+    redis.call('LSET', ready_key(queue, priority), place, id)
   else
     redis.call('LPUSH', ready_key(queue, priority), id)
   end

@@ -1,7 +1,7 @@
 -- settle: ends deliveries and gives them up, in one step with their results.
 --
 -- ARGV  wid, then for each delivery: id, seq, outcome, a, b, c
---       done    a = result ttl ms, b = result
+--       done    a = result ttl ms, b = result, c = the lock that it may hold, or ''
 --       retry   a = delay ms, b = the complete replacement envelope
 --       later   as retry, for what has not run (counts as no retry)
 --       dead    a = result ttl ms, b = result, c = reason
@@ -52,7 +52,7 @@ for k, id in ipairs(ids) do
     held[id] = nil
     settled[#settled + 1] = id
     if outcome == 'done' then
-      finish(id, 'done', tonumber(a), b)
+      finish(id, 'done', tonumber(a), b, ARGV[i + 5])
     elseif outcome == 'retry' or outcome == 'later' then
       redis.call('HSET', MSG, id, b)
       redis.call('ZADD', SCHEDULED, now + tonumber(a), id)

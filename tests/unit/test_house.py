@@ -20,6 +20,7 @@ PACKAGE = ROOT / "greenworker"
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
     ("errors", "keys", "scripts", "backoff", "recurrence", "verdicts", "context", "replies"),
+    ("unique",),
     ("family",),
     ("children",),
     ("endpoint",),
@@ -30,7 +31,7 @@ STOREYS = (
     ("connection", "status", "running"),
     ("connection_pool",),
     ("broker", "middleware", "embedded", "embedded_guard", "signing"),
-    ("subscriber", "probe", "control", "timetable"),
+    ("subscriber", "probe", "control", "timetable", "once", "seen"),
     ("findings",),
     ("audit",),
     ("result", "dead"),
