@@ -24,6 +24,7 @@ from greenworker.keys import PRIORITIES, check_name
 from greenworker.message import Message, Moment, encode_body
 from greenworker.result import Result, Results
 from greenworker.seen import Seen, mark_of
+from greenworker.signature import plain_arity, sent_signature
 from greenworker.unique import By, Rule, Unique, check_unique, seen_rule
 
 _LATEST = 1e11  # epoch seconds, in the year 5138
@@ -139,8 +140,8 @@ class Task(Generic[P, R]):
         self.__module__ = function.__module__
         self.__wrapped__ = function
         self._client = client
-        self._signature = _sent_signature(function, options)
-        self._few, self._most = _plain_arity(self._signature)
+        self._signature = sent_signature(function, options.name, options.bind)
+        self._few, self._most = plain_arity(self._signature)
         self._unique = None if options.unique is False else Unique(options, self._signature)
 
     def __repr__(self) -> str:
@@ -345,34 +346,6 @@ class Task(Generic[P, R]):
         named = NotEncodable(f"argument {name!r} of {self.name}", error.reason)
         named.sent = error.sent
         return named
-
-
-def _sent_signature(function: Callable[..., Any], options: TaskOptions) -> inspect.Signature:
-    signature = inspect.signature(function)
-    if not options.bind:
-        return signature
-    parameters = list(signature.parameters.values())
-    if not parameters:
-        raise DeclarationError(
-            f"{options.name}: bind=True passes current_task() as the first argument: take one"
-        )
-    return signature.replace(parameters=parameters[1:])
-
-
-def _plain_arity(signature: inspect.Signature) -> tuple[int, float]:
-    """How many positional arguments certainly fit; binding a signature costs ten times a look at this."""
-    few, most = 0, 0.0
-    for parameter in signature.parameters.values():
-        required = parameter.default is inspect.Parameter.empty
-        match parameter.kind:
-            case inspect.Parameter.POSITIONAL_ONLY | inspect.Parameter.POSITIONAL_OR_KEYWORD:
-                few += required
-                most += 1
-            case inspect.Parameter.VAR_POSITIONAL:
-                most = math.inf
-            case inspect.Parameter.KEYWORD_ONLY if required:
-                return 1, 0.0
-    return few, most
 
 
 def _checked(what: str, value: Any, check: Callable[[str, Any], Any]) -> Any:

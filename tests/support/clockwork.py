@@ -90,7 +90,7 @@ class Clockwork:
         is popped next in front; the record of a dead letter in its parts."""
         state = {}
         for name, kind, value, life in self._dump(args=[self.root]):
-            assert (life > 0) == name.startswith(("result:", "push:", "room:")), (
+            assert (life > 0) == name.startswith(("result:", "push:", "room:", "unique:")), (
                 f"{name} lives for {life}"
             )
             state[name] = _plain(kind, value)

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "greenworker"
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
     ("errors", "keys", "scripts", "backoff", "recurrence", "verdicts", "context", "replies"),
-    ("unique",),
+    ("unique", "signature"),
     ("family",),
     ("children",),
     ("endpoint",),
