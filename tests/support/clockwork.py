@@ -37,6 +37,7 @@ CHANGES = {
     "SPREAD_OVER": "spread_over",
     "DEAD_MOST": "dead_most",
     "DEAD_FOR": "dead_for",
+    "FULL": "full",
 }
 _CONSTANTS = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (\d.*)$", re.MULTILINE)
 
