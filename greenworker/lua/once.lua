@@ -4,19 +4,19 @@
 local WALK, walked = 100000, 0
 local LONGEST_TTL = 100 * 365 * 24 * 3600 * 1000
 
--- For so many ms nothing else is sent under that name: 'unique=f<ms>.<name>'.
-local function window_in(rest)
-  local line = string.sub(rest, 1, string.find(rest, '\n', 1, true) or 0)
-  local ms, name = string.match(line, ' unique=f(%d+)%.([%w_-]+)')
+-- The key for which nothing else is sent for so many ms: 'f<ms>.<name>'.
+local function window_of(note)
+  local ms, name = string.match(note, '^f(%d+)%.([%w_-]+)$')
   return name and ROOT .. 'unique:' .. name, ms
 end
 
 -- Why it cannot be told whether one like it is there; or nil.
 local locks_wrong
 local function wrong_lock(rest)
-  local window = window_in(rest)
+  local note = unique_in(rest)
+  if not note then return nil end
+  local window = window_of(note)
   if window then return mistyped(window, 'string') end
-  if not lock_in(rest) then return nil end
   if locks_wrong == nil then locks_wrong = wrong_locks() or false end
   return locks_wrong or nil
 end
@@ -60,13 +60,14 @@ end
 
 -- As send. Returns 'n' when it was sent, 'p' when its id is present, or 'd' and the id of the one that stands for it.
 local function send_once(id, queue, priority, due, expires, rest, now, buried, woken)
-  local lock, mode = lock_in(rest)
-  local window, ms = window_in(rest)
-  if not lock and not window then
+  local note = unique_in(rest)
+  if not note then
     return send(id, queue, priority, due, expires, rest, now, buried, woken) and 'n' or 'p'
   end
   if redis.call('HEXISTS', MSG, id) == 1 then return 'p' end
   local place
+  local window, ms = window_of(note)
+  local lock, mode = lock_in(rest)
   if window then
     local first = redis.call('GET', window)
     if first then return 'd', first end

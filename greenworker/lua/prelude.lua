@@ -49,13 +49,19 @@ end
 local HEAD = '^1 (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%S+) '
 local function head(envelope) return string.match(envelope, HEAD) end
 
--- The lock that the head of a message notes, by its name, and how long it holds that: d until it is done, s until it
--- is started, r likewise and the next one takes its place. Nil as a rule.
-local function lock_in(envelope)
+-- How a message is unique, as its head says it, or nil.
+local function unique_in(envelope)
   local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
   local at = string.find(line, ' unique=', 1, true)
-  if not at then return nil end
-  local mode, name = string.match(line, '^([dsr])([%w_-]+)', at + 8)
+  return at and string.match(line, '^[^ \n]+', at + 8)
+end
+
+-- The name of the lock that a message may hold, and for how long: d until it is done, s until it is started, r likewise
+-- and the next one takes its place. Nil as a rule.
+local function lock_in(envelope)
+  local note = unique_in(envelope)
+  if not note then return nil end
+  local mode, name = string.match(note, '^([dsr])([%w_-]+)$')
   return name, mode
 end
 

@@ -13,18 +13,17 @@ local FULL = 220
 local SPLIT_MOST = 8  -- a call; 1,000 marks take five
 local SPAN = 2 ^ 63
 
-local function shard_key(gen, level, n) return string.format('%sseen:%.0f:%.0f:%.0f', ROOT, gen, level, n) end
+-- (Lua writes a whole number below 10^14 as it is.)
+local function shard_key(gen, level, n) return ROOT .. 'seen:' .. gen .. ':' .. level .. ':' .. n end
 
--- Which of the 2^level sets a mark belongs to. Of its 63 bits a Lua number keeps the upper 53, rounded, the same way each time.
-local function shard_at(mark, level)
-  local shards = 2 ^ level
-  return math.min(math.floor(tonumber(mark) / SPAN * shards), shards - 1)
-end
+-- Which of so many sets a mark belongs to. Of its 63 bits a Lua number keeps the upper 53, rounded, the same way each time.
+local function shard_at(mark, shards) return math.min(math.floor(tonumber(mark) / SPAN * shards), shards - 1) end
 
 local function shard_of(filter, mark)
-  local n = shard_at(mark, filter.level)
+  local shards = 2 ^ filter.level
+  local n = shard_at(mark, shards)
   if n >= filter.split then return shard_key(filter.gen, filter.level, n) end
-  return shard_key(filter.gen, filter.level + 1, shard_at(mark, filter.level + 1))
+  return shard_key(filter.gen, filter.level + 1, shard_at(mark, 2 * shards))
 end
 
 -- A filter; one that is not known is empty, and has no gen yet.
@@ -74,9 +73,9 @@ end
 -- One set becomes two of the next level.
 local function split_one(filter)
   local from, level = shard_key(filter.gen, filter.level, filter.split), filter.level + 1
-  local left, lower, upper = 2 * filter.split, {}, {}
+  local shards, left, lower, upper = 2 ^ level, 2 * filter.split, {}, {}
   for _, mark in ipairs(redis.call('SMEMBERS', from)) do
-    local into = shard_at(mark, level) == left and lower or upper
+    local into = shard_at(mark, shards) == left and lower or upper
     into[#into + 1] = mark
   end
   redis.call('DEL', from)

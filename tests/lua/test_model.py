@@ -31,8 +31,10 @@ from greenworker.broker import Claim, NotRegistered, push_fields
 from greenworker.control import Control
 from greenworker.errors import BrokerError
 from greenworker.message import Delivery, Message, Outcome
+from greenworker.once import Once
 from greenworker.probe import Probe
 from greenworker.scripts import load
+from greenworker.seen import Seen
 from tests.support.clockwork import CHANGES, Clockwork, constants
 from tests.support.model import Model, Refused
 from tests.support.model_parts import Bounds, State
@@ -50,11 +52,12 @@ from tests.support.model_steps import (
     kinds,
     messages,
     olds,
+    once,
     outcome,
     queues,
     slots,
 )
-from tests.support.promises import check_promises
+from tests.support.promises import check_promises, without_filters
 from tests.support.server import Server
 
 
@@ -74,6 +77,7 @@ class Scripts(RuleBasedStateMachine):
         self.patch.setattr(control_module, "MAX_COUNT", bounds.count)
         self.patch.setattr(control_module, "MAX_BYTES", bounds.size)
         self.broker = self.place.broker
+        self.once = Once(self.place, self.broker.namespace)
         self.control = Control(self.place, self.broker.namespace)
         self.model = Model(bounds, BEGINNING, ordered)
         self.place.clock(BEGINNING)
@@ -106,6 +110,39 @@ class Scripts(RuleBasedStateMachine):
         fields = [field for message in batch for field in push_fields(message)]
         reply = self.broker.push(push_id, fields)
         assert reply == self.model.push(push_id, batch)
+        self.look()
+
+    @rule(
+        batch=st.lists(once, min_size=1, max_size=6),
+        seen=st.sampled_from(["", "crawl", "other"]),
+        again=st.integers(0, 9),
+    )
+    def push_once(self, batch: list[Message], seen: str, again: int) -> None:
+        """What is unique, and what was seen."""
+        self.others += 1
+        push_id = f"once{again}" if again < 2 else f"o{self.others}"
+        batch = [one if seen else replace(one, mark=None) for one in batch]
+        fields: list[bytes | str | int] = []
+        for one in batch:
+            fields += [*push_fields(one), "" if one.mark is None else one.mark]
+        before = {*self.model.msg}
+        reply = self.once.push(push_id, seen, fields)
+        assert reply == self.model.locks.push(push_id, seen, batch)
+        for id in {*self.model.msg} - before:
+            self.crashes[id] = 0
+        self.look()
+
+    @rule(slot=slots, first=st.lists(once, min_size=1, max_size=3), second=once)
+    def push_once_while_it_runs(self, slot: int, first: list[Message], second: Message) -> None:
+        self.push_once(first, "", 9)
+        self.work(slot, 4, QUEUES)
+        self.push_once([second], "", 9)
+
+    @rule(seen=st.sampled_from(["crawl", "other"]))
+    def drop_seen(self, seen: str) -> None:
+        filter = Seen(self.place, self.broker.namespace, seen)
+        assert filter.count() == len(self.model.locks.seen.get(seen, ()))
+        assert filter.drop() == len(self.model.locks.seen.pop(seen, ()))
         self.look()
 
     @rule(
@@ -631,7 +668,8 @@ class Scripts(RuleBasedStateMachine):
 
     def look(self) -> None:
         """The server holds what the model says, and the promises hold whatever it says."""
-        self.seen = self.place.state()
+        self.seen, marks = without_filters(self.place.state())
+        assert marks == Counter(mark for some in self.model.locks.seen.values() for mark in some)
         assert self.seen == self.model.state()
         self.born |= set(self.model.workers)
         check_promises(self.seen, self.model, self.tokens, self.crashes)
@@ -653,7 +691,7 @@ def test_the_scripts_do_what_the_model_says(own_server: Server) -> None:
 def test_the_bounds_that_are_made_smaller_are_in_the_scripts() -> None:
     found = {
         name: value
-        for script in ("push", "claim", "settle", "reap")
+        for script in ("push_once", "claim", "settle", "reap")
         for name, value in constants(load(script)).items()
     }
     assert set(CHANGES) <= set(found)

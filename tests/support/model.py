@@ -17,6 +17,7 @@ import orjson
 
 from greenworker.message import Message, Moment, Outcome, encode_tail
 from tests.support.model_claim import ClaimRun
+from tests.support.model_once import Locks, lock_of, was_replaced
 from tests.support.model_parts import CANCELLED, EXPIRED, Bounds, Letter, State, failure
 
 JITTER = 500  # ms over which a reaper spreads what it returns
@@ -60,6 +61,7 @@ class Model:
             str, tuple[int, int]
         ] = {}  # since when a solitary one waits; until when that is known
         self.blamed: dict[str, set[str]] = {}  # what a corpse's death is charged to
+        self.locks = Locks(self)
         self.sweep: int | None = None
         self.pulse: int | None = None
 
@@ -90,9 +92,15 @@ class Model:
             **{f"suspected:{worker}": ids for worker, ids in self.suspected.items()},
             **{f"consumers:{queue}": names for queue, names in self.consumers.items()},
             **{f"result:{id}": result for id, (result, _) in self.results.items()},
-            **{f"push:{push_id}": "1" for push_id in self.pushes},
+            **{f"push:{push_id}": self._answer(push_id) for push_id in self.pushes},
+            "unique": self.locks.held,
+            **{f"unique:{name}": id for name, (id, _) in self.locks.windows.items()},
         }
         return {key: value for key, value in everything.items() if value}
+
+    def _answer(self, push_id: str) -> str:
+        fates, firsts = self.locks.answers.get(push_id, ("", []))
+        return f"{fates} {' '.join(firsts)}" if fates else "1"
 
     def pass_time(self, ms: int) -> list[str]:
         """The keys whose life has ended by then."""
@@ -106,7 +114,10 @@ class Model:
         rooms = [queue for queue, (_, until) in self.room.items() if until <= self.now]
         for queue in rooms:
             del self.room[queue]
-        families = (("result", results), ("push", pushes), ("room", rooms))
+        windows = [name for name, (_, until) in self.locks.windows.items() if until <= self.now]
+        for name in windows:
+            del self.locks.windows[name]
+        families = (("result", results), ("push", pushes), ("room", rooms), ("unique", windows))
         return [f"{family}:{name}" for family, names in families for name in names]
 
     # Sending
@@ -117,26 +128,33 @@ class Model:
         self.pushes[push_id] = self.now + 300_000
         new = 0
         for message in messages:
-            if message.id in self.msg:
-                continue
-            new += 1
-            due = self._moment(message.due, self.now)
-            expires = max(1, self._moment(message.expires, 0)) if message.expires is not None else 0
-            ttl, queue, rest = encode_tail(message).decode().split(" ", 2)
-            self.msg[message.id] = Letter(
-                0, 0, message.priority, self.now, expires, int(ttl), queue, rest
-            )
-            self.results.pop(message.id, None)
-            if self.records.pop(message.id, None) is not None:
-                del self.dead[message.id]
-            self.queues.add(queue)
-            if due > self.now:
-                self.scheduled[message.id] = due
-            else:
-                self.ready[queue, message.priority].append(message.id)
-                self.put_tokens(queue)
-        self.count("enqueued", new)
+            if message.id not in self.msg:
+                new += 1
+                self.send(message, None)
         return new
+
+    def due(self, message: Message) -> int:
+        return self._moment(message.due, self.now)
+
+    def send(self, message: Message, place: int | None) -> None:
+        """What is not present; at the end of its line, or at a place in it."""
+        due = self.due(message)
+        expires = max(1, self._moment(message.expires, 0)) if message.expires is not None else 0
+        ttl, queue, rest = encode_tail(message).decode().split(" ", 2)
+        self.msg[message.id] = Letter(
+            0, 0, message.priority, self.now, expires, int(ttl), queue, rest
+        )
+        self.results.pop(message.id, None)
+        if self.records.pop(message.id, None) is not None:
+            del self.dead[message.id]
+        self.queues.add(queue)
+        if due > self.now:
+            self.scheduled[message.id] = due
+        else:
+            line = self.ready[queue, message.priority]
+            line.insert(len(line) if place is None else place, message.id)
+            self.put_tokens(queue)
+        self.count("enqueued")
 
     # Claims and leases
 
@@ -307,7 +325,7 @@ class Model:
 
     def revive(self, ids: Sequence[str], dry_run: bool) -> str:
         """The fate of each, in a letter; no id twice."""
-        fates = ""
+        fates, taken = "", set[str]()
         for id in ids:
             if id not in self.records:
                 fates += "g"
@@ -315,8 +333,13 @@ class Model:
                 fates += "p"
             elif not self.records[id][3].startswith("1 "):
                 fates += "u"
+            elif (lock := lock_of(Letter.read(self.records[id][3]))[1]) and (
+                lock in taken or self.locks.holder(lock)
+            ):
+                fates += "l"
             else:
                 fates += "r"
+                taken.add(lock)
                 if not dry_run:
                     self._revive(id)
         return fates
@@ -328,6 +351,8 @@ class Model:
             span = expires - letter.sent
             expires = self.now + span if span > 0 else 0
         self.msg[id] = replace(letter, deliveries=0, attempt=0, expires=expires)
+        if lock := lock_of(letter)[1]:
+            self.locks.held[lock] = id
         self.results.pop(id, None)
         del self.dead[id], self.records[id]
         self.queues.add(letter.queue)
@@ -392,6 +417,9 @@ class Model:
         if any(id in held for held in self.processing.values()):
             return "STARTED", None, letter.attempt, None, None
         left = letter.expires - self.now if letter.expires else None
+        if was_replaced(letter):
+            known = self.results.get(id, ("",))[0]
+            return ("CANCELLED" if known else None), known or None, 0, None, None
         if left is not None and left <= 0:
             return "EXPIRED", EXPIRED, 0, None, None
         if id in self.scheduled and self.scheduled[id] % 1 != HALF:
@@ -447,7 +475,9 @@ class Model:
         return max(part, even, 1)
 
     def finish(self, id: str, counter: str, ttl: int, result: str) -> None:
-        self.msg.pop(id, None)
+        letter = self.msg.pop(id, None)
+        if letter:
+            self.locks.free(id, letter)
         self.count(counter)
         if ttl > 0:
             self.results[id] = (result, self.now + ttl)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tests.support.model_once import was_replaced
 from tests.support.model_parts import EXPIRED, failure
 
 if TYPE_CHECKING:
@@ -109,8 +110,12 @@ class ClaimRun:
         letter = model.msg[id]
         if letter.expires and letter.expires <= model.now:
             line.pop(0)
-            model.finish(id, "expired", letter.ttl, EXPIRED)
+            if was_replaced(letter):
+                model.finish(id, "replaced", 0, "")
+            else:
+                model.finish(id, "expired", letter.ttl, EXPIRED)
             return False
+        model.locks.free(id, letter, "sr")
         self.room -= 1
         self.held.append(line.pop(0))
         return True
