@@ -56,6 +56,7 @@ from tests.support.model_steps import (
     outcome,
     queues,
     slots,
+    soon,
 )
 from tests.support.promises import check_promises, without_filters
 from tests.support.server import Server
@@ -132,10 +133,41 @@ class Scripts(RuleBasedStateMachine):
             self.crashes[id] = 0
         self.look()
 
-    @rule(slot=slots, first=st.lists(once, min_size=1, max_size=3), second=once)
-    def push_once_while_it_runs(self, slot: int, first: list[Message], second: Message) -> None:
-        self.push_once(first, "", 9)
-        self.work(slot, 4, QUEUES)
+    @rule(
+        slot=slots,
+        note=st.sampled_from(["da", "sa", "ra", "ra"]),
+        then=st.sampled_from(["da", "sa", "ra", "ra"]),
+        dues=st.tuples(soon, soon),
+        expires=st.sampled_from([None, None, 0.3]),
+        queues=st.sampled_from([("default", "default"), ("default", "default"), QUEUES]),
+        between=st.sampled_from(["", "", "work", "wait", "finish"]),
+    )
+    def one_after_the_other(
+        self,
+        slot: int,
+        note: str,
+        then: str,
+        dues: tuple[float | None, float | None],
+        expires: float | None,
+        queues: tuple[str, str],
+        between: str,
+    ) -> None:
+        """Two that are alike, wherever the first one is by then."""
+        unused = [f"m{n}" for n in range(MANY) if f"m{n}" not in self.model.msg]
+        if len(unused) < 3:
+            return
+        first = Message(
+            unused[0], "t", queue=queues[0], due=dues[0], expires=expires, options={"unique": note}
+        )
+        self.push_once([first], "", 9)
+        self.push_once([Message(unused[1], "t", queue=queues[0])], "", 9)
+        if between in ("work", "finish"):
+            self.work(slot, 4, QUEUES)
+        if between == "finish":
+            self.finish(slot, [("done", 0.0), ("retry", 0.2), ("dead", 0.0)])
+        if between:
+            self.pass_time(500)
+        second = Message(unused[2], "t", queue=queues[1], due=dues[1], options={"unique": then})
         self.push_once([second], "", 9)
 
     @rule(seen=st.sampled_from(["crawl", "other"]))

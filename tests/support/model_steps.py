@@ -46,6 +46,7 @@ messages = st.builds(
     due=moments,
     expires=moments,
 )
+soon = st.sampled_from([None, None, 0.2])
 # Few names, so that they meet; some by a lock, some for a time.
 notes = st.sampled_from(["", "da", "da", "db", "sa", "sb", "ra", "ra", "rb", "f500.a", "f60000.b"])
 once = st.builds(
