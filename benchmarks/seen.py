@@ -25,7 +25,9 @@ def main(millions: int) -> None:
         memory = lambda: int(_info(broker, "memory")["used_memory"])  # noqa: E731
         seen.add("first")
         empty, done, spent = memory(), 1, 0.0
-        print(f"{'seen':>12}  {'bytes each':>10}  {'sets':>8}  {'µs each':>8}  {'µs in the server':>16}")
+        print(
+            f"{'seen':>12}  {'bytes each':>10}  {'sets':>8}  {'µs each':>8}  {'µs in the server':>16}"
+        )
         for target in (*STEPS, *(n * 1_000_000 for n in range(2, millions + 1))):
             began, before, server = time.perf_counter(), done, _script_time(broker)
             while done < target:

@@ -92,9 +92,7 @@ class TaskOptions:
             flag = getattr(self, what)
             if not isinstance(flag, bool):
                 raise DeclarationError(f"{self.name}: {what}={flag!r}: give True or False")
-        check_unique(
-            self.name, self.unique, self.unique_until, self.unique_for, self.on_conflict
-        )
+        check_unique(self.name, self.unique, self.unique_until, self.unique_for, self.on_conflict)
         if self.thread and self.soft_timeout is not None:
             raise DeclarationError(
                 f"{self.name}: nothing can be raised in a thread from outside: with thread=True leave out "

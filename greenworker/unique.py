@@ -144,9 +144,7 @@ def seen_rule(by: By | None, unique: By, signature: inspect.Signature, what: str
         by = unique
     if by is None:
         if len(signature.parameters) != 1:
-            raise ConfigError(
-                f"{what}: of which argument? Say it, as in app.seen(name, by='url')"
-            )
+            raise ConfigError(f"{what}: of which argument? Say it, as in app.seen(name, by='url')")
         (by,) = signature.parameters
     return Rule(by, signature, what)
 

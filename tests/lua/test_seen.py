@@ -39,9 +39,7 @@ def sender(space: Space) -> Iterator[Sender]:
 def shards(place: Any) -> dict[str, set[str]]:
     """Every set of every filter: its key below `seen:`."""
     keys = place.redis.scan_iter(match=place.root + "seen:*:*")
-    return {
-        key.removeprefix(place.root + "seen:"): set(place.redis.smembers(key)) for key in keys
-    }
+    return {key.removeprefix(place.root + "seen:"): set(place.redis.smembers(key)) for key in keys}
 
 
 # A filter and a set of Python's
@@ -226,9 +224,7 @@ def test_at_maxmemory_nothing_is_marked_and_a_drop_makes_room(own_space: Space) 
         connection.close()
 
 
-def test_a_set_of_a_wrong_type_is_refused_whole(
-    space: Space, seen: Seen, sender: Sender
-) -> None:
+def test_a_set_of_a_wrong_type_is_refused_whole(space: Space, seen: Seen, sender: Sender) -> None:
     seen.add(*range(219))
     (key,) = shards(space)
     space.redis.delete(space.key(f"seen:{key}"))

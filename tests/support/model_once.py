@@ -51,9 +51,7 @@ class Locks:
     def is_claimed(self, id: str) -> bool:
         return any(id in held for held in self.model.processing.values())
 
-    def push(
-        self, push_id: str, seen: str, messages: Sequence[Message]
-    ) -> tuple[str, list[str]]:
+    def push(self, push_id: str, seen: str, messages: Sequence[Message]) -> tuple[str, list[str]]:
         model = self.model
         if push_id in model.pushes:
             return self.answers[push_id]
