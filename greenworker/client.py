@@ -101,7 +101,7 @@ class Client:
         self.pool.close()
 
     def _send(self, message: Message) -> str:
-        fields = list(self.fields(message))
+        fields: list[bytes | str | int] = [*self.fields(message)]
         if not _is_once(message):
             self._push([message.id], fields)
             return message.id

@@ -164,8 +164,8 @@ class Result(Generic[R]):
             )
         if state == State.CANCELLED:
             by = outcome.get("replaced_by")
-            told = f"it was replaced by {by}" if by else "it was cancelled"
-            raise TaskCancelled(self.id, "Cancelled", told)
+            how = f"it was replaced by {by}" if by else "it was cancelled"
+            raise TaskCancelled(self.id, "Cancelled", how)
         raise TaskFailed(self.id, *told)
 
 
