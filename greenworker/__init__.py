@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _HOME = {
     "App": "app",
     "Backoff": "backoff",
+    "Cancelled": "errors",
     "CurrentTask": "context",
     "DeadLetter": "dead",
     "Ignore": "verdicts",
@@ -34,6 +35,7 @@ _HOME = {
 __all__ = [
     "App",
     "Backoff",
+    "Cancelled",
     "CurrentTask",
     "DeadLetter",
     "Ignore",

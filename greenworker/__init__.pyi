@@ -5,6 +5,7 @@ from greenworker.children import spawn as spawn
 from greenworker.context import CurrentTask as CurrentTask
 from greenworker.context import current_task as current_task
 from greenworker.dead import DeadLetter as DeadLetter
+from greenworker.errors import Cancelled as Cancelled
 from greenworker.errors import SoftTimeout as SoftTimeout
 from greenworker.message import Message as Message
 from greenworker.message import State as State

@@ -5,27 +5,24 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from greenworker import keys
 from greenworker.broker import PUSH_TTL
+from greenworker.cancel import cancel, cancel_marked
 from greenworker.client import Client
 from greenworker.context import CurrentTask
-from greenworker.control import Purged, Switched
+from greenworker.control import Marked, Purged, Switched
 from greenworker.dead import DeadLetter, DeadLetters
 from greenworker.embedded import EmbeddedServer, find_server
 from greenworker.endpoint import Endpoint
-from greenworker.errors import (
-    ConfigError,
-    DeclarationError,
-    EmbeddedUnavailable,
-    GreenworkerError,
-)
+from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable, GreenworkerError
 from greenworker.findings import Report
+from greenworker.importable import importable_name, same_function
 from greenworker.middleware import Middleware, check
 from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
@@ -37,6 +34,10 @@ from greenworker.status import Status
 from greenworker.task import Task, make_options
 from greenworker.timetable import Timetable
 from greenworker.unique import By
+
+if TYPE_CHECKING:
+    from greenworker.testing.inline import Sent
+    from greenworker.testing.record import Errors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,7 +81,8 @@ class App:
         self.namespace = namespace
         self.include = tuple(include)
         self.tasks: dict[str, Task[..., Any]] = {}
-        self.schedule = Schedules(lambda: Timetable(self.client.pool, namespace))
+        # The client's namespace: in a test it may be another one.
+        self.schedule = Schedules(lambda: Timetable(self.client.pool, self.client.broker.namespace))
         self.middlewares = tuple(map(check, middleware))
         self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url
@@ -90,6 +92,7 @@ class App:
         self._patience = patience
         self._signer = None if signing_keys is None else Signer(signing_keys, namespace)
         self._client: Client | None = None
+        self._stand_in: Client | None = None  # in tests
         self._endpoint: Endpoint | None = None
         self._server: EmbeddedServer | None = None
         self._lock = threading.RLock()
@@ -213,11 +216,29 @@ class App:
             raise
         return done
 
+    @overload
+    def cancel(self, *ids: str | Result[Any], dry_run: bool = False) -> dict[str, str]: ...
+
+    @overload
+    def cancel(self, *, task: str = ..., tag: str = ..., dry_run: bool = False) -> Marked: ...
+
+    def cancel(self, *ids: Any, dry_run: bool = False, **mark: str) -> Any:
+        """End messages by ids, or all that were sent until now and are of a `task`, or have a `tag`; see Result.cancel.
+
+        Says what became of each id: cancelled; running, its worker is told; ended before; unknown. A task or a
+        tag costs the same however much it hits. `dry_run` looks (for these at all messages), and changes nothing.
+        """
+        if bool(ids) + len(mark) != 1:
+            raise ConfigError("cancel what? Give ids, or task=, or tag=")
+        if ids:
+            return cancel(self.client.broker, ids, dry_run)
+        return cancel_marked(self.client.control, dry_run, **mark)
+
     def running(self, limit: int = 100, timeout: float = 2.0) -> Running:
         """What runs on all workers now, the longest first, at most `limit` of it, and where it stands.
 
-        Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: its
-        loop may be blocked.
+        Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: cut off,
+        dead, or blocked by what is no task or holds the GIL. Of one that a task blocks, that task is told.
         """
         if not isinstance(limit, int) or limit < 1:
             raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")
@@ -289,6 +310,8 @@ class App:
     def close(self) -> None:
         """Close the connections; the app can be used again."""
         with self._lock:
+            if self._stand_in is not None:
+                return  # what is under test may close it: no test is to reach the server by that
             client, self._client = self._client, None
             server, self._server = self._server, None
             if server is not None:
@@ -297,6 +320,42 @@ class App:
             client.close()
         if server is not None:
             server.detach()
+
+    def testing(
+        self, *, errors: Errors = "raise", limit: int = 10_000
+    ) -> AbstractContextManager[Sent]:
+        """Run tasks where they are sent, without a server, for as long as the context lasts.
+
+        What a task has failed of for good is raised at the send that brought it about, or kept for its
+        Result: `errors="keep"`. More than `limit` runs at one moment are refused. Delays are kept until
+        `sent.drain(…)` lets time pass; retries wait for none. Raises ConfigError within another one.
+        """
+        # Here: a program that only sends loads no worker.
+        from greenworker.testing.inline import testing
+
+        return testing(self, errors, limit)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether something stands in for its client."""
+        return self._stand_in is not None
+
+    @contextmanager
+    def stand_in(self, client: Client) -> Iterator[None]:
+        """Have this client in place of the app's own for as long as the context lasts: for greenworker.testing."""
+        with self._lock:
+            if self._stand_in is not None:
+                raise ConfigError(
+                    "this app is being tested already: leave the one app.testing() or clock(app) before the next"
+                )
+            before, self._client = self._client, client
+            self._stand_in = client
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._client, self._stand_in = before, None
+            client.close()
 
     def _schedule(self, recurrence: Recurrence, task: Any, options: Mapping[str, Any]) -> Any:
         if task is None:
@@ -310,7 +369,7 @@ class App:
                 f"@app.task takes a function, not {function!r:.60}; options need names"
             )
         given = dict(options)
-        name = given.pop("name", None) or _importable_name(function)
+        name = given.pop("name", None) or importable_name(function)
         if not isinstance(name, str) or not name.isprintable() or len(name) > 1000:
             raise DeclarationError(f"name={name!r:.60}: give up to 1,000 printable characters")
         try:
@@ -320,7 +379,7 @@ class App:
         except (TypeError, ValueError) as error:  # an unknown option, no signature to be had
             raise DeclarationError(f"{name}: {error}") from None
         known = self.tasks.get(name)
-        if known is not None and not _same_function(known.function, function):
+        if known is not None and not same_function(known.function, function):
             raise DeclarationError(f"two tasks are called {name}; give one of them another name=")
         self.tasks[name] = task
         return task
@@ -343,30 +402,3 @@ class App:
             find_server()  # raises when there is none: then nothing is being used
         _log.warning("no server URL given: using the embedded server in %s", server.folder)
         return Endpoint(server.url, "embedded", prepare=server.ensure)
-
-
-def _importable_name(function: Callable[..., Any]) -> str:
-    if not hasattr(function, "__qualname__"):
-        raise DeclarationError(f"{function!r:.60} has no name of its own: give it name=")
-    return f"{_importable_module(function)}.{function.__qualname__}"
-
-
-def _importable_module(function: Callable[..., Any]) -> str:
-    """The module's name as a worker would import it, also for a script that runs as __main__."""
-    if function.__module__ != "__main__":
-        return function.__module__
-    main = sys.modules["__main__"]
-    if main.__spec__ is not None:
-        return main.__spec__.name.removesuffix(".__main__")
-    try:
-        path = Path(main.__file__ or "").resolve().relative_to(Path.cwd())
-    except (AttributeError, TypeError, ValueError, OSError):
-        return "__main__"
-    parts = path.with_suffix("").parts
-    return ".".join(parts) if parts and all(part.isidentifier() for part in parts) else "__main__"
-
-
-def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    # A script that is run and imported again declares its own tasks twice.
-    first, second = getattr(one, "__code__", one), getattr(other, "__code__", other)
-    return bool(first == second)

@@ -37,11 +37,13 @@ _TYPES = {
     "about": "hash", "leases": "hash", "queues": "set", "dead": "zset", "dead:record": "hash", "stats": "hash",
     "sweep": "string", "pulse": "string", "paused": "set", "asked": "string", "schedules": "hash",
     "unique": "hash", "seen": "hash", "seen:dropped": "hash",
+    "marks": "hash",
 }  # fmt: skip
 _TYPES_BELOW = {
     "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "zset", "solitary": "string",
     "room": "string", "consumers": "set", "running": "string", "result": "string", "push": "string",
     "unique": "string", "seen": "set",
+    "cancels": "hash",
 }  # fmt: skip
 # What audit_scan.lua tells, in words.
 _JUDGED: dict[str, Callable[..., Finding]] = {
@@ -189,6 +191,8 @@ class Audit:
         of_workers = (self._names.get(prefix, []) for prefix in ("consumers", "solitary"))
         for key in ("about", "leases", "seq", *chain(*of_workers)):
             self._scan("members", key)
+        for key in self._names.get("cancels", []):
+            self._scan("owned", key)
         for key in self._names.get("suspected", []):
             # A worker that leaves with more than one call can hold gives up its deliveries first.
             for _ in range(3):

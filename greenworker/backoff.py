@@ -6,8 +6,8 @@ retries best: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture B
 
 from __future__ import annotations
 
-import math
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,11 +29,7 @@ class Backoff:
 
     def __post_init__(self) -> None:
         values = (self.base, self.factor, self.cap, self.least)
-        if (
-            not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
-            or min(values) < 0
-            or self.factor < 1
-        ):
+        if not all(map(is_delay, values)) or self.factor < 1:
             raise DeclarationError(
                 f"{self}: base, cap and least are seconds ≥ 0, and the factor is at least 1"
             )
@@ -86,7 +82,7 @@ class Computed:
 def is_delay(value: object) -> bool:
     """Whether this is a number of seconds that can be waited for."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 <= value < math.inf  # type: ignore[operator]
+    return number and 0 <= value <= sys.float_info.max  # type: ignore[operator]
 
 
 def as_backoff(value: object) -> Backoff | Delays | Computed:

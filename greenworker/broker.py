@@ -17,18 +17,9 @@ import orjson
 
 from greenworker import keys
 from greenworker.errors import BrokerError, MalformedMessage, UnsuitableServer
-from greenworker.message import (
-    Delivery,
-    Message,
-    Moment,
-    Outcome,
-    State,
-    attempts_of,
-    encode_tail,
-    lock_of,
-)
+from greenworker.message import Delivery, Message, Moment, Outcome, State, attempts_of, encode_tail
 from greenworker.scripts import Script, load
-from greenworker.status import Status, groups, read_status, told
+from greenworker.status import Status, groups, numbers, read_status, told
 
 MAX_COUNT = 1000  # messages a call
 MAX_BYTES = 4 * 1024 * 1024  # a call: 300 messages of 1 MB in one blocked a server for 4.9 s
@@ -94,11 +85,14 @@ class Sweep:
 
 class Promotion(NamedTuple):
     """How many became ready, the seconds until the next is due or None, and what workers are asked:
-    nothing, as a rule; see `Control.running`."""
+    nothing, as a rule; see `Control.running`. `cancelled`: ids that this one holds, with their claim
+    sequences; `marks`: what is cancelled by a mark, and until which ms each counts."""
 
     moved: int
     next_due: float | None
     asked: bytes
+    cancelled: Mapping[str, int] = {}
+    marks: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +192,8 @@ class Broker:
         args: list[bytes | str | int] = [worker]
         for delivery, outcome in outcomes:
             args += (delivery.id, delivery.seq, outcome.kind)
-            if outcome.kind == "done":
-                lock = lock_of(delivery.envelope)
-                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, lock)
+            if outcome.kind in ("done", "cancelled"):
+                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, delivery.lock)
             elif outcome.kind == "dead":
                 args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, outcome.reason)
             else:
@@ -237,10 +230,20 @@ class Broker:
             tuple(id.decode("utf-8", "backslashreplace") for id in ids),
         )  # fmt: skip
 
-    def promote(self) -> Promotion:
-        """Make ready what is due."""
-        moved, next_due, asked = self._run("promote", MAX_COUNT)
-        return Promotion(moved, None if next_due < 0 else next_due / 1000, asked)
+    def promote(self, worker: str = "", known: Iterable[str | int] = ()) -> Promotion:
+        """Make ready what is due. Of what is cancelled this worker has `known` these: id, sequence, …"""
+        moved, next_due, asked, told, marks = self._run("promote", MAX_COUNT, worker, *known)
+        due = None if next_due < 0 else next_due / 1000
+        return Promotion(moved, due, asked, numbers(told), numbers(marks))
+
+    # Ends
+
+    def cancel(self, ids: Sequence[str], dry_run: bool = False) -> str:
+        """End messages, or have their workers do it; a letter for the fate of each: see cancel.lua."""
+        how, starts = "dry" if dry_run else "", range(0, len(ids), MAX_COUNT)
+        return "".join(
+            self._run("cancel", how, *ids[at : at + MAX_COUNT]).decode() for at in starts
+        )
 
     # Looking up
 

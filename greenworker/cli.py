@@ -5,6 +5,7 @@ Usage:
   greenworker dead [options] <verb> [<id>...]
   greenworker schedule [options] [<verb>] [<id>...]
   greenworker (pause | resume | purge) [options] <queue>...
+  greenworker cancel [options] [<id>...]
   greenworker send [options] <task> [<arguments>]
   greenworker completion [options] <shell>
   greenworker [worker] [options] [<module>...]
@@ -38,11 +39,15 @@ Commands:
   purge       Drop what waits in each <queue>, after a question; whoever waits for
               its results is told. What is delayed or waits for a retry stays.
               Takes what status takes, --yes and --dry-run.
+  cancel      End what has not ended, by ids, or with --task or --tag all that was
+              sent until now: what waits or is delayed never runs, in what runs
+              Cancelled is raised, and whoever waits for its result is told. Takes
+              what status takes, and --dry-run.
   send        Send a call of <task>, written module:function, or with -A MODULE by
               its name. <arguments> is JSON, a list or an object of named ones:
               greenworker send app.tasks:fetch '["http://example.org"]'. Prints
-              the id. Takes --countdown, --queue, --priority, --id, --wait, -u
-              and --json.
+              the id. Takes --countdown, --queue, --priority, --id, --tag, --wait
+              and --json, and -u.
   completion  Print a script that has <shell> complete this command line: bash, zsh
               or fish. For bash: eval "$(greenworker completion bash)"
   demo        Crawl a local web site with a server, a worker and tasks of its
@@ -65,6 +70,8 @@ Options:
                             0 means none. Default: 300
   --grace SECONDS           To finish what runs at a stop; the rest is released
                             for others. Default: 25
+  --cancel-grace SECONDS    For a run that was cancelled, to tidy up; then it is
+                            killed. Default: 10
   --lease SECONDS           A worker that is silent for so long is dead, and its
                             tasks run elsewhere. Default: 30
   --block-warn SECONDS      Say which task blocks the loop for so long.
@@ -92,7 +99,9 @@ Options:
                             Default: default
   --json                    For all commands that look at a server: print JSON; dead
                             letters and schedules a line each.
-  --task NAME               For dead: those of this task.
+  --task NAME               For dead and cancel: those of this task.
+  --tag TAG                 For cancel: those that were sent with this tag. For send:
+                            with this tag.
   --error TYPE              For dead: those with this error, as ValueError.
   --reason WORD             For dead: those with this reason: failed, stuck, poison,
                             malformed, signature, arguments, unknown, result or
@@ -107,8 +116,8 @@ Options:
                             Default: 100 for check and running, none for dead
   --all                     For dead retry and delete, in place of ids or filters.
   --rate N                  For dead retry: at most so many a second.
-  --dry-run                 For dead retry and delete, and purge: say how many it
-                            would be, and change nothing.
+  --dry-run                 For dead retry and delete, purge and cancel: say how many
+                            it would be, and change nothing.
   --values                  For dead show: show the arguments, too.
   -y, --yes                 For purge: do not ask.
   --countdown SECONDS       For send: not before so many seconds from now.
@@ -123,7 +132,7 @@ Options:
 Each option can be set in the environment, too: GREENWORKER_CONCURRENCY=1000.
 So can the keys that messages are signed with, the one that signs first:
 GREENWORKER_SIGNING_KEYS=key,older-key. Only
-flags are --task, --error, --reason, --text, --older, --newer, --limit, and
+flags are --task, --tag, --error, --reason, --text, --older, --newer, --limit, and
 for send --countdown, --queue, --priority, --id, --wait, and
 also --yes, --all, --values, --version.
 
@@ -168,7 +177,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "pause": _SERVER,
     "resume": _SERVER,
     "purge": (*_SERVER, "yes", "dry-run"),
-    "send": ("app", "url", "json", "workdir", "countdown", "queue", "priority", "id", "wait"),
+    "cancel": (*_SERVER, "task", "tag", "dry-run"),
+    "send": (
+        *("app", "url", "json", "workdir", "countdown", "queue", "priority", "id", "tag", "wait"),
+    ),
     "completion": (),
     "demo": (),
 }
@@ -273,6 +285,10 @@ def _other_than_worker(command: str, options: Options) -> int:
             from greenworker.commands import dead
 
             return dead.run(options)
+        case "cancel":
+            from greenworker.commands import cancel
+
+            return cancel.run(options)
         case "schedule":
             from greenworker.commands import schedule
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from greenworker.audit import Audit
-from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, PushFields, push_fields
+from greenworker.broker import MAX_BYTES, MAX_COUNT, Broker, Link, PushFields, push_fields
 from greenworker.connection_pool import ConnectionPool
 from greenworker.control import Control
 from greenworker.endpoint import Endpoint
@@ -41,7 +41,9 @@ class Client:
         patience: float,
         signer: Signer | None = None,
         middleware: Sequence[Middleware] = (),
+        link: Callable[[ConnectionPool], Link] = lambda pool: pool,
     ) -> None:
+        """`link`: what all of it goes through, in tests, in place of the connections."""
         self.endpoint = endpoint
         self._step = step = sends(middleware)
         # Where there is none, nothing is between a call and its push.
@@ -49,7 +51,7 @@ class Client:
             self._send if step is None else sent_through(step, self._send)
         )
         self.fields = push_fields if signer is None else _signed_fields(signer)
-        self.pool = ConnectionPool(endpoint, connections, patience)
+        self.pool = link(ConnectionPool(endpoint, connections, patience))
         self.broker = Broker(self.pool, namespace)
         self.once = Once(self.pool, namespace)
         self.control = Control(self.pool, namespace)

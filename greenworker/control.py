@@ -1,4 +1,4 @@
-"""Control: what people do to a namespace while it runs: pause, resume, purge, and ask what runs.
+"""Control: what people do to a namespace while it runs: pause, resume, purge, cancel by a mark, ask what runs.
 
 A method for each of its scripts, through one link, as `broker.py` has them for the messages' own steps.
 """
@@ -18,8 +18,10 @@ from greenworker.scripts import load
 from greenworker.status import WorkerStatus, groups, worker_status
 
 MOST_TASKS = 1000  # that one worker names
+MOST_MARKS = 100  # at a time
 _KEPT = 10.0  # seconds: a question, and an answer
 _LOOK = 0.05  # seconds between the looks for answers
+_FIRST, _CHUNK = 4, 500  # messages that a call reads: at first, not knowing their size; at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,19 @@ class Switched:
 @dataclass(frozen=True, slots=True)
 class Purged:
     """What became of what waited in a queue: `purged` (CANCELLED), `expired` before, `foreign`: entries
-    that were no messages, now dead letters. `more`: of what was sent before `before` (ms) some is left."""
+    that were no messages, now dead letters; `cancelled` before. `more`: of what was sent before `before`
+    (ms) some is left."""
 
     purged: int = 0
     expired: int = 0
     foreign: int = 0
     before: int = 0
     more: bool = False
+    cancelled: int = 0
 
     @property
     def total(self) -> int:
-        return self.purged + self.expired + self.foreign
+        return self.purged + self.expired + self.foreign + self.cancelled
 
     def plus(self, other: Purged) -> Purged:
         """Both together, as they stand after the other one."""
@@ -55,7 +59,28 @@ class Purged:
             self.foreign + other.foreign,
             other.before,
             other.more,
+            self.cancelled + other.cancelled,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Comb:
+    """What one call of a pass did: messages looked at, how many it cancelled, and whether there is more
+    to do here."""
+
+    looked: int
+    cancelled: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What was cancelled by a mark: what was sent until `before` (epoch seconds of the server's clock). A
+    dry run counts: how much of it waits or is delayed, and how much runs."""
+
+    before: float
+    waiting: int | None = None
+    running: int | None = None
 
 
 class Control:
@@ -63,7 +88,8 @@ class Control:
 
     def __init__(self, link: Link, namespace: str) -> None:
         self._link = link
-        self._nil = keys.nil(keys.root(namespace))
+        root = keys.root(namespace)
+        self._nil, self._asked = keys.nil(root), keys.asked(root)
 
     def pause(self, *queues: str) -> list[Switched]:
         """Have workers claim nothing from these queues, from the next claim on."""
@@ -86,8 +112,44 @@ class Control:
 
     def purge_some(self, queue: str, before: int | None) -> Purged:
         """One call of it; `before`: ms of the server's clock, as the first one said."""
-        purged, expired, foreign, began, more = self._purge(queue, before, "")
-        return Purged(purged, expired, foreign, began, bool(more))
+        purged, expired, foreign, began, more, cancelled = self._purge(queue, before, "")
+        return Purged(purged, expired, foreign, began, bool(more), cancelled)
+
+    def mark(self, mark: str) -> Marked:
+        """Cancel all that was sent until now and that a mark hits (`message.mark_of`), however much it is.
+
+        Returns when what is sent from then on is certainly not hit. Raises ConfigError when there
+        are too many marks.
+        """
+        before = self._run("cancel_mark", mark, MOST_MARKS)
+        if before < 0:
+            raise ConfigError(
+                f"{MOST_MARKS} cancellations by task or tag are under way: each is over when a worker "
+                "has been through all messages; start one, or wait a while"
+            )
+        # A moment is a millisecond: who sends after this call sends in a later one.
+        while self._now() <= before:
+            time.sleep(0.001)
+        return Marked(before / 1000)
+
+    def count_marked(self, mark: str) -> Marked:
+        """What `mark` would hit, counted; reads every message once, in bounded calls."""
+        waiting = running = 0
+        before, cursor, count = self._now(), b"0", _FIRST
+        while True:
+            told = self._run("cancel_count", mark, cursor, count)
+            cursor, size, looked, waits, runs = told
+            waiting, running = waiting + waits, running + runs
+            if cursor == b"0":
+                return Marked(before / 1000, waiting, running)
+            # As many as would fill a call if all were like these.
+            count = max(1, min(_CHUNK, count * 4, MAX_BYTES * looked // max(1, size)))
+
+    def comb(self, who: str) -> Comb:
+        """Go on with the pass that carries out marks, message by message; `who` asks, and one is at it
+        at a time."""
+        more, looked, cancelled = self._run("cancel_comb", who, MAX_BYTES)
+        return Comb(looked, cancelled, bool(more))
 
     def running(self, limit: int, timeout: float) -> Running:
         """Ask every worker what it runs; what those say that answer within `timeout` s."""
@@ -106,8 +168,12 @@ class Control:
         found = together(heard, limit)
         return Running(found.tasks, found.total, [worker.name for worker in silent.values()])
 
+    def question(self) -> bytes:
+        """What workers are asked now, as `promote` brings it; empty if nobody asks."""
+        return bytes(self._link.execute("GET", self._asked) or b"")
+
     def answer(self, worker: str, question: bytes, said: bytes) -> bool:
-        """Say, as a worker, what runs there, in answer to what `promote` has brought; False when it is
+        """Say, as a worker, what runs there, in answer to a `question()`; False when it is
         not registered."""
         moment = question.partition(b" ")[0]
         return bool(self._run("answer", worker, moment, said, round(_KEPT * 1000)))
@@ -139,6 +205,10 @@ class Control:
         until = "" if before is None else before
         reply: list[int] = self._run("purge", name, MAX_COUNT, MAX_BYTES, until, how)
         return reply
+
+    def _now(self) -> int:
+        seconds, micros = self._link.execute("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
 
     def _run(self, name: str, *args: bytes | str | int) -> Any:
         return self._link.run(load(name), self._nil, *args)

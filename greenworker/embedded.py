@@ -75,6 +75,13 @@ class EmbeddedServer:
         with self._own_lock():
             self._drop_share()
 
+    def wait_for_end(self, timeout: float = START) -> bool:
+        """Wait until the server has ended, after the last one who used it has left; whether it has."""
+        deadline = time.monotonic() + timeout
+        while self._guarded() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return not self._guarded()
+
     def _own_lock(self) -> threading.Lock:
         if self._locker != os.getpid():
             # The parent's may have been held, at the fork, by a thread that is not here.

@@ -22,6 +22,7 @@
     │   ├── TaskCancelled      … in CANCELLED
     │   └── TaskExpired        … in EXPIRED
     ├── SoftTimeout            raised in a task, when its soft timeout is over
+    ├── Cancelled              raised in a task, when somebody cancels it
     └── TaskTimeout            a run that passed its hard timeout
 
 Errors carry their data as attributes; their text is one line.
@@ -190,6 +191,10 @@ class TaskExpired(TaskFailed):
 
 class SoftTimeout(GreenworkerError):
     """Raised inside a task once, when its `soft_timeout` is over: time to tidy up and end."""
+
+
+class Cancelled(GreenworkerError):
+    """Raised inside a task once, when somebody has cancelled it: time to tidy up and end."""
 
 
 class TaskTimeout(GreenworkerError):

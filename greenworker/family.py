@@ -112,6 +112,12 @@ class Child(gevent.Greenlet, Generic[R]):  # type: ignore[misc]  # gevent is unt
         """What it has failed of, if it has."""
         return self._error
 
+    @property
+    def exc_info(self) -> Any:
+        """The same as sys.exc_info() tells it: what gevent.joinall(children, raise_error=True) raises."""
+        error = self._error
+        return None if error is None else (type(error), error, error.__traceback__)
+
     def successful(self) -> bool:
         return bool(super().successful()) and self._error is None
 

@@ -13,7 +13,7 @@ from greenworker.status import WorkerStatus
 
 # I13: what came is what went and what is present.
 CAME = ("enqueued", "foreign", "revived")
-WENT = ("done", "dead", "expired", "purged", "replaced")
+WENT = ("done", "dead", "expired", "purged", "cancelled", "replaced")
 
 
 @dataclass(frozen=True, slots=True)

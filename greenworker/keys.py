@@ -108,6 +108,14 @@ def running(root: str, worker: str) -> str:
     return f"{root}running:{worker}"
 
 
+def cancels(root: str, worker: str) -> str:
+    return f"{root}cancels:{worker}"
+
+
+def marks(root: str) -> str:
+    return root + "marks"
+
+
 def scheduled(root: str) -> str:
     return root + "scheduled"
 

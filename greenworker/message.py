@@ -82,6 +82,12 @@ class Delivery:
     envelope: bytes
     claimed_at: float
 
+    @property
+    def lock(self) -> bytes:
+        """What it may hold until it is done, as lua/prelude.lua reads it; b"" as a rule."""
+        at = self.envelope.find(b" unique=d", 0, self.envelope.find(b"\n"))
+        return b"" if at < 0 else self.envelope[at + 9 :].split(None, 1)[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -89,10 +95,10 @@ class Outcome:
 
     done: `result` is kept for `result_ttl` s. retry: again after `delay` s as `envelope`;
     later: likewise, but nothing has run. dead: `result` tells the failure, `reason` is one
-    word for it. release: back to the front of its queue, as if never claimed.
+    word for it. cancelled: as done. release: back to the front of its queue, as if never claimed.
     """
 
-    kind: Literal["done", "retry", "later", "dead", "release"]
+    kind: Literal["done", "retry", "later", "dead", "cancelled", "release"]
     result: bytes = b""
     result_ttl: float = 0.0
     delay: float = 0.0
@@ -106,6 +112,7 @@ class Outcome:
 
 
 RELEASE = Outcome("release")
+CANCELLED = b'{"state":"CANCELLED"}'  # what is kept of one
 
 
 def encode_body(message: Message) -> bytes:
@@ -170,19 +177,32 @@ def next_attempt(envelope: bytes) -> bytes:
     return b" ".join((version, deliveries, b"%d" % (int(attempt) + 1), rest))
 
 
-def with_option(envelope: bytes, name: str, value: str) -> bytes:
-    """The same envelope with a named option set in its head."""
+def with_option(envelope: bytes, name: str, value: str | None) -> bytes:
+    """The same envelope with a named option set in its head; without it for None."""
     head, _, body = envelope.partition(b"\n")
     prefix = f"{name}=".encode()
     fields = [part for part in head.split(b" ") if not part.startswith(prefix)]
-    fields.append(prefix + _escape(value).encode())
+    if value is not None:
+        fields.append(prefix + _escape(value).encode())
     return b" ".join(fields) + b"\n" + body
 
 
-def lock_of(envelope: bytes) -> bytes:
-    """The lock that a message holds until it is done, as lua/prelude.lua reads it; b"" as a rule."""
-    at = envelope.find(b" unique=d", 0, envelope.find(b"\n"))
-    return b"" if at < 0 else envelope[at + 9 :].split(None, 1)[0]
+def mark_of(kind: Literal["task", "tag"], name: str) -> str:
+    """What cancels all messages of a task, or with a tag, as scripts know it."""
+    return f"{kind}:{_escape(name)}"
+
+
+def is_marked(envelope: bytes, marks: Mapping[str, int]) -> bool:
+    """Whether one of these marks (and until which ms each of them counts) hits a message, as far as its head
+    can be read; as in marks.lua."""
+    fields = envelope.partition(b"\n")[0].decode("ascii", "replace").split(" ")
+    if len(fields) < 9 or not fields[4].isdecimal():
+        return False
+    sent, names = int(fields[4]), [f"task:{fields[8]}"]
+    for option in fields[9:]:
+        if option.startswith("tags="):
+            names += [f"tag:{tag}" for tag in option[5:].split("%2C")]
+    return any(sent <= marks.get(name, -1) for name in names)
 
 
 def attempts_of(head: bytes) -> tuple[int, str]:
@@ -227,4 +247,4 @@ def _decode_options(fields: list[str]) -> dict[str, str]:
 
 
 def _escape(text: str) -> str:
-    return text if _SAFE(text) else quote(text, safe="")
+    return text if _SAFE(text) else quote(text, safe="/:@")

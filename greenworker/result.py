@@ -29,11 +29,12 @@ R = TypeVar("R", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """A message at one moment: its state, the retries so far, the seconds until it is due (None: it
-    is not waiting for a moment), and what its last attempt failed of, in a line."""
+    """A message at one moment: its state, the retries so far (None once it has ended: its dead letter
+    knows), the seconds until it is due (None: it is not waiting for a moment), and what its last
+    attempt failed of, in a line."""
 
     state: State
-    attempt: int
+    attempt: int | None
     due_in: float | None
     last_error: str
 
@@ -44,6 +45,7 @@ _ENDED = (State.SUCCESS, State.FAILURE, State.CANCELLED, State.EXPIRED)
 _RECHECK = 5.0
 _AGAIN = 1.0  # seconds after a look that failed
 _LOOK = 0.5  # seconds that the last look may take
+_ERROR_MOST = 200  # characters: as much as travels with a retry
 _TICK = 0.001  # seconds: what the server counts in
 
 
@@ -73,8 +75,10 @@ class Result(Generic[R]):
         return self._see()[1]
 
     def info(self) -> Info:
-        """The state, and what is known of its retries while it has not ended; raises ResultGone."""
+        """The state, and what is known of its retries; raises ResultGone."""
         sighting, state = self._see()
+        if sighting.result is not None:
+            return Info(state, None, None, _error_line(sighting.result))
         return Info(state, sighting.attempt, sighting.due_in, sighting.last_error)
 
     def ready(self) -> bool:
@@ -92,6 +96,15 @@ class Result(Generic[R]):
     def forget(self) -> None:
         """Drop the kept result now instead of at the end of its time to live."""
         self._broker.forget(self.id)
+
+    def cancel(self) -> bool:
+        """End it before it has ended by itself: what waits or is delayed never runs; in what runs Cancelled is
+        raised, within a second as a rule, and after a grace it is killed.
+
+        False if it had ended, or nothing is known of it. Whoever waits for it gets TaskCancelled; or its
+        value, if it ends well before its worker learns of this, or in spite of it, within the grace.
+        """
+        return self._broker.cancel([self.id]) in ("c", "r")
 
     def get(self, timeout: float | None = None, *, allow_in_task: bool = False) -> R:
         """The task's value, as JSON carries it; waits for it, up to `timeout` seconds.
@@ -197,3 +210,13 @@ class Results(Sequence[Result[R]]):
 
     def __iter__(self) -> Iterator[Result[R]]:
         return (Result(id, *self._rest) for id in self._ids)
+
+
+def _error_line(payload: bytes) -> str:
+    """What a kept result says of its error, as a retry would; empty where it says nothing."""
+    try:
+        error = orjson.loads(payload)["error"]
+        text = " ".join(f"{error['type']}: {error['message']}".split())
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return text[:_ERROR_MOST].rstrip(": ")

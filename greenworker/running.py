@@ -17,7 +17,8 @@ from greenworker.status import WorkerStatus
 class RunningTask:
     """One run under way. `where` is the line of the task's own code at which its greenlet stands: file,
     line and function. `call` are its arguments, if its worker may show them (`log_values`) and it is not
-    sensitive. `stuck`: it ignores its timeout, and goes on beside its slot."""
+    sensitive. `stuck`: it ignores its timeout, and goes on beside its slot. `blocks`: it blocks its worker's
+    loop, and of what else runs there nothing is told but how many it is."""
 
     worker: str
     task: str
@@ -25,6 +26,7 @@ class RunningTask:
     seconds: float
     where: str
     stuck: bool = False
+    blocks: bool = False
     call: str = field(default="", repr=False)
 
 
@@ -63,8 +65,15 @@ def _tasks(worker: str, tasks: list[Any]) -> Iterator[RunningTask]:
         match one:
             case {
                 "task": str(task), "id": str(id), "seconds": float(seconds),
-                "where": str(where), "stuck": bool(stuck), "call": str(call),
+                "where": str(where), "stuck": bool(stuck), "blocks": bool(blocks), "call": str(call),
             }:  # fmt: skip
                 yield RunningTask(
-                    worker, shown(task), shown(id), seconds, shown(where), stuck, shown(call)
+                    worker,
+                    shown(task),
+                    shown(id),
+                    seconds,
+                    shown(where),
+                    stuck,
+                    blocks,
+                    shown(call),
                 )

@@ -109,5 +109,10 @@ def groups(flat: list[Any], size: int) -> Iterator[list[Any]]:
     return (flat[i : i + size] for i in range(0, len(flat), size))
 
 
+def numbers(flat: list[Any]) -> dict[str, int]:
+    """What a script says of many, a number for each name."""
+    return {name.decode("utf-8", "backslashreplace"): int(n) for name, n in groups(flat, 2)}
+
+
 def _name(raw: bytes) -> str:
     return shown(raw.decode("utf-8", "backslashreplace"))

@@ -183,16 +183,19 @@ class Subscriber:
         with self._lock:
             if connection is not self._connection:
                 return
-            channels = [self._channel + id for id in self._waiters]
-            if channels:
-                connection.send("SUBSCRIBE", *channels)
+            # The first one is for all: many were cancelled at once.
+            channels = [self._channel, *(self._channel + id for id in self._waiters)]
+            connection.send("SUBSCRIBE", *channels)
             self._online = True
 
     def _deliver(self, kind: bytes, channel: bytes, payload: bytes | int) -> None:
         if kind == b"unsubscribe":
             return
         id = channel.decode()[len(self._channel) :]
-        for waiter in list(self._waiters.get(id, ())):
+        told = self._waiters.get(id, ())
+        if kind == b"message" and not id:
+            told = [waiter for waiters in list(self._waiters.values()) for waiter in waiters]
+        for waiter in list(told):
             # A confirmed subscription says: look now, from here on nothing is missed.
             waiter.tell(payload if isinstance(payload, bytes) else None)
 

@@ -11,23 +11,24 @@ from datetime import datetime
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from greenworker.backoff import Backoff, Computed, Delays, as_backoff
+from greenworker.checks import (
+    check_moment,
+    check_priority,
+    check_result_ttl,
+    check_seconds,
+    check_tags,
+    checked,
+    tagged,
+)
 from greenworker.client import Client
 from greenworker.context import CurrentTask
-from greenworker.errors import (
-    BadArguments,
-    ConfigError,
-    DeclarationError,
-    GreenworkerError,
-    NotEncodable,
-)
-from greenworker.keys import PRIORITIES, check_name
+from greenworker.errors import BadArguments, DeclarationError, GreenworkerError, NotEncodable
+from greenworker.keys import check_name
 from greenworker.message import Message, Moment, encode_body
 from greenworker.result import Result, Results
 from greenworker.seen import Seen, mark_of
 from greenworker.signature import plain_arity, sent_signature
 from greenworker.unique import By, Rule, Unique, check_unique, seen_rule
-
-_LATEST = 1e11  # epoch seconds, in the year 5138
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -47,6 +48,7 @@ class TaskOptions:
     `unique` sends a call once: True = its arguments count, or the one of that name, or what a function of them
     returns; until it is "done" or "started" (`unique_until`), or for `unique_for` s. A send meanwhile returns the first
     one's Result, or, with `on_conflict="replace"`, takes the place of what waits.
+    `tags` are words by which messages can be cancelled together.
     """
 
     name: str
@@ -68,10 +70,12 @@ class TaskOptions:
     unique_until: Literal["done", "started"] | None = None
     unique_for: float | None = None
     on_conflict: Literal["keep", "replace"] = "keep"
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_tags("tags", self.tags)
         check_name("queue", self.queue)
-        _check_priority("priority", self.priority)
+        check_priority("priority", self.priority)
         if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
             raise DeclarationError(
                 f"{self.name}: retries={self.retries!r}: give a number from 0 on"
@@ -82,12 +86,12 @@ class TaskOptions:
             ("expires", self.expires),
         ):
             if value is not None:
-                _check_seconds(f"{self.name}: {what}", value)
+                check_seconds(f"{self.name}: {what}", value)
         if self.soft_timeout is not None and not 0 < self.soft_timeout < (self.timeout or math.inf):
             raise DeclarationError(
                 f"{self.name}: soft_timeout={self.soft_timeout!r}: give seconds above 0, and below its timeout"
             )
-        _check_result_ttl(f"{self.name}: result_ttl", self.result_ttl)
+        check_result_ttl(f"{self.name}: result_ttl", self.result_ttl)
         for what in ("ignore_result", "bind", "sensitive", "thread"):
             flag = getattr(self, what)
             if not isinstance(flag, bool):
@@ -107,6 +111,8 @@ def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
     if unknown:
         raise DeclarationError(f"{name}: no option {unknown[0]!r}; there are {', '.join(known)}")
     given = dict(options)
+    if "tags" in given:
+        given["tags"] = check_tags(f"{name}: tags", given["tags"])
     if "backoff" in given:
         given["backoff"] = as_backoff(given["backoff"])
     for what in ("retry_for", "no_retry_for"):
@@ -141,6 +147,7 @@ class Task(Generic[P, R]):
         self._signature = sent_signature(function, options.name, options.bind)
         self._few, self._most = plain_arity(self._signature)
         self._unique = None if options.unique is False else Unique(options, self._signature)
+        self._tagged = tagged(options.tags)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -172,16 +179,18 @@ class Task(Generic[P, R]):
         priority: int | None = None,
         id: str | None = None,
         result_ttl: float | None = None,
+        tags: Iterable[str] | None = None,
     ) -> Result[R]:
         """Send with options: not before `countdown` seconds from now or the moment `eta`; to
         be dropped if it still waits at `expires`; as `id`, of which at most one is present at a
-        time: sending it again while it waits or runs is a no-op. Raises as `delay` does."""
+        time: sending it again while it waits or runs is a no-op; with `tags` besides the task's own, see
+        `App.cancel`. Raises as `delay` does."""
         if countdown is not None and eta is not None:
             raise BadArguments("give countdown= or eta=, not both")
         if countdown is not None:
-            due: Moment | None = _checked("countdown", countdown, _check_moment)
+            due: Moment | None = checked("countdown", countdown, check_moment)
         else:
-            due = None if eta is None else _checked("eta", eta, _check_moment)
+            due = None if eta is None else checked("eta", eta, check_moment)
         message = self.message(
             args,
             kwargs,
@@ -190,6 +199,7 @@ class Task(Generic[P, R]):
             priority=priority,
             id=id,
             result_ttl=result_ttl,
+            tags=tags,
         )
         return self.send(message if due is None else replace(message, due=due))
 
@@ -203,18 +213,21 @@ class Task(Generic[P, R]):
         priority: int | None = None,
         id: str | None = None,
         result_ttl: float | None = None,
+        tags: Iterable[str] | None = None,
     ) -> Message:
         """What `apply_async` would send; raises BadArguments."""
         checks: tuple[tuple[str, Any, Callable[[str, Any], Any]], ...] = (
-            ("expires", expires, _check_moment),
+            ("expires", expires, check_moment),
             ("queue", queue, check_name),
-            ("priority", priority, _check_priority),
+            ("priority", priority, check_priority),
             ("id", id, check_name),
-            ("result_ttl", result_ttl, _check_result_ttl),
+            ("result_ttl", result_ttl, check_result_ttl),
         )
         given: dict[str, Any] = {
-            name: _checked(name, value, check) for name, value, check in checks if value is not None
+            name: checked(name, value, check) for name, value, check in checks if value is not None
         }
+        if tags is not None:
+            given["options"] = self._options(tags)
         message = self._message(tuple(args), dict(kwargs or {}))
         return replace(message, **given) if given else message
 
@@ -230,19 +243,35 @@ class Task(Generic[P, R]):
 
     @overload
     def delay_many(
-        self, items: Iterable[Any], *, results: Literal[True] = True, seen: Seen | None = None
+        self,
+        items: Iterable[Any],
+        *,
+        results: Literal[True] = True,
+        tags: Iterable[str] | None = None,
+        seen: Seen | None = None,
     ) -> Results[R]: ...
 
     @overload
     def delay_many(
-        self, items: Iterable[Any], *, results: Literal[False], seen: Seen | None = None
+        self,
+        items: Iterable[Any],
+        *,
+        results: Literal[False],
+        tags: Iterable[str] | None = None,
+        seen: Seen | None = None,
     ) -> int: ...
 
     def delay_many(
-        self, items: Iterable[Any], *, results: bool = True, seen: Seen | None = None
+        self,
+        items: Iterable[Any],
+        *,
+        results: bool = True,
+        tags: Iterable[str] | None = None,
+        seen: Seen | None = None,
     ) -> Results[R] | int:
         """Send a call for each item, an argument tuple or a dict of keyword arguments, at once and
-        in few round trips; with `seen=app.seen(name)` only what is new there, which has been seen from then on.
+        in few round trips; all with these `tags` besides the task's own. With `seen=app.seen(name)` only
+        what is new there, which has been seen from then on.
 
         Returns the Results in order, or, with `results=False`, how many they would be: memory is
         then flat for any number. An error midway carries `.sent`.
@@ -254,7 +283,8 @@ class Task(Generic[P, R]):
             )
         self._require_name()
         rule = None if seen is None else self._seen_rule(seen)
-        messages = (self._message(*self._call_of(item), rule) for item in items)
+        options = self._tagged if tags is None else self._options(tags)
+        messages = (self._message(*self._call_of(item), options, rule) for item in items)
         ids: list[str] = []
         note = ids.append if results else _forget
         try:
@@ -282,8 +312,18 @@ class Task(Generic[P, R]):
             "nor a dict; for one argument write (item,)"
         )
 
+    def _options(self, tags: Iterable[str]) -> dict[str, str]:
+        """What a message says of itself besides the task's name."""
+        own = self.options.tags
+        listed = checked("tags", tags, check_tags)
+        return tagged(checked("tags", (*own, *listed), check_tags))
+
     def _message(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Rule | None = None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        named: Mapping[str, str] | None = None,
+        seen: Rule | None = None,
     ) -> Message:
         self.check_call(args, kwargs)
         options = self.options
@@ -296,11 +336,14 @@ class Task(Generic[P, R]):
             priority=options.priority,
             result_ttl=0.0 if options.ignore_result else options.result_ttl,
             expires=options.expires,
+            options=self._tagged if named is None else named,
         )
         if self._unique is None and seen is None:
             return message
         try:
-            notes = {} if self._unique is None else {"unique": self._unique.note(args, kwargs)}
+            notes = {**message.options}
+            if self._unique is not None:
+                notes["unique"] = self._unique.note(args, kwargs)
             mark = None if seen is None else mark_of(seen.key(args, kwargs))
         except BadArguments:
             self._require_encodable(message)  # it names the argument
@@ -310,11 +353,8 @@ class Task(Generic[P, R]):
     def _seen_rule(self, seen: Seen) -> Rule:
         if not isinstance(seen, Seen):
             raise BadArguments(f"seen={seen!r:.80}: give app.seen(name)")
-        try:
-            what = f"{self.name}.delay_many(seen={seen.name})"
-            return seen_rule(seen.by, self.options.unique, self._signature, what)
-        except ConfigError as error:
-            raise BadArguments(str(error)) from None
+        what = f"{self.name}.delay_many(seen={seen.name})"
+        return seen_rule(seen.by, self.options.unique, self._signature, what)
 
     def _require_encodable(self, message: Message) -> None:
         try:
@@ -344,45 +384,6 @@ class Task(Generic[P, R]):
         named = NotEncodable(f"argument {name!r} of {self.name}", error.reason)
         named.sent = error.sent
         return named
-
-
-def _checked(what: str, value: Any, check: Callable[[str, Any], Any]) -> Any:
-    try:
-        return check(what, value)
-    except ConfigError as error:
-        raise BadArguments(str(error)) from None
-
-
-def _check_priority(what: str, value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value in PRIORITIES:
-        return value
-    raise DeclarationError(f"{what} {value!r}: give 0 to 9, 9 goes first")
-
-
-def _check_seconds(what: str, value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
-        return float(value)
-    raise DeclarationError(f"{what}={value!r}: give seconds, 0 or more")
-
-
-def _check_result_ttl(what: str, value: object) -> float:
-    if _check_seconds(what, value) > 0:
-        return float(value)  # type: ignore[arg-type]  # it is a number
-    raise DeclarationError(f"{what} must be above 0; to keep none: ignore_result=True")
-
-
-def _check_moment(what: str, value: object) -> Moment:
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise BadArguments(f"{what}={value!r} has no time zone: datetime.now(timezone.utc) + …")
-        if value.timestamp() > _LATEST:
-            raise BadArguments(f"{what}={value!r} is too far away")
-        return value
-    if what == "eta":
-        raise BadArguments(
-            f"eta={value!r}: give a datetime with a time zone; for seconds use countdown="
-        )
-    return _check_seconds(what, value)
 
 
 def _forget(_id: str) -> None:

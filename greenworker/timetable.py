@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from greenworker import keys
 from greenworker.broker import MAX_BYTES, MAX_COUNT, Link, PushFields
+from greenworker.errors import BrokerError, BrokerUnavailable
 from greenworker.message import shown
 from greenworker.scripts import load
 from greenworker.status import groups
@@ -81,11 +82,19 @@ class Timetable:
         """Send what is due and go on; a letter for the fate of each: see schedule_tick.lua.
 
         Calls are bounded: an error may come after some of them, and what is repeated is carried out once.
+        One that is refused keeps none of the others back.
         """
-        fates = ""
+        fates, refused = "", None
         for batch in _bounded(ticks):
             fields = [value for tick in batch for value in _fields(tick)]
-            fates += self._link.run(load("schedule_tick"), self._nil, *fields).decode()
+            try:
+                fates += self._link.run(load("schedule_tick"), self._nil, *fields).decode()
+            except BrokerUnavailable:
+                raise
+            except BrokerError as error:
+                refused = error
+        if refused is not None:
+            raise refused
         return fates
 
     def pause(self, names: Mapping[str, bool]) -> list[bool]:

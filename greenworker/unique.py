@@ -139,14 +139,18 @@ def check_unique(
 
 
 def seen_rule(by: By | None, unique: By, signature: inspect.Signature, what: str) -> Rule:
-    """What of a call a filter looks at: `by`, else what makes it unique, else its only argument."""
+    """What of a call a filter looks at: `by`, else what makes it unique, else its only argument; raises
+    BadArguments."""
     if by is None and unique is not True and unique is not False:
         by = unique
     if by is None:
         if len(signature.parameters) != 1:
-            raise ConfigError(f"{what}: of which argument? Say it, as in app.seen(name, by='url')")
+            raise BadArguments(f"{what}: of which argument? Say it, as in app.seen(name, by='url')")
         (by,) = signature.parameters
-    return Rule(by, signature, what)
+    try:
+        return Rule(by, signature, what)
+    except ConfigError as error:
+        raise BadArguments(str(error)) from None
 
 
 def encode_key(value: Any, what: str) -> bytes:

@@ -8,8 +8,7 @@ current_task().retry(countdown=5)    again in 5 s, as another attempt (raises Re
 
 from __future__ import annotations
 
-import math
-
+from greenworker.backoff import is_delay
 from greenworker.errors import BadArguments
 
 
@@ -49,6 +48,6 @@ class Snooze(Verdict):
 
 
 def _seconds(what: str, name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise BadArguments(f"{what}: {name}={value!r}: give seconds from 0 on")
+    if not is_delay(value):
+        raise BadArguments(f"{what}: {name}={value!r:.80}: give seconds from 0 on")
     return float(value)

@@ -14,7 +14,19 @@ from greenworker.errors import ConfigError
 # GREENWORKER_VERSION=0.1.0 is what a Dockerfile may well say.
 BY_FLAG_ALONE = frozenset(
     (
-        *("task", "error", "reason", "text", "older", "newer", "limit", "all", "values", "version"),
+        *(
+            "task",
+            "tag",
+            "error",
+            "reason",
+            "text",
+            "older",
+            "newer",
+            "limit",
+            "all",
+            "values",
+            "version",
+        ),
         *("yes", "countdown", "queue", "priority", "id", "wait"),
     )
 )

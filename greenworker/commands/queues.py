@@ -62,7 +62,7 @@ def _purge(options: Options, app: App, queues: list[str]) -> int:
 def _agreed(counts: dict[str, int]) -> bool:
     """Whether somebody at a terminal says yes; raises ConfigError where nobody is."""
     what = " and ".join(f"{count:,} of {queue}" for queue, count in counts.items())
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError(
             f"purge would drop what waits: {what}; say --yes to do it, --dry-run to count"
         )
@@ -73,10 +73,16 @@ def _agreed(counts: dict[str, int]) -> bool:
 def _say(options: Options, done: dict[str, Purged]) -> int:
     dry_run = options.flag("dry-run")
     if options.flag("json"):
-        told = {
-            queue: {"purged": one.purged, "expired": one.expired, "foreign": one.foreign}
+        told = [
+            {
+                "queue": queue,
+                "purged": one.purged,
+                "expired": one.expired,
+                "cancelled": one.cancelled,
+                "foreign": one.foreign,
+            }
             for queue, one in done.items()
-        }
+        ]
         print(json.dumps({"dry_run": dry_run, "queues": told}), flush=True)
         return 0
     for queue, one in done.items():
@@ -84,6 +90,8 @@ def _say(options: Options, done: dict[str, Purged]) -> int:
         notes = [f"{queue}: {one.purged:,} {would}dropped"]
         if one.expired:
             notes.append(f"{one.expired:,} had expired")
+        if one.cancelled:
+            notes.append(f"{one.cancelled:,} had been cancelled")
         if one.foreign:
             notes.append(f"{one.foreign:,} that were no messages are dead letters")
         print("; ".join(notes), flush=True)

@@ -29,17 +29,18 @@ def render(found: Running) -> str:
         lines.append(f"{'seconds':>9}  {'worker':<{widths[0]}}  {'task':<{widths[1]}}  at")
         for one in found.tasks:
             stuck = " (ignores its timeout)" if one.stuck else ""
+            blocks = " (blocks the loop)" if one.blocks else ""
             call = f" {one.call}" if one.call else ""
             lines.append(
                 f"{one.seconds:>9,.1f}  {one.worker:<{widths[0]}}  "
-                f"{f'{one.task}[{one.id}]':<{widths[1]}}  {one.where}{stuck}{call}"
+                f"{f'{one.task}[{one.id}]':<{widths[1]}}  {one.where}{stuck}{blocks}{call}"
             )
-    more = ", --limit reached" if found.total > len(found.tasks) else ""
+    more = f", {len(found.tasks):,} of them shown" if found.total > len(found.tasks) else ""
     lines.append(f"{found.total:,} running{more}")
     if found.silent:
         names = ", ".join(found.silent[:5])
         others = f" and {len(found.silent) - 5} more" if len(found.silent) > 5 else ""
         lines.append(
-            f"no answer from {names}{others}: its loop may be blocked, and then its log says by what"
+            f"no answer from {names}{others}: blocked (then its log says by what), cut off, or dead"
         )
     return "\n".join(lines)

@@ -9,11 +9,20 @@ from typing import Any
 from greenworker import codec
 from greenworker.commands.find_app import find_app, find_task
 from greenworker.commands.options import Options
-from greenworker.errors import BadArguments, ConfigError, MalformedMessage, TaskFailed
+from greenworker.errors import (
+    BadArguments,
+    ConfigError,
+    MalformedMessage,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+)
+from greenworker.message import State
 from greenworker.result import Result
 from greenworker.task import Task
 
-_FORM = "greenworker send app.tasks:fetch '[\"http://example.org\"]'"
+# No URL in it: what an error says of those is redacted.
+_FORM = "greenworker send app.tasks:add '[1, 2]'"
 
 
 def run(options: Options) -> int:
@@ -34,6 +43,7 @@ def run(options: Options) -> int:
                 queue=options.text("queue"),
                 priority=_priority(options),
                 id=options.text("id"),
+                tags=[tag] if (tag := options.text("tag")) is not None else None,
             )
         except BadArguments as error:
             raise ConfigError(str(error)) from None
@@ -50,7 +60,7 @@ def _wait(result: Result[Any], as_json: bool) -> int:
         if not as_json:
             raise
         told = {"type": error.type, "message": error.message, "traceback": error.traceback}
-        print(json.dumps({"id": result.id, "state": result.state, "error": told}))
+        print(json.dumps({"id": result.id, "state": _state(error), "error": told}))
         return 1
     if as_json:
         print(json.dumps({"id": result.id, "state": "SUCCESS", "value": value}))
@@ -61,8 +71,19 @@ def _wait(result: Result[Any], as_json: bool) -> int:
     return 0
 
 
+def _state(error: TaskFailed) -> State:
+    match error:
+        case TaskExpired():
+            return State.EXPIRED
+        case TaskCancelled():
+            return State.CANCELLED
+    return State.FAILURE
+
+
 def _app_and_task(options: Options) -> tuple[Any, Task[..., Any]]:
     name = options.named("task") or ""
+    if name.startswith(":") or name.endswith(":"):
+        raise ConfigError(f"which task is {name!r}? {_FORM}")
     if ":" in name:
         if options.said_by_flag("app"):
             raise ConfigError(f"name the module once: {name}, or -A {options.text('app')}")

@@ -33,7 +33,8 @@ def render(status: Status) -> str:
         f"dead       {status.dead:,}",
     ]
     lines += [
-        f"{name:<10} {status.counters.get(name, 0):,}" for name in ("done", "retried", "expired")
+        f"{name:<10} {status.counters.get(name, 0):,}"
+        for name in ("done", "retried", "expired", "cancelled")
     ]
     lines += ["", f"{'queue':<24} {'waiting':>10} {'workers':>8}"]
     lines += [

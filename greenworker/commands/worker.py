@@ -68,6 +68,7 @@ def _settings(options: Options) -> dict[str, Any]:
         "threads": options.count("threads"),
         "timeout": options.seconds("timeout"),
         "grace": options.seconds("grace"),
+        "cancel_grace": options.seconds("cancel-grace"),
         "lease": options.seconds("lease"),
         "block_warn": options.seconds("block-warn"),
         "max_block": options.seconds("max-block"),
@@ -165,7 +166,8 @@ def _resume(worker: Worker) -> None:
 
 
 def _dump(worker: Worker) -> None:
-    _print("\n".join(filter(None, (describe_running(worker.pool), worker.stats.describe_blocks()))))
+    running = describe_running(worker.pool, worker.threads)
+    _print("\n".join(filter(None, (running, worker.stats.describe_blocks()))))
 
 
 def _banner(worker: Worker) -> str:

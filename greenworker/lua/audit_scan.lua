@@ -7,6 +7,7 @@
 --              suspected  suspected:<wid>: the worker holds each of them
 --              members    about, leases, seq, consumers: each is a worker, alive or being drained; what
 --                         leases and seq say of one is a positive number
+--              owned      what belongs to one incarnation: that it exists
 --              dead       each has a record, and is no message
 --              records    each is a dead letter
 --              locks      unique: each is held by a message that knows it
@@ -105,7 +106,7 @@ end
 -- What belongs to one incarnation as a whole.
 local SIZES = {hash = 'HLEN', zset = 'ZCARD', set = 'SCARD', string = 'EXISTS'}
 local owner
-for _, family in ipairs({'processing', 'suspected', 'solitary'}) do
+for _, family in ipairs({'processing', 'suspected', 'solitary', 'cancels'}) do
   owner = owner or string.match(name, '^' .. family .. ':(.*)$')
 end
 if owner and SIZES[kind] and what ~= 'names' and not is_worker(owner) then

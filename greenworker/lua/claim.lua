@@ -40,11 +40,16 @@ end
 
 -- All that is looked at, before anything is popped: what is of a wrong type is refused here.
 local lines = {}
+local paused = redis.call('SMISMEMBER', PAUSED, MARKED, unpack(ARGV, 5))
+if paused[1] == 1 then
+  require_type(MARKS, 'hash')
+  marks = read_marks()
+end
 for i = 5, #ARGV do
   local queue = ARGV[i]
   local line = {waiting = 0, suspects = 0}
   -- A paused queue is as one where nothing waits.
-  if redis.call('SISMEMBER', PAUSED, queue) == 0 then
+  if paused[i - 3] == 0 then
     line.suspects = redis.call('LLEN', suspects_key(queue))
     for priority = 9, 0, -1 do
       line[priority] = redis.call('LLEN', ready_key(queue, priority))

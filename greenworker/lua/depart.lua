@@ -19,7 +19,7 @@ local function depart(wid)
   redis.call('HDEL', ABOUT, wid)
   redis.call('HDEL', LEASES, wid)
   redis.call('HDEL', SEQ, wid)
-  redis.call('DEL', suspected_key(wid), solitary_key(wid))
+  redis.call('DEL', suspected_key(wid), solitary_key(wid), cancels_key(wid))
   for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do stop_listening(queue, wid) end
 end
 

@@ -6,7 +6,8 @@
 --         head is the envelope's first line, and -1 is never.
 --
 -- What waits, in its queue or for its time, when its expires has passed has ended, whether anybody
--- claims there or not: nothing can run it any more, and the claim that meets it keeps this very result.
+-- claims there or not: nothing can run it any more, and the claim that meets it keeps this very result. So has
+-- what was cancelled.
 
 local id = ARGV[1]
 local EXPIRED = '{"state":"EXPIRED"}'
@@ -29,15 +30,17 @@ if not due then
     if redis.call('HEXISTS', processing_key(wid), id) == 1 then return {'started', line, -1, wid} end
   end
 end
+if was_replaced(envelope) then
+  local result = redis.call('GET', result_key(id))
+  if result then return {'ended', result} end
+  return {'unknown'}
+end
+if are_marks() then marks = read_marks() end
+if was_cancelled(envelope) or (marks and is_marked(envelope)) then return {'ended', CANCELLED} end
 local _, _, _, _, expires = head(envelope)
 local now, left = now_ms(), -1
 if expires and expires ~= '0' then
   left = tonumber(expires) - now
-  if left <= 0 and was_replaced(envelope) then
-    local result = redis.call('GET', result_key(id))
-    if result then return {'ended', result} end
-    return {'unknown'}
-  end
   if left <= 0 then return {'ended', EXPIRED} end
 end
 -- What came back from a dead worker waits its jitter out: it is waiting, not delayed.

@@ -46,7 +46,7 @@ local function replace(id, envelope, by, list)
     end
     if not place then
       local task = string.match(envelope, '^1 %d+ %d+ %d %d+ %d+ %d+ %S+ (%S+)') or '?'
-      redis.call('HSET', MSG, id, table.concat({'1', deliveries, attempt, priority, sent, '1', ttl, queue, task,
+      redis.call('HSET', MSG, id, table.concat({'1', deliveries, attempt, priority, sent, WAS_CANCELLED, ttl, queue, task,
         'replaced=' .. by}, ' ') .. '\n')
       tell_replaced(id, ttl, by)
       return nil
@@ -64,8 +64,8 @@ local function send_once(id, queue, priority, due, expires, rest, now, buried, w
   if not note then
     return send(id, queue, priority, due, expires, rest, now, buried, woken) and 'n' or 'p'
   end
-  if redis.call('HEXISTS', MSG, id) == 1 then return 'p' end
-  local place
+  local before, place = redis.call('HGET', MSG, id), nil
+  if before and not makes_way(id, before) then return 'p' end
   local window, ms = window_of(note)
   local lock, mode = lock_in(rest)
   if window then
@@ -76,8 +76,8 @@ local function send_once(id, queue, priority, due, expires, rest, now, buried, w
     local holder, envelope = holder_of(lock, now)
     if holder and mode ~= 'r' then return 'd', holder end
     -- (One that runs holds a lock only if it was sent when its task was declared in another way.)
-    if holder and not (select(2, lock_in(envelope)) == 'd' and is_claimed(holder)) then
-      place = replace(holder, envelope, id, due <= now and ready_key(queue, priority) or nil)
+    if holder and not (select(2, lock_in(envelope)) == 'd' and is_held(holder)) then
+      place = replace(holder, envelope, id, due <= now and not before and ready_key(queue, priority) or nil)
     end
     redis.call('HSET', UNIQUE, lock, id)
   end

@@ -12,7 +12,7 @@ local WORKERS, CORPSES, SEQ = ROOT .. 'workers', ROOT .. 'corpses', ROOT .. 'seq
 local ABOUT, LEASES = ROOT .. 'about', ROOT .. 'leases'
 local QUEUES, SWEEP, PULSE = ROOT .. 'queues', ROOT .. 'sweep', ROOT .. 'pulse'
 local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
-local PAUSED, ASKED = ROOT .. 'paused', ROOT .. 'asked'
+local PAUSED, ASKED, MARKS = ROOT .. 'paused', ROOT .. 'asked', ROOT .. 'marks'
 local UNIQUE = ROOT .. 'unique'
 
 local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end
@@ -24,6 +24,7 @@ local function processing_key(wid) return ROOT .. 'processing:' .. wid end
 local function suspected_key(wid) return ROOT .. 'suspected:' .. wid end
 local function solitary_key(wid) return ROOT .. 'solitary:' .. wid end
 local function running_key(wid) return ROOT .. 'running:' .. wid end
+local function cancels_key(wid) return ROOT .. 'cancels:' .. wid end
 local function result_key(id) return ROOT .. 'result:' .. id end
 local function done_channel(id) return ROOT .. 'done:' .. id end
 
@@ -65,9 +66,25 @@ local function lock_in(envelope)
   return name, mode
 end
 
--- What is left of a message that was replaced where it cannot be taken out: nobody runs it, and who waited was told.
+-- What is cancelled and cannot be taken from where it is, out of the middle of a list or out of a worker's hands,
+-- expires at this moment, which no send can name. So it has ended for whoever looks, and never runs again.
+local WAS_CANCELLED, CANCELLED = '1', '{"state":"CANCELLED"}'
+local function was_cancelled(envelope) return select(5, head(envelope or '')) == WAS_CANCELLED end
+
+-- Of those, one in whose place another was sent (once.lua): who waited for it was told by which.
 local function was_replaced(envelope)
-  return string.find(envelope, '^1 %d+ %d+ %d %d+ 1 %d+ %S+ %S+ replaced=') ~= nil
+  return was_cancelled(envelope) and string.find(envelope, '^[^\n]* replaced=') ~= nil
+end
+
+-- Whether a worker has it, or a dead one's list: a look at each, so only where nothing else tells it.
+local function is_held(id)
+  for _, wids in ipairs({redis.call('ZRANGE', WORKERS, 0, -1), redis.call('SMEMBERS', CORPSES)}) do
+    for _, wid in ipairs(wids) do
+      -- pcall: too late to refuse a key of a wrong type.
+      if redis.pcall('HEXISTS', processing_key(wid), id) == 1 then return true end
+    end
+  end
+  return false
 end
 
 -- At how many crashes a message was present; 0 when that cannot be told.

@@ -1,8 +1,8 @@
 -- promote: what is due becomes ready.
 --
--- ARGV  n
--- Returns {promoted, ms until the next is due or -1, what workers are asked (ask.lua) or ''}: every worker
---         comes here twice a second anyway.
+-- ARGV  n, wid of whoever asks; and of what it has been told is cancelled, and knows by now: id, seq, id, seq...
+-- Returns {promoted, ms until the next is due or -1, what workers are asked (ask.lua) or '', {id, seq, ...} of what it
+--         holds and is cancelled (cancel.lua), {mark, ms, ...}}: every worker comes here twice a second anyway.
 
 local LATER = 5000  -- ms: what cannot move now
 
@@ -36,4 +36,36 @@ if refused then refuse(refused) end
 local next_due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
 -- pcall: of a wrong type, it is no reason to promote nothing.
 local asked = redis.pcall('GET', ASKED)
-return {moved, next_due and math.max(0, tonumber(next_due) - now) or -1, type(asked) == 'string' and asked or ''}
+
+-- What this worker is to end. Told again until it says that it knows; what it holds no longer is over.
+local CANCELS, told, over = cancels_key(ARGV[2]), {}, {}
+for i = 3, #ARGV, 2 do
+  if redis.pcall('HGET', CANCELS, ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', CANCELS, ARGV[i]) end
+end
+local cursor, found = '0', {}
+while redis.pcall('HLEN', CANCELS) ~= 0 and #found == 0 do
+  local scan = redis.pcall('HSCAN', CANCELS, cursor, 'COUNT', 500)
+  if scan.err then break end
+  cursor, found = unpack(scan)
+  if cursor == '0' then break end
+end
+over = {}
+for i = 1, #found, 2 do
+  if redis.pcall('HGET', processing_key(ARGV[2]), found[i]) == found[i + 1] then
+    told[#told + 1] = found[i]
+    told[#told + 1] = tonumber(found[i + 1])
+  else
+    over[#over + 1] = found[i]
+  end
+end
+if #over > 0 then redis.call('HDEL', CANCELS, unpack(over)) end
+
+local marked = {}
+if redis.pcall('SISMEMBER', PAUSED, MARKED) == 1 and not mistyped(MARKS, 'hash') then
+  for mark, moment in pairs(read_marks()) do
+    marked[#marked + 1] = mark
+    marked[#marked + 1] = moment
+  end
+end
+return {moved, next_due and math.max(0, tonumber(next_due) - now) or -1, type(asked) == 'string' and asked or '',
+  told, marked}

@@ -1,13 +1,12 @@
 -- purge: what waits in a queue is dropped, the next in line first. What is delayed, or waits for a retry, stays.
 --
 -- ARGV  queue, n, most bytes, ms: nothing that was sent later; '' for now; 'dry' (count, change nothing) or ''
--- Returns {purged, expired, entries that are no messages and were buried, that ms, 1 if there is more}; when dry,
---         {how many wait, 0, 0, that ms, 0}.
+-- Returns {purged, expired, entries that are no messages and were buried, that ms, 1 if there is more, cancelled
+--         before}; when dry, {how many wait, 0, 0, that ms, 0, 0}.
 --
 -- Who waits for one is told that it was cancelled. What had expired before is EXPIRED, as everybody was told.
 
 local queue, n, most, before, dry = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'dry'
-local CANCELLED = '{"state":"CANCELLED"}'
 
 require_type(MSG, 'hash')
 local lists = {suspects_key(queue)}
@@ -19,7 +18,7 @@ for _, key in ipairs(lists) do
 end
 local now = now_ms()
 before = before or now
-if dry then return {waiting, 0, 0, before, 0} end
+if dry then return {waiting, 0, 0, before, 0, 0} end
 
 redis.call('DEL', NIL)
 local looked, bytes, more = 0, 0, 0
@@ -46,6 +45,6 @@ for _, key in ipairs(lists) do
   while more == 0 and drop_next(key) do end
 end
 redis.call('DEL', room_key(queue))
-local told = {counted.purged or 0, counted.expired or 0, counted.foreign or 0, before, more}
+local told = {counted.purged or 0, counted.expired or 0, counted.foreign or 0, before, more, counted.cancelled or 0}
 close()
 return told

@@ -11,7 +11,7 @@
 -- the second on they are suspects, of which a worker runs a few at once, and if it dies only they
 -- are charged. From the third on one runs without other suspects; if its worker dies, all are charged
 -- again, since those beside it may be as guilty. From the fourth on one runs without anything else. Only
--- then, and charged max deliveries times as a suspect, it is buried.
+-- then, and charged max deliveries times as a suspect, it is buried. What was cancelled ends.
 --
 -- A sweep also tidies up: dead letters that nobody's burying pushes out, and queues that nobody uses
 -- any more, lest names that were used once pile up, and what filters had seen that were dropped.
@@ -92,7 +92,9 @@ if wid then
         deliveries = deliveries + 1
         envelope = string.gsub(envelope, '^1 %d+', '1 ' .. deliveries, 1)
       end
-      if solitary == id and deliveries >= SUSPECT_AFTER + max then
+      if was_cancelled(envelope) then
+        finish(id, 'cancelled', tonumber(ttl), CANCELLED, (lock_in(envelope)))
+      elseif solitary == id and deliveries >= SUSPECT_AFTER + max then
         bury(id, tonumber(ttl), failure('WorkerCrashed', 'the worker died ' .. deliveries .. ' times while it ran'),
           now, 'poison', wid, envelope)
         buried[#buried + 1] = id

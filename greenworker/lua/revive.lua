@@ -9,7 +9,8 @@
 --
 -- What a revived message keeps is the whole envelope but for deliveries and attempt, which are
 -- 0 again, and for what a worker noted of an unknown task or of an attempt. Where its expires has passed, it may
--- wait once more for as long as it might at first.
+-- wait once more for as long as it might at first. Where marks are, it counts as sent now: they were meant for
+-- what was there.
 -- The first write is one that Redis refuses at maxmemory: then nothing is revived.
 
 local PUSH, ttl, most, dry = ROOT .. 'push:' .. ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == 'dry'
@@ -25,6 +26,7 @@ local before = redis.call('GET', PUSH)
 if before then return before end
 
 local now = now_ms()
+local is_sent_anew = are_marks()
 local function fresh(envelope)
   local newline = string.find(envelope, '\n', 1, true) or #envelope + 1
   local line, body = string.sub(envelope, 1, newline - 1), string.sub(envelope, newline)
@@ -33,6 +35,7 @@ local function fresh(envelope)
     local span = tonumber(expires) - tonumber(sent)
     expires = span > 0 and string.format('%.0f', now + span) or '0'
   end
+  if is_sent_anew then sent = string.format('%.0f', now) end
   for _, note in ipairs({'unknown', 'last'}) do rest = string.gsub(rest, ' ' .. note .. '=[^ ]*', '', 1) end
   return '1 0 0 ' .. priority .. ' ' .. sent .. ' ' .. expires .. ' ' .. rest .. body
 end

@@ -1,4 +1,4 @@
--- Stands before push, push_once and tick: how a message becomes present.
+-- Stands before push, push_once and tick, behind marks: how a message becomes present.
 
 -- A moment as a sender says it: '+ms' from now, or an absolute ms.
 local function moment(spec, now)
@@ -6,9 +6,9 @@ local function moment(spec, now)
   return tonumber(spec)
 end
 
--- In full: Lua writes a number of 15 digits as 2.5e+14. And 0 would say: never.
+-- In full: Lua writes a number of 15 digits as 2.5e+14. And 0 would say: never, and 1: cancelled.
 local function deadline(spec, now)
-  return string.format('%.0f', math.max(1, moment(spec, now)))
+  return string.format('%.0f', math.max(2, moment(spec, now)))
 end
 
 -- What sending relies on, before the first write.
@@ -26,22 +26,45 @@ local function wrong_line(queue, priority)
   return mistyped(ready_key(queue, priority), 'list') or mistyped(wake_key(queue), 'list')
 end
 
+-- Whether an id that is present makes way: it was cancelled and nobody holds it, so it has ended for everybody, and
+-- lies there until somebody comes past.
+local function makes_way(id, envelope) return is_called_off(envelope) and not is_held(id) end
+
+-- It does so. 'in line' if it lies in the very list `key`, and may stay there for the new one; nil if
+-- it is present. The way to it through another list is long, but such a send is rare.
+local function make_way(id, key)
+  local envelope = redis.call('HGET', MSG, id)
+  if not makes_way(id, envelope) then return nil end
+  redis.call('HINCRBY', STATS, was_replaced(envelope) and 'replaced' or 'cancelled', 1)
+  if redis.call('ZREM', SCHEDULED, id) == 1 then return 'gone' end
+  local line = home(envelope)
+  if line == key then return 'in line' end
+  -- pcall: too late to refuse a key of a wrong type.
+  redis.pcall('LREM', line, -1, id)
+  return 'gone'
+end
+
 -- `rest`: 'result-ttl queue task options\nbody'. `woken` notes the queues that are known by now, and
 -- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. `place`: the index in its
--- list that it takes over. False when this id is present already.
+-- list that it takes over. False when this id is present already, and was not cancelled.
 local function send(id, queue, priority, due, expires, rest, now, buried, woken, place)
   expires = expires == '' and '0' or deadline(expires, now)
   local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. expires .. ' ' .. rest
-  if redis.call('HSETNX', MSG, id, envelope) == 0 then return false end
+  local key, left = ready_key(queue, priority), nil
+  if redis.call('HSETNX', MSG, id, envelope) == 0 then
+    left = make_way(id, due <= now and key)
+    if not left then return false end
+    redis.call('HSET', MSG, id, envelope)
+  end
   -- An id that is sent again begins anew: what is known of its former life would be wrong.
   redis.call('DEL', result_key(id))
   if buried > 0 and redis.call('HDEL', RECORDS, id) == 1 then redis.call('ZREM', DEAD, id) end
   if due > now then
     redis.call('ZADD', SCHEDULED, due, id)
   elseif place then
-    redis.call('LSET', ready_key(queue, priority), place, id)
-  else
-    redis.call('LPUSH', ready_key(queue, priority), id)
+    redis.call('LSET', key, place, id)
+  elseif left ~= 'in line' then
+    redis.call('LPUSH', key, id)
   end
   if not woken[queue] then
     woken[queue] = true

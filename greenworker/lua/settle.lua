@@ -5,7 +5,9 @@
 --       retry   a = delay ms, b = the complete replacement envelope
 --       later   as retry, for what has not run (counts as no retry)
 --       dead    a = result ttl ms, b = result, c = reason
+--       cancelled  as done
 --       release back to where it came from, next in line
+-- What was cancelled meanwhile neither waits nor runs again: a retry, a later or a release ends it.
 -- Returns 1 for each, or 0 when the delivery was no longer this incarnation's.
 
 local wid = ARGV[1]
@@ -53,15 +55,21 @@ for k, id in ipairs(ids) do
     settled[#settled + 1] = id
     if outcome == 'done' then
       finish(id, 'done', tonumber(a), b, ARGV[i + 5])
-    elseif outcome == 'retry' or outcome == 'later' then
-      redis.call('HSET', MSG, id, b)
-      redis.call('ZADD', SCHEDULED, now + tonumber(a), id)
-      if outcome == 'retry' then count('retried') end
-    elseif outcome == 'dead' then
-      bury(id, tonumber(a), b, now, ARGV[i + 5], wid, redis.call('HGET', MSG, id) or '')
+    elseif outcome == 'cancelled' then
+      finish(id, 'cancelled', tonumber(a), b, ARGV[i + 5])
     else
       local envelope = redis.call('HGET', MSG, id)
-      if envelope then wake(make_ready(id, envelope, true) or make_ready_anywhere(id)) end
+      if outcome == 'dead' then
+        bury(id, tonumber(a), b, now, ARGV[i + 5], wid, envelope or '')
+      elseif was_cancelled(envelope) then
+        finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED, (lock_in(envelope)))
+      elseif outcome == 'release' then
+        if envelope then wake(make_ready(id, envelope, true) or make_ready_anywhere(id)) end
+      else
+        redis.call('HSET', MSG, id, b)
+        redis.call('ZADD', SCHEDULED, now + tonumber(a), id)
+        if outcome == 'retry' then count('retried') end
+      end
     end
     if suspected[id] then cleared[#cleared + 1] = id end
   else

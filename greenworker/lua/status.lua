@@ -15,7 +15,8 @@ local names, known_queues, paused = members(QUEUES), {}, {}
 for _, queue in ipairs(names) do known_queues[queue] = true end
 for _, queue in ipairs(members(PAUSED)) do
   paused[queue] = 1
-  if not known_queues[queue] then names[#names + 1] = queue end
+  -- The other word there (marks.lua) is no queue.
+  if not known_queues[queue] and queue ~= '*' then names[#names + 1] = queue end
 end
 table.sort(names)
 for _, queue in ipairs(names) do

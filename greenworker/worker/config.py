@@ -28,6 +28,7 @@ class WorkerConfig:
     threads: int = 10  # native ones, for the tasks that declare thread=True
     timeout: float = 300.0  # hard limit of one run, for tasks that declare none; 0 = none
     grace: float = 25.0  # to finish what runs at a stop; Kubernetes kills after 30
+    cancel_grace: float = 10.0  # for a run that was cancelled, to tidy up; then it is killed
     lease: float = 30.0  # a worker that is silent for so long is dead
     block_warn: float = 0.5  # the loop is blocked for so long: say by which task
     max_block: float = 0.0  # … for so long: give up; 0 = never (the command line says 120)
@@ -55,7 +56,7 @@ class WorkerConfig:
             raise ConfigError("no queues: name at least one")
         for queue in self.queues:
             check_name("queue", queue)
-        for what in ("timeout", "grace", "block_warn", "max_block"):
+        for what in ("timeout", "grace", "cancel_grace", "block_warn", "max_block"):
             if not _is_seconds(getattr(self, what)):
                 raise ConfigError(f"{what} {getattr(self, what)!r}: give seconds, 0 or more")
         for what in ("max_tasks", "max_memory", "max_stuck"):

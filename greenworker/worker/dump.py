@@ -7,20 +7,21 @@ from types import FrameType
 
 from greenworker.worker.executor import run_of
 from greenworker.worker.pool import SoloPool, TaskPool
-from greenworker.worker.threads import frame_in_thread
+from greenworker.worker.threads import Threads, frame_in_thread
 
 
-def describe_running(pool: TaskPool | SoloPool) -> str:
+def describe_running(pool: TaskPool | SoloPool, threads: Threads) -> str:
     """Each running task with its stack."""
-    greenlets, stuck = list(pool), list(pool.stuck)
+    greenlets, stuck, calls = list(pool), list(pool.stuck), list(threads.stuck)
     parts = [f"{len(greenlets)} running"]
-    if stuck:
-        parts = [f"{len(greenlets)} running, and {len(stuck)} that ignore their timeout"]
+    if stuck or calls:
+        parts[0] += f", and {len(stuck) + len(calls)} that ignore their timeout"
     for greenlet in (*greenlets, *stuck):
         frame = greenlet.gr_frame
         if frame is not None:
             what = run_of(frame) or "waiting for a thread"
             parts.append(f"{what}:\n{stack_text(frame_in_thread(frame) or frame)}")
+    parts += [f"{call}:\n{stack_text(call.frame)}" for call in calls]
     return "\n".join(parts)
 
 

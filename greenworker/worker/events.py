@@ -30,34 +30,38 @@ class Events:
     def start(self, asked: Event) -> bool:
         """Whether all have begun; False when `asked` was set before that: to stop.
 
-        Raises what one of them raises. In both cases those that had begun are shut down again.
+        Raises what one of them raises. Those that had begun are shut down again, unless all have.
         """
         self._begun, self._is_quiet = [], False
         if not self._all:
             return True
+        begun: list[Middleware] = []
         errors: list[BaseException] = []
 
         def begin() -> None:
             try:
                 for one in self._all:
                     one.on_start(self._worker)
-                    self._begun.append(one)
+                    begun.append(one)
             except gevent.GreenletExit:
                 raise
             except BaseException as error:
                 errors.append(error)
 
         beginning = gevent.spawn(begin)
+        all_begun = False
         try:
             gevent.wait([beginning, asked], count=1)
+            all_begun = len(begun) == len(self._all)
         finally:
-            beginning.kill()
-        if len(self._begun) == len(self._all):
-            return True
-        self.shutdown(_LEAST, asked)
+            # Who ignores that is left behind.
+            beginning.kill(timeout=_LEAST)
+            self._begun = begun.copy()
+            if not all_begun:
+                self.shutdown(_LEAST, asked)
         if errors:
             raise errors[0]
-        return False
+        return all_begun
 
     def quiet(self) -> None:
         """The worker claims nothing more; returns at once."""

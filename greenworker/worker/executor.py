@@ -25,6 +25,7 @@ from greenworker.errors import (
 )
 from greenworker.family import FAMILIES, end_families_like, end_family
 from greenworker.message import (
+    CANCELLED,
     RELEASE,
     Delivery,
     Message,
@@ -108,9 +109,12 @@ class Executor:
         threads = self._threads if options.thread else None
         if threads is not None and not threads.acquire():
             self._stats.released += 1
+            # If it was cancelled, the server knows what to do with it.
             return RELEASE
+        in_thread = threads is not None
+        began = time.monotonic()
         try:
-            return self._call(Run(delivery, message, task, timeout or None, time.monotonic(), soft))
+            return self._call(Run(delivery, message, task, timeout or None, began, soft, in_thread))
         finally:
             if threads is not None:
                 threads.release()
@@ -123,34 +127,46 @@ class Executor:
         function = run.task.function
         if self._step is not None or run.task.options.thread:
             function = self._special(run, current)
-        limited = run.timeout or run.soft_timeout
-        deadline = Deadline(run, self._write_off) if limited else None
+        deadline = Deadline(run, self._write_off)
+        if deadline.is_called_off():
+            deadline.over()
+            return self._cancelled(run)
         try:
             try:
                 value = function(*args, **run.message.kwargs)
             finally:
                 # Before anything else may wait: what comes now is no longer the task's time.
-                if deadline is not None:
-                    deadline.cancel()
+                deadline.over()
                 self._stats.durations.append(time.monotonic() - run.started)
                 if FAMILIES:
                     end_family(current)
         except BaseException as error:
-            if deadline is not None and deadline.given_up:
+            if deadline.given_up:
                 return self._ended_after_all()
+            # Whatever its clean-up made of it: it never runs again.
+            if deadline.is_called_off():
+                return self._cancelled(run)
             # Whatever its clean-up made of it: what goes back is charged nothing.
             if isinstance(error, Release) or getattr(gevent.getcurrent(), "released", False):
                 self._stats.released += 1
                 return RELEASE
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
-            if deadline is None or not deadline.passed:
+            if not deadline.passed:
                 return self._failed(run, error)
+            if self._threads is not None and self._threads.goes_on(current):
+                # No retry: it would run beside what goes on.
+                self._stats.stuck += 1
+                late = timed_out(run, error, goes_on=True)
+                return self._dead(run.delivery, "stuck", late, run.started)
             return self._failed(run, timed_out(run, error))
-        if deadline is not None and deadline.given_up:
+        if deadline.given_up:
             return self._ended_after_all()
-        if deadline is not None and deadline.passed:
+        if deadline.passed:
             # It swallowed the timeout and went on: too late is too late.
+            if deadline.is_called_off():
+                return self._cancelled(run)
             return self._failed(run, timed_out(run))
+        # Also one that has swallowed its cancellation: what it has finished in time counts.
         return self._succeeded(run, value)
 
     def _special(self, run: Run, current: CurrentTask) -> Callable[..., Any]:
@@ -173,6 +189,12 @@ class Executor:
         """What was written off has its outcome already: this one is the settler's to drop."""
         return RELEASE
 
+    def _cancelled(self, run: Run) -> Outcome:
+        self._stats.cancelled += 1
+        took = time.monotonic() - run.started
+        _log.info("%s[%s] cancelled after %.2f s", run.task.name, run.message.id, took)
+        return Outcome("cancelled", CANCELLED, run.message.result_ttl)
+
     def _succeeded(self, run: Run, value: Any) -> Outcome:
         ttl = run.message.result_ttl
         result = b""
@@ -193,10 +215,6 @@ class Executor:
         if isinstance(error, Verdict):
             return self._judged(run, error)
         options = run.task.options
-        if options.thread and isinstance(error, TaskTimeout):
-            # No retry: it would run beside what goes on.
-            self._stats.stuck += 1
-            return self._dead(run.delivery, "stuck", error, run.started)
         if not isinstance(error, options.retry_for) or isinstance(error, options.no_retry_for):
             return self._dead(run.delivery, "failed", error, run.started)
         return self._again(run, error)
@@ -210,12 +228,11 @@ class Executor:
                 return self._again(run, error, verdict.countdown)
             case Snooze():
                 self._stats.snoozed += 1
-                _log.info("%s %s", run, verdict)
-                envelope = run.delivery.envelope
-                return Outcome("later", delay=verdict.seconds, envelope=envelope)
+                _log.info("%s[%s] %s", run.task.name, run.message.id, verdict)
+                return Outcome("later", delay=verdict.seconds, envelope=_known(run))
             case Ignore():
                 self._stats.succeeded += 1
-                _log.info("%s ignored", run)
+                _log.info("%s[%s] ignored", run.task.name, run.message.id)
                 return Outcome("done")
         return self._dead(run.delivery, "rejected", verdict, run.started)
 
@@ -227,15 +244,15 @@ class Executor:
         self._stats.retried += 1
         delay = self._backoff(run, attempt + 1) if countdown is None else countdown
         text = told(run.task, error)
-        _log.info("%s retry in %.1f s: %s", run, delay, text)
-        envelope = with_option(next_attempt(run.delivery.envelope), "last", text[:_LAST_MOST])
+        _log.info("%s[%s] retry in %.1f s: %s", run.task.name, run.message.id, delay, text)
+        envelope = with_option(next_attempt(_known(run)), "last", text[:_LAST_MOST])
         return Outcome("retry", delay=delay, envelope=envelope)
 
     def _backoff(self, run: Run, retry: int) -> float:
         try:
             return run.task.options.backoff.delay(retry)
-        except Exception as error:
-            # A function of the user's: its mistake costs no attempt.
+        except BaseException as error:
+            # A function of the user's: its mistake costs no attempt, and no exit of its own the worker.
             delay = Backoff().delay(retry)
             text = told(run.task, error)
             _log.error(
@@ -285,21 +302,33 @@ class Executor:
         """Whether arguments and results of this task may be in log lines."""
         return self._log_values and not task.options.sensitive
 
-    def _write_off(self, run: Run) -> None:
+    def _write_off(self, run: Run, called_off: bool) -> None:
         self._stats.stuck += 1
-        self._stats.failed += 1
-        # No retry: it would take another slot.
-        error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
-        outcome = Outcome("dead", failure(error), run.message.result_ttl, reason="stuck")
+        what = "its cancellation" if called_off else f"its timeout of {run.timeout:g} s"
+        ttl = run.message.result_ttl
+        if called_off:
+            self._stats.cancelled += 1
+            outcome = Outcome("cancelled", CANCELLED, ttl)
+        else:
+            self._stats.failed += 1
+            # No retry: it would take another slot.
+            error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
+            outcome = Outcome("dead", failure(error), ttl, reason="stuck")
         self._on_stuck(run.delivery, outcome)
         if FAMILIES:
             end_families_like(run.as_seen_by_the_task())
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
         gevent.spawn(
             _log.critical,
-            "%s[%s] ignores its timeout of %g s, and cannot be ended: written off, it goes on beside its slot",
-            run.task.name, run.message.id, run.timeout,
+            "%s[%s] ignores %s, and cannot be ended: written off, it goes on beside its slot",
+            run.task.name, run.message.id, what,
         )  # fmt: skip
+
+
+def _known(run: Run) -> bytes:
+    """The envelope of what has run here: were it unknown elsewhere, the ten minutes begin anew."""
+    envelope = run.delivery.envelope
+    return with_option(envelope, "unknown", None) if "unknown" in run.message.options else envelope
 
 
 def run_of(frame: FrameType | None) -> Run | None:

@@ -88,17 +88,28 @@ class Failures(Service):
 
     def _tell(self, letter: DeadLetter) -> None:
         for function in self._functions:
-            timeout = gevent.Timeout(_PATIENCE)
+            # In a greenlet of its own: who ignores its end keeps nobody waiting, and no stop.
+            telling = gevent.spawn(_call, function, letter)
             try:
-                with timeout:
-                    function(letter)
-            except gevent.GreenletExit:
-                raise
-            except BaseException as error:
-                late = error is timeout
-                what = (
-                    f"takes more than {_PATIENCE:g} s" if late else f"failed: {told(None, error)}"
-                )
-                _log.error(
-                    "on_failure, of %s[%s]: %s", letter.task, letter.id, what, exc_info=error
-                )
+                telling.join(_PATIENCE)
+                if not telling.dead:
+                    _log.error(
+                        "on_failure, of %s[%s]: takes more than %g s",
+                        letter.task,
+                        letter.id,
+                        _PATIENCE,
+                    )
+            finally:
+                telling.kill(block=False)
+
+
+def _call(function: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
+    try:
+        function(letter)
+    except gevent.GreenletExit:
+        raise
+    except BaseException as error:
+        _log.error(
+            "on_failure, of %s[%s]: failed: %s",
+            letter.task, letter.id, told(None, error), exc_info=error,
+        )  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextvars import copy_context
 from typing import Any
 
 import gevent
@@ -10,7 +11,7 @@ import gevent.pool
 import greenlet
 
 from greenworker.message import RELEASE, Delivery, Outcome
-from greenworker.worker.run import Release
+from greenworker.worker.run import Release, call_off
 
 Execute = Callable[[Delivery], Outcome]
 Settle = Callable[[Delivery, Outcome], None]
@@ -20,6 +21,7 @@ class TaskGreenlet(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
     """One run of a task; knows its delivery, whatever becomes of it."""
 
     released = False  # whether a Release was thrown into it: the executor reads it
+    called_off = False  # whether somebody has cancelled it
 
     def __init__(self, execute: Execute, delivery: Delivery) -> None:
         super().__init__(execute, delivery)
@@ -68,6 +70,12 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
                 break
         self._settle(delivery, outcome)
 
+    def call_off(self, deliveries: Mapping[str, Delivery], grace: float) -> None:
+        """Have what runs of these (by id) end: Cancelled is thrown into it, and after the grace it is killed."""
+        for run in self.greenlets:
+            if deliveries.get(run.delivery.id) is run.delivery:
+                gevent.get_hub().loop.run_callback(call_off, run, grace)
+
     def kill(
         self,
         exception: type[BaseException] = gevent.GreenletExit,
@@ -96,17 +104,20 @@ class SoloPool:
         self._execute = execute
         self._settle = settle
         self._running: Any = None  # a greenlet
+        self._delivery: Delivery | None = None
 
     def __iter__(self) -> Iterator[greenlet.greenlet]:
         return iter(() if self._running is None else (self._running,))
 
     def begin(self, delivery: Delivery) -> None:
         self._running = greenlet.getcurrent()
-        self._running.released = False
+        self._running.released = self._running.called_off = False
+        self._delivery = delivery
         try:
-            outcome = self._execute(delivery)
+            # What it sets is its own, as in a greenlet of its own.
+            outcome = copy_context().run(self._execute, delivery)
         finally:
-            self._running = None
+            self._running = self._delivery = None
         self._settle(delivery, outcome)
 
     def give_back(self, delivery: Delivery) -> None:
@@ -120,6 +131,16 @@ class SoloPool:
 
     def join(self, timeout: float | None = None) -> bool:
         return self._running is None
+
+    def call_off(self, deliveries: Mapping[str, Delivery], grace: float) -> None:
+        """Throw Cancelled into what runs, if it is one of these; nobody is killed here."""
+        delivery = self._delivery
+        if delivery is not None and deliveries.get(delivery.id) is delivery:
+            gevent.get_hub().loop.run_callback(self._call_off, delivery)
+
+    def _call_off(self, delivery: Delivery) -> None:
+        if self._delivery is delivery:
+            call_off(self._running, None)
 
     def kill(
         self, exception: type[BaseException], block: bool = True, timeout: float | None = None

@@ -40,13 +40,13 @@ def failure(error: BaseException) -> bytes:
 
 def _traceback(error: BaseException) -> str:
     try:
-        frames = _user_frames(error)
+        frames = user_frames(error)
         return _encodable("".join(traceback.format_exception(type(error), error, frames)))
     except Exception:  # somebody's attributes, or a chain of causes that is too long
         return "(its traceback cannot be had)"
 
 
-def _user_frames(error: BaseException) -> Any:
+def user_frames(error: BaseException) -> Any:
     """The traceback without the frames of what runs tasks."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:

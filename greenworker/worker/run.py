@@ -12,7 +12,7 @@ import gevent
 from gevent import GreenletExit
 
 from greenworker.context import CurrentTask
-from greenworker.errors import SoftTimeout, TaskTimeout
+from greenworker.errors import Cancelled, SoftTimeout, TaskTimeout
 from greenworker.message import Delivery, Message
 from greenworker.task import Task
 
@@ -30,6 +30,7 @@ class Run:
     timeout: float | None
     started: float
     soft_timeout: float | None = None
+    thread: bool = False  # its function runs in a native thread
 
     def __str__(self) -> str:
         return f"{self.task.name}[{self.message.id}]"
@@ -51,7 +52,7 @@ class Run:
 
 
 class HardTimeout(BaseException):
-    """Thrown into a task that runs longer than its timeout."""
+    """Thrown into a task that runs longer than its timeout, or on after the grace of its cancellation."""
 
 
 class Release(GreenletExit):  # type: ignore[misc]  # gevent is untyped
@@ -63,21 +64,31 @@ class Release(GreenletExit):  # type: ignore[misc]  # gevent is untyped
 
 
 class Deadline:
-    """Throws into the current greenlet: SoftTimeout once, HardTimeout until it ends or is given up.
+    """Throws into the current greenlet: SoftTimeout once, HardTimeout until it ends or is given up; and when
+    somebody cancels the run, Cancelled once, and HardTimeout after a grace.
 
     One raw timer of the loop (0.6 µs) instead of a gevent.Timeout (2.5 µs, measured).
     """
 
-    __slots__ = ("_greenlet", "_is_soft", "_run", "_thrown", "_timer", "_write_off")
+    __slots__ = ("_called_off", "_greenlet", "_is_soft", "_run", "_thrown", "_timer", "_write_off")
 
-    def __init__(self, run: Run, write_off: Callable[[Run], None]) -> None:
+    def __init__(self, run: Run, write_off: Callable[[Run, bool], None]) -> None:
+        """`write_off` is told of a run that cannot be ended, and whether it was cancelled."""
         self._run = run
         self._write_off = write_off
         self._thrown = 0
-        self._greenlet = gevent.getcurrent()
+        self._timer: Any = None
+        self._greenlet = me = gevent.getcurrent()
+        # Before it had begun: then there is nothing to tidy up.
+        self._called_off: bool = getattr(me, "called_off", False)
+        me.deadline = self  # call_off() finds it here
         soft, hard = run.soft_timeout, run.timeout
         self._is_soft = bool(soft and not (hard and hard <= soft))
-        self._start(soft if self._is_soft else hard)
+        if limit := soft if self._is_soft else hard:
+            self._start(limit)
+
+    def is_called_off(self) -> bool:
+        return self._called_off
 
     @property
     def passed(self) -> bool:
@@ -87,14 +98,38 @@ class Deadline:
     def given_up(self) -> bool:
         return self._thrown > len(_THROW_AGAIN) + 1
 
-    def cancel(self) -> None:
-        self._timer.stop()
-        self._timer.close()
-        self._greenlet = None
+    def over(self) -> None:
+        """The task's time is over: nothing is thrown any more."""
+        self._stop()
+        if self._greenlet is not None:
+            self._greenlet.deadline = None
+            self._greenlet = None
 
-    def _start(self, seconds: float | None) -> None:
+    def call_off(self, grace: float | None) -> None:
+        """In the hub: the run is cancelled, once. Nothing can be thrown into a thread: it has the grace to end by
+        itself. None: it may take as long as it likes."""
+        if self._called_off or self.passed:
+            return
+        self._called_off = True
+        self._is_soft = False
+        self._stop()
+        if not self._run.thread:
+            self._greenlet.throw(Cancelled("somebody has cancelled it"))
+        if grace is not None:
+            run = self._run
+            left = math.inf if run.timeout is None else run.started + run.timeout - time.monotonic()
+            self._again(min(grace, left))
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
+    def _start(self, seconds: float) -> None:
         self._timer = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._expire)
+        # The loop's own clock stands still while it is held, by others that tidy up at the same time, say.
+        self._timer.start(self._expire, update=True)
 
     def _expire(self) -> None:
         # In the hub; throw() comes back here when the task next waits, or ends.
@@ -107,21 +142,32 @@ class Deadline:
             return
         self._thrown += 1
         if self.given_up:
-            self._write_off(self._run)
+            self._write_off(self._run, self._called_off)
             return
         self._greenlet.throw(HardTimeout())
         self._again(_THROW_AGAIN[min(self._thrown, len(_THROW_AGAIN)) - 1])
 
     def _again(self, seconds: float) -> None:
         if self._greenlet is not None:  # else it has ended
-            self._timer.stop()
-            self._timer.close()
+            self._stop()
             self._start(max(0.0, seconds))
 
 
-def timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeout:
-    goes_on = "; its thread goes on, and cannot be ended" if run.task.options.thread else ""
-    error = TaskTimeout(f"ran longer than {run.timeout:g} s{goes_on}")
+def call_off(greenlet: Any, grace: float | None) -> None:
+    """In the hub: the run in this greenlet is cancelled, wherever it stands."""
+    # For one that has not got to its task's function.
+    greenlet.called_off = True
+    deadline: Deadline | None = getattr(greenlet, "deadline", None)
+    if deadline is not None:
+        deadline.call_off(grace)
+    elif getattr(greenlet, "waits_for_thread", False):
+        greenlet.throw(Cancelled("somebody has cancelled it"))
+
+
+def timed_out(run: Run, cause: BaseException | None = None, goes_on: bool = False) -> TaskTimeout:
+    """A run's failure; `goes_on`: what it called does, in its thread."""
+    more = "; its thread goes on, and cannot be ended" if goes_on else ""
+    error = TaskTimeout(f"ran longer than {run.timeout:g} s{more}")
     # Where it was: what came of it, if it is more than the timeout itself.
     error.__cause__ = None if isinstance(cause, HardTimeout) else cause
     return error.with_traceback(cause.__traceback__ if cause is not None else None)

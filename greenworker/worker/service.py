@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 
@@ -16,6 +17,8 @@ _log = logging.getLogger("greenworker.worker")
 # After an error: doubling from the first to the last, counted from when the step began, each
 # with jitter, so that a fleet whose server returns is back within two seconds and not all at once.
 _FIRST_PAUSE, _LAST_PAUSE = 0.2, 1.5
+_NEWS_AFTER = 600.0  # seconds: an error that has not come for so long is told again
+_SEEN_MOST = 100  # errors that are remembered
 
 
 class Service:
@@ -30,7 +33,7 @@ class Service:
         self._stopping = False
         self._wake = Event()
         self._pause = 0.0
-        self._told = ""  # the error that is told, until the service goes on
+        self._seen: dict[str, float] = {}  # errors, and when each came last
         self._began = 0.0  # when the step under way did
 
     def step(self) -> float | None:
@@ -98,7 +101,6 @@ class Service:
         self.run()
 
     def _recovered(self) -> None:
-        self._told = ""
         if self._pause:
             self._pause = 0.0
             level = logging.INFO if self.announces_outage else logging.DEBUG
@@ -110,8 +112,7 @@ class Service:
             _log.log(level, "%s: %s; trying again", self.name, error)
         else:
             # Once, and not at each try.
-            level = logging.DEBUG if str(error) == self._told else logging.ERROR
-            self._told = str(error)
+            level = logging.ERROR if self._is_news(str(error)) else logging.DEBUG
             _log.log(
                 level,
                 "%s: %s; trying again",
@@ -126,3 +127,13 @@ class Service:
         # Nothing that is woken meanwhile may shorten the pause into a hot loop.
         gevent.sleep(jitter * max(_FIRST_PAUSE, self._pause - took))
         return 0.0
+
+    def _is_news(self, error: str) -> bool:
+        """Whether it has not come for long. What is well in between is no news: a key of a wrong type
+        is met now and then."""
+        now = time.monotonic()
+        last = self._seen.pop(error, -math.inf)
+        self._seen[error] = now
+        if len(self._seen) > _SEEN_MOST:
+            del self._seen[next(iter(self._seen))]
+        return now - last > _NEWS_AFTER

@@ -22,6 +22,8 @@ from greenworker.worker.executor import Executor, run_of
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.report import call_of
+from greenworker.worker.run import Run
+from greenworker.worker.threads import Call, Threads, frame_in_thread
 
 _TEXT = 200  # characters that one field may have
 
@@ -38,11 +40,13 @@ class Teller:
         control: Control,
         membership: Membership,
         pool: TaskPool | SoloPool,
+        threads: Threads,
         log_values: bool,
     ) -> None:
         self._control = control
         self._membership = membership
         self._pool = pool
+        self._threads = threads
         self._log_values = log_values
         self._answered = b""
 
@@ -57,14 +61,31 @@ class Teller:
             if self._control.answer(me.id, question, said):
                 self._answered = question
 
+    def tell_blocked(self, control: Control, frame: FrameType | None) -> None:
+        """The same from the watchdog's thread, through a link of its own, while the loop is blocked: by the task
+        whose stack this is. (To look into all others meanwhile is not safe: they may go on at any time.)"""
+        me, run = self._membership.current, run_of(frame)
+        if run is None or not me.registered:
+            return
+        with suppress(BrokerError, ConfigError):
+            question = control.question()
+            if not question or question == self._answered:
+                return
+            total = len(list(self._pool)) + len(self._pool.stuck) + len(self._threads.stuck)
+            said = {"total": total, "tasks": [self._of_run(run, frame, blocks=True)]}
+            if control.answer(me.id, question, orjson.dumps(said)):
+                self._answered = question
+
     def describe(self, most: int) -> dict[str, Any]:
         """What runs, as an answer says it: at most so many runs, and how many there are."""
         running, stuck = list(self._pool), list(self._pool.stuck)
+        left_behind = list(self._threads.stuck)
+        tasks = [_in_thread(call) for call in left_behind[:most]]
         # By their claims: to look into every stack for when it began would take ten times as long.
-        first = nsmallest(most, chain(running, stuck), key=_claim)
+        first = nsmallest(most - len(tasks), chain(running, stuck), key=_claim)
         late = set(stuck)
-        tasks = [self._describe(greenlet, greenlet in late) for greenlet in first]
-        return {"total": len(running) + len(stuck), "tasks": tasks}
+        tasks += [self._describe(greenlet, greenlet in late) for greenlet in first]
+        return {"total": len(running) + len(stuck) + len(left_behind), "tasks": tasks}
 
     def _describe(self, greenlet: Any, is_stuck: bool) -> dict[str, Any]:
         frame = greenlet.gr_frame
@@ -75,17 +96,23 @@ class Teller:
             name = "?" if delivery is None else task_name_of(delivery.envelope)
             id = "?" if delivery is None else delivery.id
             return _entry(name, id, 0.0, "-", is_stuck)
+        return self._of_run(run, frame_in_thread(frame) or frame, is_stuck)
+
+    def _of_run(
+        self, run: Run, frame: FrameType | None, stuck: bool = False, blocks: bool = False
+    ) -> dict[str, Any]:
         tells = self._log_values and not run.task.options.sensitive
         call = call_of(run.message).strip() if tells else ""
         seconds = time.monotonic() - run.started
-        return _entry(run.task.name, run.message.id, seconds, where(frame), is_stuck, call)
+        entry = _entry(run.task.name, run.message.id, seconds, where(frame), stuck, call)
+        return {**entry, "blocks": blocks}
 
 
 def where(frame: FrameType | None) -> str:
     """The innermost line of a task's stack that is neither a library's nor ours; of a task that has
     none, its own first one."""
     first: FrameType | None = None
-    while frame is not None and frame.f_code is not Executor._call.__code__:
+    while frame is not None and frame.f_code not in _BELOW:
         first = frame
         if not frame.f_code.co_filename.startswith(_libraries()):
             break
@@ -99,12 +126,22 @@ def where(frame: FrameType | None) -> str:
     return f"{path}:{first.f_lineno} in {code.co_name}"
 
 
+# What calls a task's function, in the loop's thread and in others.
+_BELOW = (Executor._call.__code__, Call.__call__.__code__)
+
+
 @cache
 def _libraries() -> tuple[str, ...]:
     """Where code lies that is nobody's task."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {sysconfig.get_path(name) for name in names} | {str(Path(__file__).parents[1])}
     return ("<frozen ", *(f"{folder}{os.sep}" for folder in folders))
+
+
+def _in_thread(call: Call) -> dict[str, Any]:
+    """What is left of a run whose thread goes on past its timeout."""
+    name, id = ("?", "?") if call.current is None else (call.current.name, call.current.id)
+    return _entry(name, id, time.monotonic() - call.began, where(call.frame), stuck=True)
 
 
 def _claim(greenlet: Any) -> int:
@@ -123,4 +160,4 @@ def _entry(
 ) -> dict[str, Any]:
     texts = {"task": task, "id": id, "where": where, "call": call}
     plain = {name: text.encode("utf-8", "replace").decode()[:_TEXT] for name, text in texts.items()}
-    return {**plain, "seconds": round(seconds, 3), "stuck": stuck}
+    return {**plain, "seconds": round(seconds, 3), "stuck": stuck, "blocks": False}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -17,7 +19,8 @@ from gevent.event import AsyncResult
 from gevent.lock import Semaphore
 from gevent.threadpool import ThreadPool
 
-from greenworker.context import IN_THREAD
+from greenworker.context import CURRENT, IN_THREAD, CurrentTask
+from greenworker.errors import Cancelled
 from greenworker.worker.run import HardTimeout
 
 _IDLE = 60.0  # seconds after which a thread that has nothing to do ends
@@ -37,15 +40,19 @@ class Threads:
         self._free = Semaphore(size)
         self._pool: ThreadPool | None = None  # made when the first one is wanted
         self._records = _Records()
-        self.abandoned: set[AsyncResult] = set()
-        self.stuck: set[AsyncResult] = set()
+        self.abandoned: set[Call] = set()
+        self.stuck: set[Call] = set()
 
     def acquire(self) -> bool:
-        """Wait for a thread, for as long as it takes; False: the run was released meanwhile."""
+        """Wait for a thread, for as long as it takes; False: the run was released or cancelled meanwhile."""
+        me = gevent.getcurrent()
+        me.waits_for_thread = True
         try:
             self._free.acquire()
-        except gevent.GreenletExit:
+        except (gevent.GreenletExit, Cancelled):
             return False
+        finally:
+            me.waits_for_thread = False
         return True
 
     def release(self) -> None:
@@ -57,15 +64,16 @@ class Threads:
         if self._pool is None:
             _carry_records()
             self._pool = ThreadPool(self._size, idle_task_timeout=_IDLE)
-        call = _Call(copy_context(), self._records, function, args, kwargs)
+        call = Call(copy_context(), self._records, function, args, kwargs)
         result = self._pool.spawn(call)
         try:
             result.get()
         except BaseException as error:
-            if not result.ready():
-                self._abandon(result)
+            # Its own word: the loop may have been blocked, and hear of its end later.
+            if not call.has_ended:
+                self._abandon(call, result)
                 if isinstance(error, HardTimeout):
-                    self.stuck.add(result)
+                    self.stuck.add(call)
                     self._on_stuck()
             raise
         finally:
@@ -74,21 +82,25 @@ class Threads:
             raise call.error
         return call.value
 
+    def goes_on(self, current: CurrentTask) -> bool:
+        """Whether this run has passed its timeout, and what it called goes on."""
+        return any(call.current is current for call in self.stuck)
+
     def close(self) -> None:
         """Let go of the threads; those that still run end with their function."""
         pool, self._pool = self._pool, None
         if pool is not None and not self.abandoned:
             pool.kill()
 
-    def _abandon(self, result: AsyncResult) -> None:
+    def _abandon(self, call: Call, result: AsyncResult) -> None:
         assert self._pool is not None
         pool = self._pool
         pool.maxsize += 1
-        self.abandoned.add(result)
+        self.abandoned.add(call)
 
         def has_ended(result: AsyncResult) -> None:
-            self.abandoned.discard(result)
-            self.stuck.discard(result)
+            self.abandoned.discard(call)
+            self.stuck.discard(call)
             pool.maxsize -= 1
 
         result.rawlink(has_ended)
@@ -99,12 +111,12 @@ def frame_in_thread(frame: FrameType | None) -> FrameType | None:
     while frame is not None:
         if frame.f_code is Threads.call.__code__:
             call = frame.f_locals.get("call")
-            return sys._current_frames().get(call.thread) if isinstance(call, _Call) else None
+            return call.frame if isinstance(call, Call) else None
         frame = frame.f_back
     return None
 
 
-class _Call:
+class Call:
     """One function in its thread: raises nothing, since gevent would print it."""
 
     def __init__(
@@ -117,7 +129,10 @@ class _Call:
     ) -> None:
         self.value: Any = None
         self.error: BaseException | None = None
-        self.thread = 0  # the native one's id, once it runs
+        self.has_ended = False
+        self.began = time.monotonic()
+        self.current = context.get(CURRENT)  # whose call it is
+        self._thread = 0  # the native one's id, while it runs
         self._context = context
         self._records = records
         self._function = function
@@ -125,7 +140,7 @@ class _Call:
         self._kwargs = kwargs
 
     def __call__(self) -> None:
-        self.thread = me = _get_ident()
+        self._thread = me = _get_ident()
         _RECORDS_OF[me] = self._records
         try:
             self._context.run(IN_THREAD.set, True)
@@ -133,7 +148,16 @@ class _Call:
         except BaseException as error:
             self.error = error
         finally:
+            self.has_ended, self._thread = True, 0
             del _RECORDS_OF[me]
+
+    def __str__(self) -> str:
+        return f"{self.current.name}[{self.current.id}]" if self.current else "?"
+
+    @property
+    def frame(self) -> FrameType | None:
+        """Where its thread stands now, if it has one."""
+        return sys._current_frames().get(self._thread)
 
 
 class _Records:
@@ -153,10 +177,14 @@ class _Records:
         self._loop.run_callback_threadsafe(gevent.spawn, self.flush)
 
     def flush(self) -> None:
-        """Handle what there is."""
+        """Handle what there is; raises nothing: who calls this may have logged none of it."""
         while self._waiting:
             context, logger, record = self._waiting.popleft()
-            context.run(logger.handle, record)
+            try:
+                context.run(logger.handle, record)
+            except Exception:  # a filter of the app's; handlers print theirs
+                if logging.raiseExceptions:
+                    traceback.print_exc()
 
 
 _RECORDS_OF: dict[int, _Records] = {}  # by native thread

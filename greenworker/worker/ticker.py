@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 
 from greenworker.broker import MAX_COUNT, PushFields
+from greenworker.errors import BrokerError, BrokerUnavailable
 from greenworker.message import Message
 from greenworker.recurrence import last_until
 from greenworker.schedule import Schedule
@@ -44,10 +45,17 @@ class Ticker(Service):
             super().start()
 
     def step(self) -> float | None:
-        wait = self.every or LATE
+        wait, refused = self.every or LATE, None
         schedules = list(self._schedules)
         for start in range(0, len(schedules), MAX_COUNT):
-            wait = min(wait, self._look(schedules[start : start + MAX_COUNT]))
+            try:
+                wait = min(wait, self._look(schedules[start : start + MAX_COUNT]))
+            except BrokerUnavailable:
+                raise
+            except BrokerError as error:
+                refused = error  # no reason to keep the others back
+        if refused is not None:
+            raise refused
         # Not by a timer that ends a little early, again and again.
         return max(wait, 0.0) + 0.001
 

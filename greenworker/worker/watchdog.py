@@ -10,8 +10,9 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from gevent import monkey
@@ -31,7 +32,10 @@ BLOCKED = 3  # the exit code of a process whose loop was blocked for too long
 _LATE = 0.5  # seconds: the thread itself ran so much later than it wanted to
 _HELD = 0.25  # seconds: so long it waited for the GIL
 _AT_A_STOP = 2.0  # seconds: an overdue stop whose loop is blocked for less may yet end by itself
+_SILENT = 0.5  # seconds: a loop that is blocked for less answers by itself
 _PATIENCE = 1.0  # seconds: an output that takes longer is left behind
+
+T = TypeVar("T")
 
 _log = logging.getLogger("greenworker.worker")
 
@@ -62,13 +66,17 @@ class Watchdog:
         membership: Membership,
         config: WorkerConfig,
         stats: Stats,
+        answer: Callable[[FrameType | None], object] = lambda _: None,
     ) -> None:
+        """`answer` is called in the thread, again and again while the loop is blocked, with the stack of what
+        blocks it: somebody may have asked what runs, and the loop cannot say it."""
         self.on_max_block: Callable[[], None] | None = None
         self.stop_by: Callable[[], float | None] = lambda: None  # on time.monotonic()'s clock
         self._broker = broker
         self._membership = membership
         self._config = config
         self._stats = stats
+        self._answer = answer
         self._alarm: gil.GilAlarm | None = None
         self._show: Callable[[int, str, str], None] | None = None
         self._news: deque[tuple[int, str]] = deque()
@@ -171,13 +179,16 @@ class Watchdog:
             self._guarded(self._look, now)
             self._judge(0.0)
             if not self._given_up and now >= next_beat:
-                ok = self._beat_in_ticks()
+                ok = self._in_ticks(self._beat)
                 next_beat = now + (
                     self._config.beat_every if ok else min(1.0, self._config.beat_every)
                 )
+            if now - self._alive - self._tick > _SILENT:
+                frame = sys._current_frames().get(self._main)
+                self._in_ticks(partial(self._guarded, self._answer, frame))
         self._broker.close()  # here: its socket belongs to this thread's hub
 
-    def _guarded(self, step: Callable[..., None], *args: Any) -> None:
+    def _guarded(self, step: Callable[..., object], *args: Any) -> None:
         """A thread that ended would have this worker reaped, and nobody would say what blocks it."""
         try:
             step(*args)
@@ -209,19 +220,19 @@ class Watchdog:
         self._judge(self._tick)
         return True
 
-    def _beat_in_ticks(self) -> bool:
-        """A beat may take as long as the network does; what waits for that is this thread's hub, so
+    def _in_ticks(self, step: Callable[[], T]) -> T:
+        """A step may take as long as the network does; what waits for that is this thread's hub, so
         that a timer can tell a slow server from a process that does not run."""
         ticks = gevent.get_hub().loop.timer(self._tick, self._tick)
-        ticks.start(self._tick_of_a_beat)
+        ticks.start(self._tick_of_a_step)
         try:
-            return self._beat()
+            return step()
         finally:
             ticks.stop()
             ticks.close()
             self._judge(0.0)
 
-    def _tick_of_a_beat(self) -> None:
+    def _tick_of_a_step(self) -> None:
         self._judge(self._tick)
         self._guarded(self._look, time.monotonic())
         self._judge(0.0)

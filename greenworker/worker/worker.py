@@ -1,4 +1,4 @@
-"""Worker: builds the services, and starts and stops them in their order."""
+"""Worker: starts and stops its parts, in their order."""
 
 from __future__ import annotations
 
@@ -11,34 +11,18 @@ import gevent
 from gevent.event import Event
 from gevent.lock import RLock
 
-from greenworker.broker import Broker
-from greenworker.connection import READ_TIMEOUT, Connection
 from greenworker.errors import (
     BrokerError,
     BrokerUnavailable,
     ConfigError,
     GreenworkerError,
 )
-from greenworker.message import Delivery, Outcome
-from greenworker.timetable import Timetable
 from greenworker.worker.config import WorkerConfig
-from greenworker.worker.consumer import Consumer
 from greenworker.worker.events import Events
-from greenworker.worker.executor import Executor
-from greenworker.worker.failures import Failures
-from greenworker.worker.incarnation import Membership
+from greenworker.worker.parts import Parts
 from greenworker.worker.patched import require_patched
-from greenworker.worker.pool import SoloPool, TaskPool
-from greenworker.worker.reaper import Reaper
-from greenworker.worker.retirement import Retirement
 from greenworker.worker.run import Release
-from greenworker.worker.scheduler import Scheduler
-from greenworker.worker.settler import IN_A_HURRY, Settler
-from greenworker.worker.stats import Stats
-from greenworker.worker.teller import Teller
-from greenworker.worker.threads import Threads
-from greenworker.worker.ticker import Ticker
-from greenworker.worker.watchdog import Watchdog
+from greenworker.worker.settler import IN_A_HURRY
 
 if TYPE_CHECKING:
     from greenworker.app import App
@@ -60,6 +44,11 @@ class Worker:
     """
 
     def __init__(self, app: App, **options: Any) -> None:
+        if app.is_tested:
+            raise ConfigError(
+                "this app is being tested, and a worker would go past that: greenworker.testing.drain(app) "
+                "runs what waits"
+            )
         app.load()
         queues = options.get("queues") or app.queues()
         if isinstance(queues, str):
@@ -70,79 +59,13 @@ class Worker:
         except TypeError as error:
             raise ConfigError(f"Worker: {error}") from None
         self.app = app
-        self.stats = Stats()
-        self._membership = membership = Membership(on_renew=self._drop_all)
-        self._lanes = {
-            lane: Broker(
-                Connection(
-                    app.endpoint, f"greenworker-{lane}", timeout, keep_alive=1.0, on_connect=doubt
-                ),
-                app.namespace,
-            )
-            # Beats are small, and a stop waits for the one under way.
-            for lane, timeout, doubt in (
-                ("consumer", READ_TIMEOUT, membership.doubt),
-                ("settler", READ_TIMEOUT, membership.doubt),
-                ("watchdog", 1.5, None),
-            )
-        }
-        lanes, shared = self._lanes, app.client.broker
+        parts = Parts(app, config, self._retire)
+        self.stats, self.pool, self.threads = parts.stats, parts.pool, parts.threads
+        self.consumer, self.settler, self.failures = parts.consumer, parts.settler, parts.failures
+        self.watchdog, self.retirement = parts.watchdog, parts.retirement
+        self.scheduler, self.ticker = parts.scheduler, parts.ticker
+        self._membership, self._lanes, self._chores = parts.membership, parts.lanes, parts.chores
         self.events = Events(self, app.middlewares)
-        self.failures = Failures(app.dead, app.failure_functions)
-        self.threads = Threads(config.threads, lambda: self.retirement.wake())
-        self.settler = Settler(lanes["settler"], self._membership, self.failures.add)
-        run = Executor(
-            app.tasks,
-            self.stats,
-            # A debugger may hold a task for as long as it likes.
-            timeout=None if config.solo else config.timeout,
-            log_values=config.log_values,
-            on_stuck=self._write_off,
-            verifier=app.signer,
-            middleware=app.middlewares,
-            threads=None if config.solo else self.threads,
-        ).run
-        self.pool: TaskPool | SoloPool
-        if config.solo:
-            self.pool = SoloPool(run, self.settler.add)
-        else:
-            self.pool = TaskPool(config.concurrency, run, self.settler.add)
-        teller = Teller(app.client.control, membership, self.pool, config.log_values)
-        self.scheduler = Scheduler(shared, on_asked=teller.tell)
-        # A burst is to end.
-        due = () if config.burst else app.schedule.declared.values()
-        timetable = Timetable(app.client.pool, app.namespace)
-        self.ticker = Ticker(timetable, due, app.client.fields)
-        self.consumer = Consumer(
-            lanes["consumer"],
-            self._membership,
-            self.pool,
-            config.queues,
-            config.lease,
-            about={"name": config.name, "queues": config.queues, "concurrency": self.pool.size},
-            expect=self.scheduler.expect,
-            burst=config.burst,
-            allow_eviction=config.allow_eviction,
-            max_tasks=config.max_tasks,
-            on_enough=lambda: self.retirement.wake(),
-            not_run=lambda: self.stats.not_run,
-        )
-        self.reaper = Reaper(
-            shared,
-            config.sweep_every,
-            config.lease,
-            config.quiet,
-            config.max_deliveries,
-            self.failures.add,
-        )
-        self.retirement = Retirement(
-            config,
-            lambda: self.consumer.begun,
-            lambda: len(self.pool.stuck) + len(self.threads.stuck),
-            self._retire,
-        )
-        self.watchdog = Watchdog(lanes["watchdog"], self._membership, config, self.stats)
-        self._chores = (self.retirement, self.scheduler, self.ticker, self.reaper)
         self.server = ""  # its name and version, once it has answered
         self._started = self._serving = False
         self._starting = False  # a start looks at the server, which may be silent
@@ -192,9 +115,11 @@ class Worker:
                     self.check_server()
                 if (unless_asked and self.stopping) or not self.events.start(self._asked):
                     return
+                self._started = True
             finally:
                 self._starting = self._looked = False
-            self._started = True
+                if not self._started:
+                    self._lanes["consumer"].close()  # which has looked at the server
             self._membership.fresh()
             self.failures.start()
             self.watchdog.start()
@@ -383,17 +308,9 @@ class Worker:
                 failure = error
         _log.warning("could not take leave, the lease will run out: %s", failure)
 
-    def _write_off(self, delivery: Delivery, outcome: Outcome) -> None:
-        self.pool.write_off(delivery, outcome)
-        self.retirement.wake()
-
     def _retire(self) -> None:
         self.consumer.retiring = True
         if self._serving:
             self.ask_to_stop()
         else:
             gevent.spawn(self.stop)
-
-    def _drop_all(self) -> None:
-        """The incarnation was reaped: what runs here runs elsewhere, too."""
-        self.pool.kill(Release, block=False)

@@ -11,13 +11,17 @@ from __future__ import annotations
 import math
 import re
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
 
 from tests.chaos.history import NOTICES, Event, Execution, History, Token
 
 _TOKEN = re.compile(r"\b([0-9a-f]{16}):(\d+)\b")
+_TICK = re.compile(r"(.+)@(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z$")  # the id of a schedule's message
+_MISFIRE = 10.0  # seconds: what is due for longer is not sent one by one
 _JOURNALED = 0.5  # seconds that an event may be written down after what came of it
 _STARTS = 1.0  # seconds that may lie between a claim and the run's start, on a slow machine
 _RETURNS = 2.0  # … between a reaper's find and the next run of an idle worker
@@ -78,9 +82,10 @@ def judge(
     _check_sends(history, final, verdict, may_stay)
     for id, runs in history.executions.items():
         verdict.executions += len(runs)
-        if id not in history.sends:
+        if id not in history.sends and not _TICK.match(id):
             verdict.unexpected.append(id)
         _check_runs(id, runs, history, final, verdict)
+    _check_ticks(history.executions, verdict)
     _check_announcements(history, verdict)
     _check_incarnations(history, verdict)
     _check_deaths(history, verdict, codes)
@@ -136,6 +141,8 @@ def _end_of(id: str, history: History, final: Final) -> str:
         return "dead" if payload.startswith(b'{"state":"FAILURE"') else "done"
     if id in final.present:
         return ""
+    if any(run.how == "Ignore" for run in history.executions.get(id, ())):
+        return "done"  # without a result, of which anybody could have heard
     for run in history.executions.get(id, ()):
         for kind, ours, when in history.settled.get((id, *run.token), ()):
             if ours and kind in ("done", "dead") and when > history.begun(id):
@@ -240,6 +247,8 @@ def _excuse_retries(
 
 def _cause_of(run: Execution, since: float, until: float, history: History) -> str:
     """Why another run of this message was begun by `until`, or why this one came too late."""
+    if run.how == "Snooze":
+        return "retry"
     data_lost = any(since < moment < until for moment in history.data_lost)
     for kind, ours, _ in history.settled.get((run.id, *run.token), ()):
         if ours and kind == "retry":
@@ -262,6 +271,22 @@ def _cause_of(run: Execution, since: float, until: float, history: History) -> s
     if (given_up < math.inf or died > run.started) and history.cost_lease(pid, since, until):
         return "incarnation given up"  # and it had not noticed yet
     return "server lost data" if data_lost else ""
+
+
+def _check_ticks(executions: Iterable[str], verdict: Verdict) -> None:
+    """Of each due time one message, but for those that nobody could send for ten seconds.
+
+    Twice would be two runs of one id. How far a schedule's moments lie apart, its ids tell.
+    """
+    moments: dict[str, list[float]] = defaultdict(list)
+    for match in filter(None, map(_TICK.match, executions)):
+        moments[match[1]].append(datetime.fromisoformat(match[2] + "Z").timestamp())
+    for name, times in moments.items():
+        times.sort()
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        missed = [gap for gap in gaps if min(gaps) < gap <= _MISFIRE]
+        if missed:
+            verdict.problems.append(f"{len(missed)} ticks of {name} were left out")
 
 
 def _check_announcements(history: History, verdict: Verdict) -> None:

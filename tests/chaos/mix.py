@@ -76,6 +76,7 @@ class Mix:
         arena.allow("stuck")
         if self._errors:
             raise self._errors[0]
+        _insist(lambda: arena.app.schedule.pause("tick"))
         arena.drain(patience)
         self._admin.close()
         verdict = arena.verify()
@@ -205,6 +206,15 @@ class Mix:
             letters = self._arena.app.dead.list(task="fails", limit=20, values=False)
             revive(self._arena.app, self._arena.journal, [letter.id for letter in letters])
 
+    def _people_pause(self, step: Step) -> None:
+        """Nothing is claimed for a while; what runs goes on, and so do sends."""
+        app = self._arena.app
+        with self._fault("queue paused", step, stops_all=True):
+            with contextlib.suppress(GreenworkerError):
+                app.pause("default")
+                time.sleep(step.lasts)
+            _insist(lambda: app.resume("default"))
+
     def _server_kill(self, step: Step) -> None:
         with self._fault("server killed", step, stops_all=True):
             self._arena.server.kill()
@@ -323,12 +333,34 @@ class Mix:
             yield
 
 
+# Whoever lives sends its ticks, one for each due time.
+TICKS = """
+@app.every(2, name="tick")
+@app.task(name="tick")
+@noted
+def tick():
+    time.sleep(0.01)
+"""
+
+
 def play(
     folder: Path, seed: int, minutes: float, rate: float, only: tuple[str, ...] = ()
 ) -> Figures:
     """Run the mix in a folder, which keeps the journal."""
-    with Arena(folder, lease=2.0, concurrency=50, patience=2.0, bound=9.0, short=False) as arena:
+    with Arena(
+        folder, lease=2.0, concurrency=50, patience=2.0, bound=9.0, short=False, extra=TICKS
+    ) as arena:
         return Mix(arena, seed, 60 * minutes, rate, only).run(minutes, patience=90.0)
+
+
+def _insist(act: Callable[[], object]) -> None:
+    """Until it is done: a fault of another track may still be in its way."""
+    while True:
+        try:
+            act()
+            return
+        except GreenworkerError:
+            time.sleep(0.1)
 
 
 def revive(app: App, journal: Journal, ids: Sequence[str]) -> None:

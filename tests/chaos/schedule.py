@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[tuple[str, float, tuple[float, float]], ...]] = {
         ("refuse", 1, (0.2, 4)),
     ),
     "senders": (("kill", 1, (0, 0)),),
-    "people": (("retry-dead", 1, (0, 0)),),
+    "people": (("retry-dead", 1, (0, 0)), ("pause", 1, (0.2, 3))),
 }
 PAUSES = {
     "workers": (0.5, 3.0), "server": (1.5, 5.0), "network": (0.3, 3.0), "senders": (5.0, 15.0),
@@ -54,7 +54,8 @@ PAUSES = {
 # (task, weight): what the producers send.
 TASKS = (
     ("nap", 38), ("long", 4), ("effect", 16), ("flaky", 10), ("delayed", 10), ("expiring", 6), ("many", 4), ("chain", 3),
-    ("fails", 3), ("hangs", 2), ("swallows", 2), ("big", 3), ("hostile", 1), ("block", 0.3),
+    ("fails", 3), ("hangs", 2), ("swallows", 2), ("big", 3), ("hostile", 1), ("block", 0.3), ("softly", 2), ("asks_again", 2),
+    ("snoozes", 3), ("rejects", 2), ("ignores", 2),
 )  # fmt: skip
 
 
@@ -139,6 +140,8 @@ def sends(seed: int, producer: int) -> Iterator[Send]:
                 yield Send(kind, "nap", (nap,), (priority, expires))
             case "many":
                 yield Send(kind, "nap", (0.02,), (), rng.randint(20, 300))
+            case "asks_again":
+                yield Send(kind, kind, (rng.randint(1, 4),))
             case "swallows":
                 yield Send(kind, "swallows", (rng.randint(1, 3),))
             case "big":

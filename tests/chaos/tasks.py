@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from greenworker import App, Backoff, current_task
+from greenworker import App, Backoff, Ignore, Reject, Snooze, SoftTimeout, current_task
 from tests.chaos.history import Journal
 from tests.chaos.probe import noted
 from tests.chaos.producer import Producer
@@ -77,6 +78,35 @@ def make_app(url: str, namespace: str, journal: Journal, **options: Any) -> App:
                 time.sleep(0.05)
             except BaseException:
                 continue
+
+    @task(soft_timeout=0.2, timeout=30)
+    def softly() -> str:
+        """Is told of its deadline, and ends."""
+        try:
+            time.sleep(600)
+        except SoftTimeout:
+            return "told"
+        raise AssertionError("nobody told it")
+
+    @task(retries=5)
+    def asks_again(times: int = 1) -> None:
+        """Asks for another attempt so many times."""
+        if current_task().attempt < times:
+            current_task().retry(countdown=0.1)
+
+    @task()
+    def snoozes() -> None:
+        """Puts itself off, twice on average."""
+        if random.random() < 2 / 3:
+            raise Snooze(0.2)
+
+    @task(retries=5)
+    def rejects() -> None:
+        raise Reject(token())
+
+    @task()
+    def ignores() -> None:
+        raise Ignore
 
     @task()
     def poison(seconds: float = 0.1) -> None:

@@ -427,6 +427,46 @@ def test_a_last_run_without_an_outcome_is_no_further_one(story: Story) -> None:
     assert verdict.twice == {"a task killed its worker": 2}
 
 
+def test_who_puts_itself_off_runs_again(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Snooze")
+    story.start("a", seq=2).end("a", seq=2, how="Snooze").settled("a", seq=2, kind="later")
+    verdict = story.whole("a", seq=3).check()
+    assert verdict.problems == []
+    assert (verdict.retries, verdict.twice) == (2, {})
+
+
+def test_what_was_ignored_has_no_result_and_is_not_lost(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Ignore").tell("down", of=1, code=-9)
+    story.sent("b").start("b").end("b")
+    verdict = story.killed().check()
+    assert verdict.ended["done"] == 1
+    assert verdict.lost == ["b"]
+
+
+def ticks(story: Story, *seconds: int) -> Story:
+    for second in seconds:
+        story.whole(f"tick@2026-11-22T03:00:{second:02}Z", seq=second + 1)
+    return story
+
+
+def test_ticks_are_sent_by_no_producer(story: Story) -> None:
+    assert ticks(story, 0, 2, 4, 6).check().problems == []
+
+
+def test_a_due_time_without_a_tick_is_a_problem(story: Story) -> None:
+    ticks(story, 0, 2, 6, 8)
+    assert only_problem(story) == "1 ticks of tick were left out"
+
+
+def test_after_a_downtime_there_is_one_tick(story: Story) -> None:
+    assert ticks(story, 0, 2, 14, 16).check().problems == []
+
+
+def test_a_due_time_with_two_ticks_is_a_problem(story: Story) -> None:
+    ticks(story, 0, 2).whole("tick@2026-11-22T03:00:02Z", TWO, pid=2)
+    assert any("completed twice" in it for it in story.check().problems)
+
+
 def test_what_ran_must_not_expire(story: Story) -> None:
     story.sent("a", expires=True).start("a").end("a")
     story.results["a"] = b'{"state":"EXPIRED"}'

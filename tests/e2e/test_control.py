@@ -95,6 +95,12 @@ def test_a_queue_is_purged(project: Project) -> None:
         "greenworker: purge would drop what waits: 3 of mail; "
         "say --yes to do it, --dry-run to count\n"
     )
+    # Nor where there is no stdin at all
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "greenworker", *args],
+        cwd=project.folder, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (closed.returncode, closed.stderr) == (2, done.stderr)
     done = project.run(*args, env={"GREENWORKER_YES": "1"})
     assert done.returncode == 2, "no setting of the environment is an answer"
     done = project.run(*args, "--dry-run")
@@ -111,7 +117,9 @@ def test_a_queue_is_purged(project: Project) -> None:
     done = project.run(*args, "slow", "--json")
     assert json.loads(done.stdout) == {
         "dry_run": False,
-        "queues": {name: {"purged": 0, "expired": 0, "foreign": 0} for name in ("mail", "slow")},
+        "queues": [
+            {"queue": name, "purged": 0, "expired": 0, "foreign": 0} for name in ("mail", "slow")
+        ],
     }
     tasks.add.apply_async((1,), queue="mail", expires=0)
     assert project.run(*args, "-y").stdout == "mail: 0 dropped; 1 had expired\n"
@@ -175,16 +183,47 @@ def test_what_runs_on_all_workers(project: Project) -> None:
     assert head.split() == ["seconds", "worker", "task", "at"]
     assert any(f"{one['task']}[{one['id']}]" in row for one in found["tasks"])
     assert " in wait_for" in row
-    assert summary == "4 running, --limit reached"
+    assert summary == "4 running, 1 of them shown"
     # A worker that does not answer is named
     first.signal(signal.SIGSTOP)
     done = project.run("running", "-A", "tasks")
     first.signal(signal.SIGCONT)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].startswith("no answer from first: its loop may be blocked")
+    assert done.stdout.splitlines()[-1].startswith("no answer from first: blocked (")
     assert "second" in done.stdout
     project.allow("go")
     assert hold.get(timeout=20) is None
+
+
+def test_who_blocks_the_loop_is_named(project: Project) -> None:
+    tasks = project.module("""
+        @app.task
+        def waits():
+            wait_for("never")
+
+        @app.task(timeout=0)
+        def spins():
+            while not Path("go").exists():  # all others wait
+                pass
+    """)
+    worker = project.worker("-n", "bee")
+    tasks.waits.delay()
+    eventually(lambda: tasks.app.status().running == 1)
+    sent = tasks.spins.delay()
+    worker.wait_for("blocks the loop")
+    done = project.run("running", "-A", "tasks")
+    assert done.returncode == 0
+    _, row, summary = done.stdout.splitlines()
+    assert f"tasks.spins[{sent.id}]" in row
+    assert row.endswith(" in spins (blocks the loop)")
+    assert summary == "2 running, 1 of them shown"
+    # Each question is answered anew, and by the loop again once it runs
+    (one,) = tasks.app.running(timeout=20).tasks
+    assert (one.id, one.blocks) == (sent.id, True)
+    project.allow("go")
+    assert sent.get(timeout=20) is None
+    (one,) = tasks.app.running(timeout=20).tasks
+    assert (one.task, one.blocks) == ("tasks.waits", False)
 
 
 def test_where_nothing_runs(project: Project) -> None:
@@ -225,7 +264,7 @@ def test_how_it_is_sent(project: Project) -> None:
 
 
 def test_a_call_that_fails(project: Project) -> None:
-    project.module(TASKS)
+    tasks = project.module(TASKS)
     project.worker()
     done = project.run("send", "tasks:fails", "--wait")
     assert (done.returncode, done.stdout) == (1, "")
@@ -235,6 +274,12 @@ def test_a_call_that_fails(project: Project) -> None:
     told = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (1, "")
     assert (told["id"], told["state"], told["error"]["type"]) == ("f", "FAILURE", "ValueError")
+    # What nobody may run ends here as well
+    project.run("pause", "slow", "-A", "tasks")
+    tasks.add.apply_async((1,), queue="slow", expires=0, id="late")
+    done = project.run("send", "tasks:add", "[1]", "--id", "late", "--wait", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["state"], told["error"]["type"]) == (1, "EXPIRED", "Expired")
     project.check()
 
 
@@ -250,6 +295,11 @@ def test_a_call_that_fails(project: Project) -> None:
         (("tasks:add", "[1]", "--queue", "a b"), "queue 'a b': use 1 to 64 letters"),
         (("tasks:add", "[1]", "--id", ""), "id ''"),
         (("tasks:add", "[1]", "--countdown", "soon"), "--countdown soon: give seconds"),
+        (
+            ("tasks:add", "[1"),
+            """in quotes of the shell: greenworker send app.tasks:add '[1, 2]'\n""",
+        ),
+        (("tasks:",), "which task is 'tasks:'? greenworker send app.tasks:add '[1, 2]'"),
         (("tasks:silent", "--wait"), "--wait: tasks.silent keeps no result"),
     ],
 )

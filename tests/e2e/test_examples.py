@@ -205,6 +205,13 @@ def test_django_sends_on_commit_and_packs_what_is_there(examples: Path, url: str
         assert len([line for line in running.lines if "received" in line]) == 1
 
 
+def test_a_shops_tests_need_neither_server_nor_worker(examples: Path) -> None:
+    folder = examples / "tested_app"
+    with Command("-q", "-p", "no:valkey", cwd=folder, program=("-m", "pytest")) as tests:
+        assert tests.wait(100) == 0
+    assert "6 passed" in tests.stdout[-1]
+
+
 def test_every_example_is_in_the_table(examples: Path) -> None:
     table = (examples / "README.md").read_text(encoding="utf-8")
     shown = [path.name for path in examples.iterdir() if path.name != "README.md"]

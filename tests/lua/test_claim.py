@@ -390,7 +390,7 @@ def test_a_settled_suspect_makes_room_for_the_next_one(space: Space) -> None:
 def test_behind_an_expired_suspect_one_that_runs_alone_stays_alone(space: Space) -> None:
     space.push_suspect("s", "expired")
     space.push_suspect("alone", deliveries=3)
-    space.edit("expired", " 0 3600000 ", " 1 3600000 ")
+    space.edit("expired", " 0 3600000 ", " 2 3600000 ")
     space.register("w")
     assert space.claim_ids("w") == ["s"]
     assert space.state()["suspects:default"] == ["alone"]
@@ -400,7 +400,7 @@ def test_behind_an_expired_suspect_one_that_runs_alone_stays_alone(space: Space)
 
 def test_an_expired_suspect_makes_nobody_busy(space: Space) -> None:
     space.push_suspect("s1", "s2", "s3", deliveries=3)
-    space.edit("s1", " 0 3600000", " 1 3600000")
+    space.edit("s1", " 0 3600000", " 2 3600000")
     space.register("w")
     assert space.claim_ids("w") == ["s2"]
     assert set(space.state()["suspected:w"]) == {"s2"}
@@ -611,7 +611,7 @@ def test_no_token_for_suspects_that_nobody_can_run(space: Space) -> None:
 
 def test_claims_go_on_without_memory(own_space: Space) -> None:
     own_space.push("m", "late")
-    own_space.edit("late", " 0 3600000", " 1 3600000")
+    own_space.edit("late", " 0 3600000", " 2 3600000")
     own_space.redis.config_set("maxmemory", 1)
     own_space.register("w")
     assert own_space.claim_ids("w") == ["m"]

@@ -134,7 +134,7 @@ def test_when_it_will_expire(space: Space) -> None:
 def pass_expiry(space: Space, id: str) -> None:
     """Let the expires of a message have passed."""
     fields = space.redis.hget(space.key("msg"), id).split(" ")
-    fields[5] = "1"
+    fields[5] = "2"
     space.redis.hset(space.key("msg"), id, " ".join(fields))
 
 

@@ -29,7 +29,7 @@ from greenworker import control as control_module
 from greenworker.audit import Audit
 from greenworker.broker import Claim, NotRegistered, push_fields
 from greenworker.control import Control
-from greenworker.errors import BrokerError
+from greenworker.errors import BrokerError, ConfigError
 from greenworker.message import Delivery, Message, Outcome
 from greenworker.once import Once
 from greenworker.probe import Probe
@@ -37,6 +37,7 @@ from greenworker.scripts import load
 from greenworker.seen import Seen
 from tests.support.clockwork import CHANGES, Clockwork, constants
 from tests.support.model import Model, Refused
+from tests.support.model_cancel import Cancels
 from tests.support.model_parts import Bounds, State
 from tests.support.model_steps import (
     BEGINNING,
@@ -50,6 +51,7 @@ from tests.support.model_steps import (
     ends,
     ids,
     kinds,
+    marks,
     messages,
     olds,
     once,
@@ -77,10 +79,13 @@ class Scripts(RuleBasedStateMachine):
         self.patch.setattr(broker_module, "MAX_BYTES", bounds.size)
         self.patch.setattr(control_module, "MAX_COUNT", bounds.count)
         self.patch.setattr(control_module, "MAX_BYTES", bounds.size)
+        self.patch.setattr(control_module, "MOST_MARKS", 2)
         self.broker = self.place.broker
         self.once = Once(self.place, self.broker.namespace)
         self.control = Control(self.place, self.broker.namespace)
         self.model = Model(bounds, BEGINNING, ordered)
+        self.cancels = Cancels(self.model)
+        self.told: dict[str, dict[str, int]] = {}  # worker → what it was told last
         self.place.clock(BEGINNING)
         self.lives = [0, 0, 0, 0]
         self.born: set[str] = set()  # incarnations that were ever registered
@@ -106,7 +111,8 @@ class Scripts(RuleBasedStateMachine):
         self.others += 1
         push_id = f"again{again}" if again < 3 else f"p{self.others}"
         for message in batch:
-            if push_id not in self.model.pushes and message.id not in self.model.msg:
+            is_new = message.id not in self.model.msg or self.model.makes_way(message.id)
+            if push_id not in self.model.pushes and is_new:
                 self.crashes[message.id] = 0
         fields = [field for message in batch for field in push_fields(message)]
         reply = self.broker.push(push_id, fields)
@@ -495,7 +501,7 @@ class Scripts(RuleBasedStateMachine):
 
     @rule()
     def promote(self) -> None:
-        moved, due, _ = self.broker.promote()
+        moved, due, *_ = self.broker.promote()
         assert (moved, None if due is None else round(due * 1000)) == self.model.promote()
         self.look()
 
@@ -607,12 +613,71 @@ class Scripts(RuleBasedStateMachine):
         for _ in range(calls):
             step = self.control.purge_some(queue, before)
             most = self.model.bounds.count
-            counts = (step.purged, step.expired, step.foreign, step.more)
+            counts = (step.purged, step.expired, step.cancelled, step.foreign, step.more)
             assert counts == self.model.purge(queue, most, before)
             before = step.before
             self.look()
             if not step.more:
                 break
+
+    @rule(
+        batch=st.lists(ids, min_size=1, max_size=4, unique=True),
+        dry_run=st.sampled_from([False] * 3 + [True]),
+    )
+    def cancel(self, batch: list[str], dry_run: bool) -> None:
+        assert self.broker.cancel(batch, dry_run) == self.cancels.cancel(batch, dry_run)
+        self.look()
+
+    @rule(mark=marks, dry_run=st.booleans())
+    def cancel_marked(self, mark: str, dry_run: bool) -> None:
+        if dry_run:
+            found = self.control.count_marked(mark)
+            assert (found.waiting, found.running) == self.cancels.count(mark)
+        else:
+            # The clock stands still here: nothing to wait for.
+            with self.patch.context() as patch:
+                patch.setattr(self.control, "_now", lambda: self.model.now + 1)
+                try:
+                    self.control.mark(mark)
+                    done = True
+                except ConfigError:
+                    done = False
+            assert done == self.cancels.mark(mark, 2)
+        self.look()
+
+    @rule(who=st.sampled_from(["a", "a", "b"]), calls=st.integers(1, 4))
+    def comb(self, who: str, calls: int) -> None:
+        for _ in range(calls):
+            done = self.control.comb(who)
+            assert (done.cancelled, done.more) == self.cancels.comb(who, self.place.state())
+            self.look()
+
+    @rule(slot=slots, lost=st.booleans())
+    def hears_what_is_cancelled(self, slot: int, lost: bool) -> None:
+        worker = self.someone(slot, 0)
+        known = list(self.told.get(worker, {}).items())
+        told = self.broker.promote(worker, [part for one in known for part in one])
+        moved = told.moved, None if told.next_due is None else round(told.next_due * 1000)
+        assert moved == self.model.promote()
+        cancelled = self.cancels.told(worker, known)
+        assert told.cancelled == cancelled
+        assert told.marks == {mark: ms for mark, (ms, _) in self.model.marks.items()}
+        self.told[worker] = {} if lost else cancelled
+        self.look()
+
+    @rule(slot=slots, most=st.integers(1, 8), kind=kinds, mark=marks)
+    def cancel_what_runs(self, slot: int, most: int, kind: Any, mark: str) -> None:
+        """It ends as it would, or it does not begin again."""
+        self.push_many(slot, 6)
+        self.work(slot, most, QUEUES)
+        worker = self.worker(slot)
+        held = [one for one in self.known[worker] if self.is_held(worker, one)]
+        if held:
+            self.cancel([held[0].id], False)
+            self.settled(worker, [(held[0], outcome(kind, 0.0, held[0], 600.0))])
+            assert held[0].id not in self.model.msg
+        self.cancel_marked(mark, False)
+        self.reap([slot], 0, NEVER_QUIET, 3)
 
     # Looking up
 

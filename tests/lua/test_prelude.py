@@ -29,6 +29,8 @@ NAMES = {
     ("solitary", "w"): "solitary_key('w')",
     ("asked",): "ASKED",
     ("running", "w"): "running_key('w')",
+    ("cancels", "w"): "cancels_key('w')",
+    ("marks",): "MARKS",
     ("scheduled",): "SCHEDULED",
     ("schedules",): "ROOT .. 'schedules'",  # schedule.lua has it
     ("dead",): "DEAD",

@@ -148,7 +148,7 @@ def test_whose_time_is_another_is_planned_anew_by_who_began_last(
 
 def test_once_nobody_says_the_same_any_more_the_older_one_counts_again(times: Times) -> None:
     now = times.plan(None, [ENTRY]).now
-    times.set(60.0, since=now, seen=now - 14.0)
+    times.set(60.0, since=now, seen=now - 5.0)
     changed = ENTRY._replace(when="every 60")
     assert times.due(1.0, changed) == LEAVE
     times.set(60.0, since=now, seen=now - 16.0)
@@ -163,9 +163,9 @@ def test_other_arguments_or_another_task_change_no_time(times: Times) -> None:
 
 def test_who_looks_is_seen_but_not_written_down_each_time(space: Space, times: Times) -> None:
     now = space.broker.time()
-    times.set(60.0, seen=now - 4.0)
+    times.set(60.0, seen=now - 1.0)
     times.due()
-    assert times.one().seen == pytest.approx(now - 4.0, abs=0.01)
+    assert times.one().seen == pytest.approx(now - 1.0, abs=0.01)
     times.set(60.0, seen=now - 6.0)
     times.due()
     assert times.one().seen >= now

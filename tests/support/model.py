@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from greenworker.message import Message, Moment, Outcome, encode_tail
+from tests.support.model_cancel import is_hit
 from tests.support.model_claim import ClaimRun
 from tests.support.model_once import Locks, lock_of, was_replaced
 from tests.support.model_parts import CANCELLED, EXPIRED, Bounds, Letter, State, failure
@@ -50,6 +51,9 @@ class Model:
         self.leases: dict[str, int] = {}
         self.queues: set[str] = set()
         self.paused: set[str] = set()
+        self.marks: dict[str, tuple[int, int]] = {}  # until when each counts; the pass it needs
+        self.passing = ""  # how far a pass is: its number, a cursor, …
+        self.cancels: dict[str, dict[str, int]] = defaultdict(dict)
         self.consumers: dict[str, set[str]] = defaultdict(set)
         self.results: dict[str, tuple[str, int]] = {}  # and until when
         self.dead: dict[str, int] = {}
@@ -77,7 +81,9 @@ class Model:
             "about": self.about,
             "leases": _texts(self.leases),
             "queues": self.queues,
-            "paused": self.paused,
+            "paused": self.paused | ({"*"} if self.marks else set()),
+            "marks": {mark: f"{ms} {number}" for mark, (ms, number) in self.marks.items()}
+            | ({"pass": self.passing} if self.passing else {}),
             "dead": self.dead,
             "dead:record": self.records,
             "stats": _texts(self.stats),
@@ -89,6 +95,7 @@ class Model:
             **{f"suspects:{queue}": line for queue, line in self.suspects.items()},
             **{f"wake:{queue}": ["1"] for queue in self.wake},
             **{f"processing:{worker}": _texts(held) for worker, held in self.processing.items()},
+            **{f"cancels:{worker}": _texts(ids) for worker, ids in self.cancels.items()},
             **{f"suspected:{worker}": ids for worker, ids in self.suspected.items()},
             **{f"consumers:{queue}": names for queue, names in self.consumers.items()},
             **{f"result:{id}": result for id, (result, _) in self.results.items()},
@@ -128,7 +135,7 @@ class Model:
         self.pushes[push_id] = self.now + 300_000
         new = 0
         for message in messages:
-            if message.id not in self.msg:
+            if message.id not in self.msg or self.makes_way(message.id):
                 new += 1
                 self.send(message, None)
         return new
@@ -137,9 +144,15 @@ class Model:
         return self._moment(message.due, self.now)
 
     def send(self, message: Message, place: int | None) -> None:
-        """What is not present; at the end of its line, or at a place in it."""
+        """What is not present, or makes way; at the end of its line, or at a place in it."""
         due = self.due(message)
-        expires = max(1, self._moment(message.expires, 0)) if message.expires is not None else 0
+        line, lies_there = self.ready[message.queue, message.priority], False
+        if message.id in self.msg:
+            lies_there = message.id in line and due <= self.now
+            if not lies_there:
+                self._take_away(message.id)
+            self.count("replaced" if was_replaced(self.msg[message.id]) else "cancelled")
+        expires = max(2, self._moment(message.expires, 0)) if message.expires is not None else 0
         ttl, queue, rest = encode_tail(message).decode().split(" ", 2)
         self.msg[message.id] = Letter(
             0, 0, message.priority, self.now, expires, int(ttl), queue, rest
@@ -151,8 +164,8 @@ class Model:
         if due > self.now:
             self.scheduled[message.id] = due
         else:
-            line = self.ready[queue, message.priority]
-            line.insert(len(line) if place is None else place, message.id)
+            if not lies_there:
+                line.insert(len(line) if place is None else place, message.id)
             self.put_tokens(queue)
         self.count("enqueued")
 
@@ -254,6 +267,10 @@ class Model:
                 case "dead":
                     letter = str(self.msg[id])
                     self.bury(id, ttl, outcome.result.decode(), outcome.reason, worker, letter)
+                case "cancelled":
+                    self.finish(id, "cancelled", ttl, outcome.result.decode())
+                case _ if self.msg[id].expires == 1:
+                    self.finish(id, "cancelled", self.msg[id].ttl, CANCELLED)
                 case "retry" | "later":
                     self.msg[id] = Letter.read(outcome.envelope.decode())
                     self.scheduled[id] = self.now + delay
@@ -350,7 +367,8 @@ class Model:
         if expires and expires <= self.now:
             span = expires - letter.sent
             expires = self.now + span if span > 0 else 0
-        self.msg[id] = replace(letter, deliveries=0, attempt=0, expires=expires)
+        sent = self.now if self.marks else letter.sent
+        self.msg[id] = replace(letter, deliveries=0, attempt=0, expires=expires, sent=sent)
         if lock := lock_of(letter)[1]:
             self.locks.held[lock] = id
         self.results.pop(id, None)
@@ -383,9 +401,9 @@ class Model:
                     self.put_tokens(queue)
         return told
 
-    def purge(self, queue: str, most: int, before: int | None) -> tuple[int, int, int, bool]:
-        """How many were purged, had expired, were none, and whether there are more."""
-        run = ClaimRun(self, "purge", most)
+    def purge(self, queue: str, most: int, before: int | None) -> tuple[int, int, int, int, bool]:
+        """How many were purged, had expired, were cancelled, were none, and whether there are more."""
+        run = ClaimRun(self, "purge", most, heeds_marks=False)
         counts = Counter(self.stats)
         before, more = self.now if before is None else before, False
         for line in (self.suspects[queue], *(self.ready[queue, n] for n in range(9, -1, -1))):
@@ -400,10 +418,9 @@ class Model:
                     self.finish(id, "purged", self.msg[id].ttl, CANCELLED)
                 more = more or run.full
         self.room.pop(queue, None)
-        purged, expired, foreign = (
-            self.stats[name] - counts[name] for name in ("purged", "expired", "foreign")
-        )
-        return purged, expired, foreign, more
+        names = ("purged", "expired", "cancelled", "foreign")
+        purged, expired, cancelled, foreign = (self.stats[name] - counts[name] for name in names)
+        return purged, expired, cancelled, foreign, more
 
     # Looking up
 
@@ -416,10 +433,12 @@ class Model:
             return state, known, 0, None, None
         if any(id in held for held in self.processing.values()):
             return "STARTED", None, letter.attempt, None, None
-        left = letter.expires - self.now if letter.expires else None
         if was_replaced(letter):
             known = self.results.get(id, ("",))[0]
             return ("CANCELLED" if known else None), known or None, 0, None, None
+        if self.is_cancelled(letter):
+            return "CANCELLED", CANCELLED, 0, None, None
+        left = letter.expires - self.now if letter.expires else None
         if left is not None and left <= 0:
             return "EXPIRED", EXPIRED, 0, None, None
         if id in self.scheduled and self.scheduled[id] % 1 != HALF:
@@ -427,7 +446,23 @@ class Model:
             return "RETRY" if letter.attempt else "SCHEDULED", None, letter.attempt, due, left
         return "PENDING", None, letter.attempt, None, left
 
+    def is_cancelled(self, letter: Letter) -> bool:
+        return letter.expires == 1 or is_hit(letter, self.marks)
+
+    def is_held(self, id: str) -> bool:
+        return any(id in held for held in self.processing.values())
+
+    def makes_way(self, id: str) -> bool:
+        """Whether a message that is present is not in the way of another one of its id."""
+        return id in self.msg and self.is_cancelled(self.msg[id]) and not self.is_held(id)
+
     # Steps that several share
+
+    def _take_away(self, id: str) -> None:
+        self.scheduled.pop(id, None)
+        for line in (*self.ready.values(), *self.suspects.values()):
+            if id in line:
+                line.remove(id)
 
     def _moment(self, moment: Moment | None, none: int) -> int:
         if moment is None:
@@ -532,6 +567,9 @@ class Model:
             letter = self.msg[id]
             if id in charged:
                 letter = replace(letter, deliveries=letter.deliveries + 1)
+            if letter.expires == 1:
+                self.finish(id, "cancelled", letter.ttl, CANCELLED)
+                continue
             most = self.bounds.suspect_after + max_deliveries
             if self.solitary.get(corpse) == id and letter.deliveries >= most:
                 told = f"the worker died {letter.deliveries} times while it ran"
@@ -567,6 +605,7 @@ class Model:
         self.leases.pop(worker, None)
         self.seq.pop(worker, None)
         self.suspected.pop(worker, None)
+        self.cancels.pop(worker, None)
         for queue, names in self.consumers.items():
             if worker in names:
                 self._stop_listening(queue, worker)

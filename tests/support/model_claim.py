@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tests.support.model_once import was_replaced
-from tests.support.model_parts import EXPIRED, failure
+from tests.support.model_parts import CANCELLED, EXPIRED, failure
 
 if TYPE_CHECKING:
     from tests.support.model import Model
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class ClaimRun:
     """One claim: what it holds so far, and what it may still take."""
 
-    def __init__(self, model: Model, worker: str, room: int) -> None:
+    def __init__(self, model: Model, worker: str, room: int, heeds_marks: bool = True) -> None:
+        self.heeds_marks = heeds_marks
         self.model, self.worker, self.room = model, worker, room
         self.held: list[str] = []
         self.size = self.looked = 0
@@ -108,12 +109,16 @@ class ClaimRun:
             self._bury_foreign(id)
             return False
         letter = model.msg[id]
-        if letter.expires and letter.expires <= model.now:
+        if letter.expires == 1 or (self.heeds_marks and model.is_cancelled(letter)):
             line.pop(0)
             if was_replaced(letter):
                 model.finish(id, "replaced", 0, "")
             else:
-                model.finish(id, "expired", letter.ttl, EXPIRED)
+                model.finish(id, "cancelled", letter.ttl, CANCELLED)
+            return False
+        if letter.expires and letter.expires <= model.now:
+            line.pop(0)
+            model.finish(id, "expired", letter.ttl, EXPIRED)
             return False
         model.locks.free(id, letter, "sr")
         self.room -= 1

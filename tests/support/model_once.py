@@ -45,11 +45,8 @@ class Locks:
         letter = self.model.msg.get(id)
         if letter is None or lock_of(letter)[1] != name:
             return None
-        is_over = letter.expires and letter.expires <= self.model.now
-        return None if is_over and not self.is_claimed(id) else id
-
-    def is_claimed(self, id: str) -> bool:
-        return any(id in held for held in self.model.processing.values())
+        is_over = 0 < letter.expires <= self.model.now or self.model.is_cancelled(letter)
+        return None if is_over and not self.model.is_held(id) else id
 
     def push(self, push_id: str, seen: str, messages: Sequence[Message]) -> tuple[str, list[str]]:
         model = self.model
@@ -74,8 +71,8 @@ class Locks:
     def _send(self, message: Message) -> str:
         """The letter of its fate, and behind a blank what stands for it."""
         model, note = self.model, message.options.get("unique", "")
-        place = None
-        if message.id in model.msg:
+        place, lies_there = None, message.id in model.msg
+        if lies_there and not model.makes_way(message.id):
             return "p"
         if note.startswith("f"):
             ms, _, name = note[1:].partition(".")
@@ -87,13 +84,13 @@ class Locks:
             holder = self.holder(name)
             if holder and mode != "r":
                 return f"d {holder}"
-            if holder and not (lock_of(model.msg[holder])[0] == "d" and self.is_claimed(holder)):
-                place = self._replace(holder, message)
+            if holder and not (lock_of(model.msg[holder])[0] == "d" and model.is_held(holder)):
+                place = self._replace(holder, message, not lies_there)
             self.held[name] = message.id
         model.send(message, place)
         return "n"
 
-    def _replace(self, id: str, by: Message) -> int | None:
+    def _replace(self, id: str, by: Message, in_place: bool) -> int | None:
         """The place in line that `by` takes over, if it does."""
         model, letter = self.model, self.model.msg[id]
         if letter.ttl:
@@ -103,7 +100,7 @@ class Locks:
         if model.scheduled.pop(id, None) is None:
             line = model.ready[letter.queue, letter.priority]
             is_same = (letter.queue, letter.priority) == (by.queue, by.priority)
-            if not (is_same and id in line and model.due(by) <= model.now):
+            if not (in_place and is_same and id in line and model.due(by) <= model.now):
                 model.msg[id] = replace(letter, expires=1, rest=f"t replaced={by.id}\n")
                 return None
             place = line.index(id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from greenworker.message import Delivery, Message, Outcome, next_attempt
+from greenworker.message import CANCELLED, Delivery, Message, Outcome, next_attempt
 from tests.support.model_parts import Bounds
 
 BEGINNING = 1_900_000_000_000  # ms
@@ -45,19 +45,21 @@ messages = st.builds(
     result_ttl=st.sampled_from([0.0, 600.0, 3600.0]),
     due=moments,
     expires=moments,
+    options=st.sampled_from([{}, {}, {"tags": "a"}, {"tags": "b,a"}, {"tags": "b"}]),
 )
 soon = st.sampled_from([None, None, 0.2])
 # Few names, so that they meet; some by a lock, some for a time.
 notes = st.sampled_from(["", "da", "da", "db", "sa", "sb", "ra", "ra", "rb", "f500.a", "f60000.b"])
 once = st.builds(
     lambda message, note, mark: replace(
-        message, options={"unique": note} if note else {}, mark=mark
+        message, options={**message.options, "unique": note} if note else message.options, mark=mark
     ),
     messages,
     notes,
     st.sampled_from([None, 0, 1, 2**62, 2**63 - 1]),
 )
-kinds = st.sampled_from(["done", "retry", "later", "dead", "release"])
+marks = st.sampled_from(["task:t", "tag:a", "tag:a", "tag:b", "tag:b"])
+kinds = st.sampled_from(["done", "retry", "later", "dead", "release", "cancelled"])
 ends = st.tuples(kinds, delays)
 bounds = st.builds(
     Bounds,
@@ -96,4 +98,6 @@ def outcome(kind: Any, delay: float, one: Delivery, ttl: float) -> Outcome:
             return Outcome("retry", delay=delay, envelope=next_attempt(one.envelope))
         case "later":
             return Outcome("later", delay=delay, envelope=one.envelope)
+        case "cancelled":
+            return Outcome("cancelled", CANCELLED, ttl)
     return Outcome("release")

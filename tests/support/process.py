@@ -14,6 +14,8 @@ from typing import Self
 import gevent
 from gevent.monkey import get_original
 
+from tests.support.popen import popen
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # A real thread even where gevent has patched this process: it reads while the loop is blocked.
@@ -72,7 +74,7 @@ class Command:
         self.lines: list[str] = []  # of both, in the order of their arrival
         out, err = os.pipe(), os.pipe()
         try:
-            self.process = subprocess.Popen(
+            self.process = popen(
                 [sys.executable, *program, *args],
                 cwd=cwd,
                 env=environment(env),

@@ -10,6 +10,7 @@ from typing import Any, Self
 import redis
 
 from tests.support.eventually import eventually
+from tests.support.popen import popen
 from tests.support.server import Server, free_port, server_binary
 
 NAME = "tasks"
@@ -93,7 +94,7 @@ class SentinelSetup:
         conf = folder / "conf"  # it writes there what it learns
         conf.write_text("\n".join(lines) + "\n")
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
+            process = popen(
                 [str(server_binary()), str(conf), "--sentinel"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.support import acl
+from tests.support.popen import popen
 
 
 class Server:
@@ -143,7 +144,7 @@ class Server:
                 # The examples are tested in databases of their own.
                 flags += ["--user", f"gw-{name}", *rules, "+select"]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = popen(
                 [str(server_binary()), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

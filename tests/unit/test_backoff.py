@@ -9,6 +9,8 @@ import pytest
 from greenworker.backoff import Backoff, as_backoff
 from greenworker.errors import DeclarationError
 
+HUGE = pytest.param(10**400, id="huge")  # no float holds it
+
 
 def test_the_bound_grows_by_the_factor_up_to_the_cap() -> None:
     backoff = Backoff(base=1.0, factor=2.0, cap=10.0)
@@ -55,6 +57,8 @@ def test_no_waiting_at_all() -> None:
         {"least": float("inf")},
         {"cap": float("inf")},
         {"base": "1"},
+        {"base": 10**400},
+        {"cap": True},
     ],
 )
 def test_nonsense_is_refused(wrong: dict[str, Any]) -> None:
@@ -84,13 +88,15 @@ def test_a_function_computes_them() -> None:
     assert [backoff.delay(retry) for retry in (1, 2)] == [10.0, 20.0]
 
 
-@pytest.mark.parametrize("answer", ["1", None, -1, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("answer", ["1", None, -1, float("nan"), float("inf"), HUGE, True])
 def test_what_it_answers_must_be_seconds(answer: object) -> None:
     with pytest.raises(ValueError, match=r"for retry 3, not seconds"):
         as_backoff(lambda _: answer).delay(3)
 
 
-@pytest.mark.parametrize("value", [[], [1, -1], [1, "2"], "12", b"12", {1: 2}, True, None, -1, int])
+@pytest.mark.parametrize(
+    "value", [[], [1, -1], [1, "2"], [10**400], "12", b"12", {1: 2}, True, None, -1, int, HUGE]
+)
 def test_what_is_no_backoff_is_refused(value: object) -> None:
     with pytest.raises(DeclarationError, match="backoff="):
         as_backoff(value)

@@ -118,6 +118,10 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("worker pause mail", "worker", ["pause", "mail"]),
         ("worker send", "worker", ["send"]),
         ("worker purge", "worker", ["purge"]),
+        ("cancel x y", "cancel", []),
+        ("cancel -A m --tag crawl-7", "cancel", ["m"]),
+        ("--task t cancel -A m", "cancel", ["m"]),
+        ("worker cancel", "worker", ["cancel"]),
         ("worker completion bash", "worker", ["completion", "bash"]),
         ("bash send", "worker", ["bash", "send"]),
         ("schedule", "schedule", []),
@@ -206,6 +210,30 @@ def test_what_is_sent_and_how() -> None:
 def test_what_is_done_with_which_schedules(line: str, verb: str, names: list[str]) -> None:
     options = parse(line)
     assert (options.verb, options.ids) == (verb, names)
+
+
+@pytest.mark.parametrize(
+    ("line", "ids", "task", "tag", "dry_run"),
+    [
+        ("cancel a b", ["a", "b"], None, None, False),
+        ("cancel --dry-run -- -a", ["-a"], None, None, True),
+        ("cancel --task app.fetch", [], "app.fetch", None, False),
+        ("cancel --tag crawl-7 --dry-run", [], None, "crawl-7", True),
+    ],
+)
+def test_what_is_cancelled(
+    line: str, ids: list[str], task: str | None, tag: str | None, dry_run: bool
+) -> None:
+    options = parse(line)
+    assert (options.ids, options.text("task"), options.text("tag")) == (ids, task, tag)
+    assert options.flag("dry-run") is dry_run
+
+
+def test_no_setting_of_the_environment_chooses_what_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GREENWORKER_TAG", "crawl-7")
+    assert parse("cancel x").text("tag") is None
 
 
 def test_all_that_dead_letters_can_be_chosen_by() -> None:
@@ -387,11 +415,18 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("--queue x m", "--queue is for send"),
         ("--id x m", "--id is for send"),
         ("--yes m", "--yes is for purge"),
-        ("--dry-run m", "--dry-run is for dead and purge"),
+        ("--tag x m", "--tag is for cancel and send"),
+        ("--task x m", "--task is for dead and cancel"),
+        ("cancel x --yes", "--yes is not for cancel"),
+        ("cancel", "cancel what? Name ids, or --task NAME, or --tag TAG"),
+        ("cancel x --tag y", "cancel what? Name ids, or --task NAME, or --tag TAG"),
+        ("cancel -u redis://h --tag a,b", "tag 'a,b': use 1 to 64 letters"),
+        ("--cancel-grace -1 m", "--cancel-grace -1: give seconds, 0 or more"),
+        ("--dry-run m", "--dry-run is for dead, purge and cancel"),
         ("running --limit 0", "--limit 0: give a whole number"),
         ("pause a,b", "queue 'a,b': use 1 to 64 letters"),
         ("completion tcsh", "completion for 'tcsh': there are bash, zsh, fish"),
-        ("send fetch", "which task is 'fetch'? greenworker send app.tasks:fetch"),
+        ("send fetch", "which task is 'fetch'? greenworker send app.tasks:add '[1, 2]'"),
         ("send nowhere:fetch", "no module 'nowhere'"),
         ("send a:b [", "the arguments are not JSON"),
         ("send a:b 7", "the arguments are a single value; give a JSON list"),
@@ -401,11 +436,11 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("demo --json", "--json is not for demo"),
         (
             "--namespace x m",
-            "--namespace is for status, check, dead, schedule, running, pause, resume and purge",
+            "--namespace is for status, check, dead, schedule, running, pause, resume, purge and cancel",
         ),
         (
             "--json m",
-            "--json is for status, check, dead, schedule, running, pause, resume, purge and send",
+            "--json is for status, check, dead, schedule, running, pause, resume, purge, cancel and send",
         ),
         ("schedule pause", "schedule pause: which ones?"),
         ("schedule paus x", "schedule 'paus': there are list, pause, resume and run"),
@@ -549,7 +584,7 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     told = settings(parse("m"))
     real = WorkerConfig(**{name: value for name, value in told.items() if value is not None})
     assert set(DEFAULTS) == {
-        "concurrency", "threads", "queues", "name", "timeout", "grace", "lease", "block-warn",
+        "concurrency", "threads", "queues", "name", "timeout", "grace", "cancel-grace", "lease", "block-warn",
         "max-block", "max-stuck",
         "loglevel", "namespace", "limit",
     }  # fmt: skip

@@ -58,7 +58,8 @@ def finish(space: Space, *ids: str, worker: str = "w") -> None:
 
 def subscribed(space: Space) -> int:
     """How many ids of this namespace are listened for at the server."""
-    return len(space.redis.pubsub_channels(space.key("done:*")))
+    # One more channel is for all.
+    return len(space.redis.pubsub_channels(space.key("done:?*")))
 
 
 def waits(space: Space, threads: ThreadPoolExecutor, handle: Result[Any]) -> Future[Any]:
@@ -66,6 +67,19 @@ def waits(space: Space, threads: ThreadPoolExecutor, handle: Result[Any]) -> Fut
     future = threads.submit(handle.get, 20.0)
     eventually(lambda: subscribed(space))
     return future
+
+
+def noted_lookups(client: Client, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids that it looks up from now on: each one when its subscription is confirmed, too."""
+    lookups: list[str] = []
+    lookup = client.broker.lookup
+
+    def noted(id: str, *rest: Any) -> Any:
+        lookups.append(id)
+        return lookup(id, *rest)
+
+    monkeypatch.setattr(client.broker, "lookup", noted)
+    return lookups
 
 
 # The value
@@ -216,7 +230,10 @@ def test_an_announcement_that_went_to_nobody_is_looked_up(
 
 
 def test_an_outage_is_told_once_and_a_lost_connection_not_at_all(
-    space: Space, threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+    space: Space,
+    threads: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.DEBUG, "greenworker")
 
@@ -226,12 +243,15 @@ def test_an_outage_is_told_once_and_a_lost_connection_not_at_all(
     with TcpProxy(space.url) as proxy:
         client = Client(Endpoint(proxy.url), space.broker.namespace, connections=1, patience=5.0)
         with closing(client):
+            lookups = noted_lookups(client, monkeypatch)
             space.push("m")
-            future = waits(space, threads, client.result("m"))
-            for _ in range(3):
+            future = threads.submit(client.result("m").get, 20.0)
+            for times in range(1, 4):
+                # It has heard of its connection, which the server knows a moment earlier
+                eventually(lambda: len(lookups) >= times)  # noqa: B023
                 proxy.cut()
                 eventually(lambda: not subscribed(space))
-                eventually(lambda: subscribed(space))
+            eventually(lambda: len(lookups) >= 4)
             assert told() == []
             proxy.refuse()
             proxy.cut()
@@ -249,14 +269,7 @@ def check_that_it_listens(
     space: Space, client: Client, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits from now on is told by the announcement, and need not look it up."""
-    lookups: list[str] = []
-    lookup = client.broker.lookup
-
-    def counted(id: str, *rest: Any) -> Any:
-        lookups.append(id)
-        return lookup(id, *rest)
-
-    monkeypatch.setattr(client.broker, "lookup", counted)
+    lookups = noted_lookups(client, monkeypatch)
     space.push("last")
     future = waits(space, threads, client.result("last"))
     eventually(lambda: lookups)  # the confirmed subscription said so
@@ -464,6 +477,23 @@ def test_a_result_that_no_worker_has_stored(space: Space, client: Client, raw: b
     space.redis.set(space.key("result:m"), raw, px=60_000)
     with pytest.raises(MalformedMessage, match="no result of ours"):
         handle.get(timeout=10)
+
+
+def test_what_is_known_once_it_has_ended(space: Space, client: Client) -> None:
+    space.push("good", "bad", "odd")
+    space.register("w")
+    error = b'{"type":"OSError","message":"the line\\nis busy","traceback":""}'
+    payloads = {
+        "good": b'{"state":"SUCCESS","value":1}',
+        "bad": b'{"state":"FAILURE","error":%b}' % error,
+        "odd": b'{"state":"FAILURE","error":7}',
+    }
+    for delivery in space.claim("w", 3).deliveries:
+        space.settle("w", (delivery, Outcome("done", payloads[delivery.id], 60.0)))
+    infos = [client.result(id).info() for id in payloads]
+    # How often it was tried is kept by dead letters alone: no number is better than a wrong one
+    assert [(one.attempt, one.due_in) for one in infos] == [(None, None)] * 3
+    assert [one.last_error for one in infos] == ["", "OSError: the line is busy", ""]
 
 
 def test_handles_are_values(client: Client) -> None:

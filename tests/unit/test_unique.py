@@ -17,7 +17,7 @@ from greenworker.errors import (
     DeclarationError,
     NotEncodable,
 )
-from greenworker.message import decode, encode_tail, lock_of
+from greenworker.message import Delivery, decode, encode_tail
 from greenworker.seen import mark_of
 from greenworker.signing import Signer
 from greenworker.task import Task
@@ -116,7 +116,7 @@ def test_what_is_noted_is_signed_and_found_again() -> None:
     signer = Signer(["a key of sixteen"], "shop")
     envelope = b"1 0 0 5 1700000000000 0 " + signer.sign("m", encode_tail(message))
     signer.verify("m", envelope)
-    assert lock_of(envelope).decode() == message.options["unique"][1:]
+    assert Delivery("m", 1, "w", envelope, 0.0).lock.decode() == message.options["unique"][1:]
     assert decode("m", envelope).options["unique"] == message.options["unique"]
     with pytest.raises(BadSignature):
         signer.verify("m", envelope.replace(b"unique=d", b"unique=s"))
@@ -127,7 +127,7 @@ def test_what_is_noted_is_signed_and_found_again() -> None:
     [b"", b"x", b"1 0 0 5 1 0 0 q t\n unique=dx", b"1 0 0 5 1 0 0 q t unique=sx\n", b" unique=d"],
 )
 def test_an_envelope_that_notes_no_lock_until_done(envelope: bytes) -> None:
-    assert lock_of(envelope) == b""
+    assert Delivery("m", 1, "w", envelope, 0.0).lock == b""
 
 
 # Refused

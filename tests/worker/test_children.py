@@ -122,6 +122,28 @@ def test_a_child_is_a_greenlet_to_wait_for(app: App, start: Start) -> None:
     assert t.delay().get(timeout=10) == ["12", True, None]
 
 
+def test_who_waits_for_many_is_told_what_one_has_failed_of(app: App, start: Start) -> None:
+    def breaks() -> None:
+        raise ValueError("no such page")
+
+    @app.task
+    def t() -> None:
+        child = spawn(breaks)
+        gevent.joinall([spawn(print), child], raise_error=True)
+
+    @app.task
+    def told() -> list[str]:
+        child, fine = spawn(breaks), spawn(print)
+        gevent.joinall([child, fine])
+        return [child.exc_info[0].__name__, str(child.exc_info[1]), str(fine.exc_info)]
+
+    start()
+    with pytest.raises(TaskFailed, match="ValueError: no such page") as failed:
+        t.delay().get(timeout=10)
+    assert "in breaks" in failed.value.traceback
+    assert told.delay().get(timeout=10) == ["ValueError", "no such page", "None"]
+
+
 @pytest.mark.parametrize("sensitive", [False, True])
 def test_an_error_ends_the_child_alone_and_is_logged(
     app: App, start: Start, caplog: pytest.LogCaptureFixture, sensitive: bool

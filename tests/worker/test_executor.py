@@ -21,7 +21,7 @@ from greenworker.context import CurrentTask, current_task
 from greenworker.errors import SoftTimeout
 from greenworker.message import RELEASE, Delivery, Outcome, decode
 from greenworker.signing import Signer
-from greenworker.verdicts import Snooze
+from greenworker.verdicts import Ignore, Reject, Snooze
 from greenworker.worker.executor import Executor
 from greenworker.worker.pool import TaskGreenlet
 from greenworker.worker.run import Release
@@ -316,6 +316,39 @@ def test_a_worker_without_timeouts_has_none_for_tasks_that_declare_one() -> None
     assert value_of(bench.call(lambda: gevent.sleep(0.1), timeout=0.02)) is None
 
 
+@pytest.mark.parametrize("error", [ValueError, SystemExit, gevent.GreenletExit])
+def test_whatever_a_backoff_raises_costs_no_attempt_and_no_worker(
+    bench: Bench, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def backoff(retry: int) -> float:
+        raise error("canary")
+
+    @bench.task(name="t", retries=1, backoff=backoff)
+    def breaks() -> None:
+        raise OSError
+
+    outcome = bench.run(delivery_of("t"))
+    assert (outcome.kind, outcome.delay <= 1.0) == ("retry", True)
+    assert f"t: its backoff failed: {error.__name__}: canary" in caplog.text
+
+
+def test_records_of_a_run_hold_none_of_its_arguments(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also as their own values, which some handlers keep beside the text."""
+    caplog.set_level(logging.DEBUG)
+
+    @bench.task(name="t", retries=1, sensitive=True)
+    def ends(secret: str, how: str) -> None:
+        raise {"retry": OSError, "later": Snooze(5), "done": Ignore(), "dead": Reject("no")}[how]
+
+    for how in ("retry", "later", "done", "dead"):
+        assert bench.run(delivery_of("t", "canary", how)).kind == how
+    records = [record for record in caplog.records if record.name == "greenworker.task"]
+    assert len(records) == 8
+    assert "canary" not in repr([record.args for record in records])
+
+
 # Soft timeouts
 
 
@@ -390,6 +423,27 @@ def test_a_thousand_at_once_are_each_told_once(bench: Bench) -> None:
     runs = [bench.start(delivery_of(waits.name)) for _ in range(1000)]
     assert {run.get().kind for run in runs} == {"done"}
     assert len(told) == 1000
+
+
+def test_the_hard_one_is_never_early_however_long_the_loop_was_held(bench: Bench) -> None:
+    """A thousand that tidy up one after the other hold it for seconds: what the loop takes for now is then long ago."""
+    came: list[float] = []
+    began = time.monotonic()
+
+    def tidies_up() -> None:
+        try:
+            Event().wait()
+        except SoftTimeout:
+            while time.monotonic() < began + 0.4:
+                pass
+        try:
+            Event().wait()
+        finally:
+            came.append(time.monotonic())
+
+    error = error_of(bench.call(tidies_up, timeout=0.6, soft_timeout=0.02))
+    assert error["type"] == "TaskTimeout"
+    assert came[0] >= began + 0.6
 
 
 # Hard ones
@@ -651,6 +705,24 @@ def test_an_unknown_task_that_has_come_is_run(bench: Bench) -> None:
     outcome = bench.run(delivery)
     bench.task(name="late")(lambda x: x)
     assert value_of(bench.run(replace(delivery, envelope=outcome.envelope))) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(), Snooze(3600)])
+def test_what_has_run_is_put_off_anew_where_it_is_unknown(bench: Bench, error: Exception) -> None:
+    """An hour after its run a worker may meet it that does not know it: of the former version, say."""
+
+    @bench.task(name="late", retries=1)
+    def runs() -> None:
+        raise error
+
+    known, delivery = bench.app.tasks.pop("late"), delivery_of("late")
+    delivery = replace(delivery, envelope=bench.run(delivery).envelope)
+    assert b" unknown=" in delivery.envelope
+    bench.app.tasks["late"] = known
+    delivery = replace(delivery, envelope=bench.run(delivery).envelope)
+    del bench.app.tasks["late"]
+    outcome = bench.run(replace(delivery, claimed_at=delivery.claimed_at + 3600))
+    assert (outcome.kind, outcome.delay) == ("later", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,35 @@ def test_a_stop_does_not_wait_for_one_that_hangs(
     assert "1 dead letters were told to no on_failure" in caplog.text
 
 
+def test_one_that_ignores_its_end_keeps_neither_the_others_nor_a_stop_waiting(
+    app: App, start: Start, letters: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "_PATIENCE", 0.05)
+    over = Event()
+
+    @app.on_failure
+    def tell(letter: DeadLetter) -> None:
+        while not over.is_set():  # until the mail server is there
+            try:
+                over.wait()
+            except BaseException:
+                pass
+
+    @app.task
+    def breaks() -> None:
+        raise ValueError
+
+    worker = start()
+    sent = [breaks.delay().id for _ in range(2)]
+    eventually(lambda: [letter.id for letter in letters] == sent)
+    monkeypatch.setattr(failures, "_PATIENCE", 1000)
+    breaks.delay()
+    eventually(lambda: len(letters) == 3)
+    with gevent.Timeout(30):
+        worker.stop(timeout=0)
+    over.set()
+
+
 def test_without_any_nothing_is_remembered(app: App, start: Start) -> None:
     @app.task
     def breaks() -> None:

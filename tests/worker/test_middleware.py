@@ -19,7 +19,9 @@ from greenworker.errors import TaskFailed
 from greenworker.worker import Worker
 from greenworker.worker.executor import Executor
 from tests.support.eventually import eventually
+from tests.support.state import Space
 from tests.worker.conftest import Start
+from tests.worker.test_worker import check_nobody_is_left
 
 Next = Callable[[Message], Any]
 
@@ -187,6 +189,20 @@ def test_context_variables_are_those_of_the_run_alone(
         assert sent.get(timeout=10) == ["none", sent.id]
 
 
+def test_nor_do_they_last_in_solo(app: App) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="none")
+    seen: list[str] = []
+
+    @app.task
+    def t() -> None:
+        seen.append(tenant.get())
+        tenant.set("somebody")
+
+    t.delay_many([(), ()])
+    Worker(app, solo=True, burst=True).serve_forever()
+    assert seen == ["none", "none"]
+
+
 # A worker's life
 
 
@@ -247,7 +263,7 @@ def test_a_shutdown_that_hangs_holds_no_stop_up(app: App, start: Start) -> None:
     assert app.status().workers == []
 
 
-def test_a_start_that_fails_begins_nothing(app: App) -> None:
+def test_a_start_that_fails_begins_nothing(app: App, space: Space) -> None:
     notes: list[str] = []
 
     def breaks() -> None:
@@ -262,10 +278,11 @@ def test_a_start_that_fails_begins_nothing(app: App) -> None:
             worker.start()
     assert notes == ["a start", "b start", "a shutdown"] * 2
     assert not worker.ready.is_set()
+    check_nobody_is_left(space)
     worker.stop()
 
 
-def test_a_stop_waits_for_no_start_that_hangs(app: App) -> None:
+def test_a_stop_waits_for_no_start_that_hangs(app: App, space: Space) -> None:
     notes: list[str] = []
     app.middleware(Hearing("a", notes))
     app.middleware(Hearing("b", notes, start=Event().wait))
@@ -283,3 +300,37 @@ def test_a_stop_waits_for_no_start_that_hangs(app: App) -> None:
     starting.get(timeout=20)
     assert notes == ["a start", "b start", "a shutdown"]
     assert not worker.ready.is_set()
+    check_nobody_is_left(space)
+
+
+def test_nor_for_one_that_ignores_its_end(app: App) -> None:
+    notes: list[str] = []
+    over = Event()
+
+    def for_ever() -> None:  # until the database is there
+        while not over.is_set():
+            try:
+                over.wait()
+            except BaseException:
+                pass
+
+    app.middleware(Hearing("a", notes))
+    app.middleware(Hearing("b", notes, start=for_ever))
+    worker = Worker(app)
+    serving = gevent.spawn(worker.serve_forever)
+    eventually(lambda: notes == ["a start", "b start"])
+    worker.ask_to_stop(time.monotonic())
+    assert serving.get(timeout=30) == 0
+    over.set()
+    gevent.sleep(0)
+    assert notes == ["a start", "b start", "a shutdown"]
+
+
+def test_a_start_that_is_interrupted_ends_what_had_begun(app: App) -> None:
+    notes: list[str] = []
+    app.middleware(Hearing("a", notes))
+    app.middleware(Hearing("b", notes, start=Event().wait))
+    starting = gevent.spawn(Worker(app).start)
+    eventually(lambda: notes == ["a start", "b start"])
+    starting.kill()
+    assert notes == ["a start", "b start", "a shutdown"]

@@ -187,6 +187,38 @@ def test_an_error_that_lasts_is_told_once(caplog: pytest.LogCaptureFixture) -> N
     ]
 
 
+def test_errors_that_come_and_go_are_told_once_too(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two keys of a wrong type, say, each met every few seconds, with steps between that succeed."""
+    monkeypatch.setattr("greenworker.worker.service._FIRST_PAUSE", 0.001)
+    ends = itertools.cycle([ValueError("one"), None, ValueError("other"), None])
+
+    def step() -> None:
+        error = next(ends)
+        if error is not None:
+            raise error
+
+    def errors() -> list[str]:
+        return [it.getMessage() for it in caplog.records if it.levelno == logging.ERROR]
+
+    caplog.set_level(logging.DEBUG, "greenworker")
+    service = Counter(do=step)
+    service.start()
+    eventually(lambda: service.steps > 20)
+    assert errors() == ["counter: one; trying again", "counter: other; trying again"]
+    # One that has not been seen for long is news again
+    monkeypatch.setattr("greenworker.worker.service._NEWS_AFTER", 0.0)
+    eventually(lambda: len(errors()) > 2)
+    service.stop()
+
+
+def test_however_many_errors_there_are_few_are_kept() -> None:
+    service = Counter()
+    assert all(service._is_news(f"error {n}") for n in range(1000))
+    assert len(service._seen) <= 100
+
+
 @pytest.mark.parametrize(("level", "shown"), [(logging.INFO, False), (logging.DEBUG, True)])
 def test_a_bug_shows_its_traceback_at_debug_only(
     level: int, shown: bool, caplog: pytest.LogCaptureFixture

@@ -11,14 +11,18 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.monkey import get_original
 
 from greenworker.app import App
 from greenworker.errors import ConfigError
 from greenworker.running import Running, RunningTask
-from greenworker.worker import executor, teller
+from greenworker.worker import teller
+from greenworker.worker.dump import describe_running
 from tests.support.eventually import eventually
 from tests.support.state import Space
 from tests.worker.conftest import Start
+
+block = get_original("time", "sleep")  # as C code would
 
 HERE = str(Path(__file__).relative_to(Path.cwd()))
 
@@ -157,10 +161,43 @@ def test_where_a_task_stands_that_waits_deep_in_a_library(app: App, start: Start
         one.get(timeout=20)
 
 
+def test_what_runs_in_a_thread_stands_where_the_thread_does(app: App, start: Start) -> None:
+    go: list[int] = []
+
+    @app.task(name="threaded", thread=True)
+    def threaded() -> None:
+        while not go:
+            block(0.005)  # in its thread
+
+    @app.task(name="late", thread=True, timeout=0.05)
+    def late() -> None:
+        while not go:
+            block(0.005)  # and goes on there
+
+    worker = start(lease=60.0, threads=1, max_stuck=5)
+    late.delay()
+    eventually(lambda: worker.threads.stuck)
+    threaded.delay()
+    waiting = threaded.delay()
+    places = {
+        ("late", True, f"{line_of('# and goes on there')} in late"),
+        ("threaded", False, f"{line_of('# in its thread')} in threaded"),
+        ("threaded", False, "-"),  # for a thread
+    }
+    ask(app, lambda found: {(one.task, one.stuck, one.where) for one in found.tasks} == places)
+    shown = describe_running(worker.pool, worker.threads)
+    assert shown.startswith("2 running, and 1 that ignore their timeout\n")
+    assert "in late" in shown
+    go.append(1)
+    waiting.get(timeout=20)
+    eventually(lambda: not worker.threads.abandoned)
+    assert ask(app, lambda found: not found.total).tasks == []
+
+
 def test_what_ignores_its_timeout_is_told_apart(
     app: App, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "_THROW_AGAIN", (0.001,) * 4)
+    monkeypatch.setattr("greenworker.worker.run._THROW_AGAIN", (0.001,) * 4)
     go = Event()
 
     @app.task(name="stubborn", timeout=0.05)
@@ -232,7 +269,7 @@ def test_what_others_wrote_gives_a_terminal_no_orders(app: App, start: Start, sp
     worker = start(name="liar", lease=60.0)
     worker.scheduler.stop()
     (me,) = space.redis.zrange(space.key("workers"), 0, -1)
-    evil = '{"task":"\\u001b[2J","id":"a\\nb","seconds":1.5,"where":"\\u009b","stuck":false,"call":"\\n"}'
+    evil = '{"task":"\\u001b[2J","id":"a\\nb","seconds":1.5,"where":"\\u009b","stuck":false,"blocks":false,"call":"\\n"}'
     space.redis.set(space.key(f"running:{me}"), f'9999999999999 {{"total":1,"tasks":[{evil}]}}')
     (one,) = app.running(timeout=5.0).tasks
     assert "".join((one.task, one.id, one.where, one.call)).isprintable()

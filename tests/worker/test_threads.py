@@ -229,3 +229,51 @@ def test_a_thread_that_ends_while_its_run_is_released_harms_nobody(app: App, sta
         worker.pool.kill(gevent.GreenletExit, block=False)
     eventually(lambda: app.status().waiting == 0 and not worker.threads.abandoned)
     assert worker.threads._free.counter == 10
+
+
+def test_one_that_ended_while_the_loop_was_blocked_may_be_tried_again(
+    app: App, start: Start
+) -> None:
+    """Nothing goes on that another run would be beside."""
+    ended: list[int] = []
+
+    def hold_the_loop() -> None:
+        while not ended:
+            block(0.005)
+        block(0.3)
+
+    @app.task(thread=True, timeout=0.1, retries=1, backoff=0)
+    def quick() -> int:
+        if not current_task().attempt:
+            # When the loop hears of neither its end nor its timeout until both have come
+            hub.loop.run_callback_threadsafe(hold_the_loop)
+            block(0.05)
+        ended.append(1)
+        return current_task().attempt
+
+    hub = gevent.get_hub()
+    worker = start()
+    assert quick.delay().get(timeout=20) in (0, 1)
+    assert worker.stats.stuck == 0
+    assert not worker.threads.abandoned
+
+
+def test_a_filter_that_breaks_ends_no_task(
+    app: App, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(record: logging.LogRecord) -> bool:
+        raise RuntimeError("no such field")
+
+    @app.task(thread=True)
+    def t() -> str:
+        log.warning("lost")
+        return "done"
+
+    log = logging.getLogger("shop")
+    log.addFilter(breaks)
+    try:
+        start()
+        assert t.delay().get(timeout=10) == "done"
+    finally:
+        log.removeFilter(breaks)
+    assert "RuntimeError: no such field" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import gevent
@@ -51,12 +52,14 @@ class Bench:
         self.stats = Stats()
         self.membership = Membership(on_renew=self._count)
         self.register()
+        self.asked: list[FrameType | None] = []
         config = WorkerConfig(**{"lease": 1.0, "block_warn": 0.1, **options})
         self.watchdog = Watchdog(
             Broker(Connection(Endpoint(url or space.url), "test-watchdog"), space.broker.namespace),
             self.membership,
             config,
             self.stats,
+            self.asked.append,
         )
         self.watchdog.on_max_block = lambda: self.gave_up.append(time.monotonic())
 
@@ -130,6 +133,14 @@ def test_it_names_the_task_that_blocks_with_file_and_line(
     report = blocks(caplog)[0]
     assert f"{hog.name}[{delivery.id}] blocks the loop" in report
     assert re.search(r'test_watchdog\.py", line \d+, in hog\n\s+block_the_loop\(0\.6\)', report)
+
+
+def test_while_it_is_blocked_others_are_answered_from_the_thread(bench: Bench) -> None:
+    block_the_loop(2.0)
+    assert len(bench.asked) > 1
+    frame = bench.asked[0]
+    assert frame is not None
+    assert frame.f_code.co_name == "test_while_it_is_blocked_others_are_answered_from_the_thread"
 
 
 @pytest.mark.usefixtures("bench")

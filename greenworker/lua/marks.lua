@@ -1,0 +1,39 @@
+-- Stands before every script that asks whether a mark cancels a message.
+--
+-- marks: HASH mark -> '<ms> <pass>'. A mark is task:<name> or tag:<tag>, and cancels what was sent until that
+-- moment, wherever it is; it leaves when the pass of that number has been through all messages (cancel_comb.lua).
+-- While there is any, `paused` holds a word that is no queue's name: claims learn of marks with what they read anyway.
+
+local MARKED = '*'
+local marks  -- mark -> ms, once they were read
+
+local function are_marks() return redis.call('SISMEMBER', PAUSED, MARKED) == 1 end
+
+local function read_marks()
+  local read, found = {}, redis.call('HGETALL', MARKS)
+  for i = 1, #found, 2 do
+    local moment = string.match(found[i + 1], '^(%d+) %d+$')
+    if moment then read[found[i]] = tonumber(moment) end
+  end
+  return read
+end
+
+-- Whether one of the marks that were read cancels a message. Not what had expired before.
+local function is_marked(envelope)
+  local sent, expires, task, options =
+    string.match(envelope, '^1 %d+ %d+ %d (%d+) (%d+) %d+ %S+ ([^ \n]+)([^\n]*)')
+  if not sent then return false end
+  sent, expires = tonumber(sent), expires == '0' and math.huge or tonumber(expires)
+  local function hits(mark) return marks[mark] and sent <= marks[mark] and marks[mark] < expires end
+  if hits('task:' .. task) then return true end
+  for tag in string.gmatch((string.match(options, ' tags=([^ ]+)') or '') .. '%2C', '(.-)%%2C') do
+    if hits('tag:' .. tag) then return true end
+  end
+  return false
+end
+
+-- Whether a message was cancelled, by itself or by a mark.
+local function is_called_off(envelope)
+  if marks == nil then marks = are_marks() and read_marks() or {} end
+  return was_cancelled(envelope) or is_marked(envelope)
+end
