@@ -111,8 +111,9 @@ class App:
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:  # type: ignore[misc]
         """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
 
-        Options: name, queue, timeout, retries, retry_for, backoff, priority, expires,
-        result_ttl, ignore_result, bind, sensitive, thread, unique, unique_until, unique_for, on_conflict; see TaskOptions. Raises DeclarationError.
+        Options: name, queue, timeout, soft_timeout, retries, retry_for, no_retry_for, backoff, priority,
+        expires, result_ttl, ignore_result, bind, sensitive, thread, tags, unique, unique_until, unique_for, on_conflict;
+        see TaskOptions. Raises DeclarationError.
         """
         if function is None:
             return lambda function: self._declare(function, options)
@@ -248,7 +249,7 @@ class App:
 
     def seen(self, name: str, by: By | None = None) -> Seen:
         """What was seen before, by that name; see Seen. Raises ConfigError."""
-        return Seen(self.client.pool, self.namespace, name, by)
+        return Seen(self.client.pool, self.client.broker.namespace, name, by)
 
     @property
     def dead(self) -> DeadLetters:
