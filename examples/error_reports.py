@@ -15,6 +15,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -67,13 +68,15 @@ class Reports(Middleware):
 
     def post_for_ever(self) -> None:
         while True:
-            self.post()
+            with suppress(OSError):  # the service is away: they wait
+                self.post()
             time.sleep(0.2)
 
     def post(self) -> None:
-        with open(self.file, "a", encoding="utf-8") as file:
-            while self.waiting:
-                file.write(json.dumps(self.waiting.popleft()) + "\n")
+        while self.waiting:
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(self.waiting[0]) + "\n")
+            self.waiting.popleft()
 
 
 reports = Reports("reports.jsonl")

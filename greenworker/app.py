@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from greenworker import keys
@@ -18,12 +17,13 @@ from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.control import Marked, Purged, Switched
 from greenworker.dead import DeadLetter, DeadLetters
-from greenworker.embedded import EmbeddedServer, find_server
+from greenworker.embedded import EmbeddedServer
 from greenworker.endpoint import Endpoint
-from greenworker.errors import ConfigError, DeclarationError, EmbeddedUnavailable, GreenworkerError
+from greenworker.errors import ConfigError, DeclarationError, GreenworkerError
+from greenworker.find_endpoint import find_endpoint
 from greenworker.findings import Report
 from greenworker.importable import importable_name, same_function
-from greenworker.middleware import Middleware, check
+from greenworker.middleware import Middleware, check, check_all
 from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
 from greenworker.running import Running
@@ -83,7 +83,7 @@ class App:
         self.tasks: dict[str, Task[..., Any]] = {}
         # The client's namespace: in a test it may be another one.
         self.schedule = Schedules(lambda: Timetable(self.client.pool, self.client.broker.namespace))
-        self.middlewares = tuple(map(check, middleware))
+        self.middlewares = check_all(middleware)
         self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url
         self._source = "App(url)"
@@ -206,7 +206,8 @@ class App:
         """Drop what waits in a queue and was sent before now; says how much that was.
 
         Who waits for one of them gets TaskCancelled. What is delayed, or waits for a retry, stays. Works in
-        bounded calls: an error in the middle has a note that says how many were dropped before.
+        bounded calls: an error in the middle has a note that says how many were dropped before. A call whose reply
+        was lost is made again, and what the lost one dropped is counted by the server alone (`purged`).
         """
         done = Purged()
         try:
@@ -241,7 +242,7 @@ class App:
         Each worker answers for itself, within a second; who has not after `timeout` s is `.silent`: cut off,
         dead, or blocked by what is no task or holds the GIL. Of one that a task blocks, that task is told.
         """
-        if not isinstance(limit, int) or limit < 1:
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise ConfigError(f"limit={limit!r}: give a whole number from 1 on")
         if not isinstance(timeout, (int, float)) or not 0 < timeout < PUSH_TTL:
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0 and below {PUSH_TTL:g}")
@@ -283,7 +284,9 @@ class App:
         """Where this app's server is; raises ConfigError. The first use reads the environment."""
         with self._lock:
             if self._endpoint is None:
-                self._endpoint = self._find_endpoint()
+                self._endpoint, self._server = find_endpoint(
+                    self._url, self._source, self._embedded
+                )
             return self._endpoint
 
     @property
@@ -384,22 +387,3 @@ class App:
             raise DeclarationError(f"two tasks are called {name}; give one of them another name=")
         self.tasks[name] = task
         return task
-
-    def _find_endpoint(self) -> Endpoint:
-        if self._url is not None:
-            return Endpoint(self._url, self._source)
-        url = os.environ.get("GREENWORKER_URL", "")
-        if url and url != "required":
-            return Endpoint(url, "GREENWORKER_URL")
-        if url == "required" or self._embedded is False:
-            by = "GREENWORKER_URL=required" if url else "App(embedded=False)"
-            raise EmbeddedUnavailable(
-                f"no server URL, and {by} forbids the embedded server: set GREENWORKER_URL=redis://host:6379/0 or App(url)"
-            )
-        self._server = server = EmbeddedServer(
-            None if self._embedded is True else Path(self._embedded)
-        )
-        if not server.folder.exists():
-            find_server()  # raises when there is none: then nothing is being used
-        _log.warning("no server URL given: using the embedded server in %s", server.folder)
-        return Endpoint(server.url, "embedded", prepare=server.ensure)

@@ -43,7 +43,7 @@ def check_priority(what: str, value: object) -> int:
 def check_seconds(what: str, value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
         return float(value)
-    raise DeclarationError(f"{what}={value!r}: give seconds, 0 or more")
+    raise DeclarationError(f"{what}={value!r:.80}: give seconds, 0 or more, and below 1e9")
 
 
 def check_result_ttl(what: str, value: object) -> float:
@@ -54,7 +54,7 @@ def check_result_ttl(what: str, value: object) -> float:
 
 def check_moment(what: str, value: object) -> Moment:
     if isinstance(value, datetime):
-        if value.tzinfo is None:
+        if value.utcoffset() is None:
             raise BadArguments(f"{what}={value!r} has no time zone: datetime.now(timezone.utc) + …")
         if value.timestamp() > _LATEST:
             raise BadArguments(f"{what}={value!r} is too far away")

@@ -103,9 +103,9 @@ Options:
   --tag TAG                 For cancel: those that were sent with this tag. For send:
                             with this tag.
   --error TYPE              For dead: those with this error, as ValueError.
-  --reason WORD             For dead: those with this reason: failed, stuck, poison,
-                            malformed, signature, arguments, unknown, result or
-                            internal.
+  --reason WORD             For dead: those with this reason: failed, rejected,
+                            stuck, poison, malformed, signature, arguments,
+                            unknown, result or internal.
   --text TEXT               For dead: those whose error or traceback has this text.
   --older AGE               For dead: those that died more than 30s, 15m, 2h or 7d
                             ago.

@@ -26,7 +26,7 @@ class ConnectionPool:
 
     A request that fails is repeated until `patience` seconds have passed: all that goes this way
     may be repeated. A push and a revival carry an id by which the second is known; a sweep and a
-    promotion move what is due then, once, and so does a tick; who deletes again what is gone learns only that it is;
+    promotion move what is due then, once, and so does a tick; who deletes or purges again what is gone learns only that it is;
     the rest reads. Whatever the server
     does meanwhile, a call ends by then; only a crowd may wait for longer, as long as the server
     answers others.

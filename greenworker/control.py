@@ -19,7 +19,7 @@ from greenworker.status import WorkerStatus, groups, worker_status
 
 MOST_TASKS = 1000  # that one worker names
 MOST_MARKS = 100  # at a time
-_KEPT = 10.0  # seconds: a question, and an answer
+_KEPT = 10.0  # seconds: a question, at least, and an answer
 _LOOK = 0.05  # seconds between the looks for answers
 _FIRST, _CHUNK = 4, 500  # messages that a call reads: at first, not knowing their size; at most
 
@@ -154,7 +154,7 @@ class Control:
     def running(self, limit: int, timeout: float) -> Running:
         """Ask every worker what it runs; what those say that answer within `timeout` s."""
         deadline = time.monotonic() + timeout
-        asked, workers = self._ask(limit)
+        asked, workers = self._ask(limit, timeout)
         silent = {worker.id: worker for worker in workers}
         heard: list[Running] = []
         while silent:
@@ -178,8 +178,9 @@ class Control:
         moment = question.partition(b" ")[0]
         return bool(self._run("answer", worker, moment, said, round(_KEPT * 1000)))
 
-    def _ask(self, limit: int) -> tuple[int, list[WorkerStatus]]:
-        asked, *workers = self._run("ask", min(limit, MOST_TASKS), round(_KEPT * 1000))
+    def _ask(self, limit: int, timeout: float = _KEPT) -> tuple[int, list[WorkerStatus]]:
+        kept = round(max(timeout, _KEPT) * 1000)
+        asked, *workers = self._run("ask", min(limit, MOST_TASKS), kept)
         return asked, [worker_status(asked, *group) for group in groups(workers, 4)]
 
     def _answers(self, asked: int, workers: Sequence[str]) -> Iterator[tuple[str, bytes]]:

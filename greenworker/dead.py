@@ -33,7 +33,7 @@ _FATES = {
 class DeadLetter:
     """A message that failed for good.
 
-    `reason` is one word: failed, stuck, poison, malformed, signature, arguments,
+    `reason` is one word: failed, rejected, stuck, poison, malformed, signature, arguments,
     unknown, result, internal.
     `error`, `message` and `traceback` are the remote error's, as text. `sent` and `died` are epoch
     seconds of the server's clock. `attempt` counts the retries, `deliveries` the crashes it was

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, copy_context
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import gevent
@@ -87,6 +88,16 @@ class Family:
                 "%s[%s] has ended, and %d of its children ignore that: they go on",
                 self.current.name, self.current.id, len(self._living),
             )  # fmt: skip
+
+
+def parent_of(frame: FrameType | None) -> CurrentTask | None:
+    """Whose child a stack belongs to, if it is one's."""
+    while frame is not None:
+        if frame.f_code is Child._run.__code__:
+            child = frame.f_locals.get("self")
+            return child._current if isinstance(child, Child) else None
+        frame = frame.f_back
+    return None
 
 
 class Child(gevent.Greenlet, Generic[R]):  # type: ignore[misc]  # gevent is untyped

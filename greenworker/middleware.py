@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +25,9 @@ class Middleware:
         """Stands around a send, where it is made. What it raises refuses the send, and is raised there.
 
         It may change `args`, `kwargs`, `headers`, `queue` and `priority`. Without call_next nothing is
-        sent. When that returns, the message is on the server; of `delay_many` it is in the call that is
-        about to be made, and call_next is for then, not for later. Retries are no sends.
+        sent, and what `delay_many` returns leaves it out. When call_next returns, the message is on the
+        server; of `delay_many` it is in the call that is about to be made, and call_next is for then, not
+        for later. Retries are no sends, nor are ticks of a schedule and dead letters that are sent again.
         """
         call_next(message)
 
@@ -62,6 +63,13 @@ def check(one: object) -> Middleware:
     if not any(name in vars(kind) for name in methods for kind in _own(type(one))):
         raise ConfigError(f"middleware {one!r:.80} has none of {', '.join(methods)}: define one")
     return one
+
+
+def check_all(given: object) -> tuple[Middleware, ...]:
+    """Several, checked; raises ConfigError."""
+    if isinstance(given, Middleware) or not isinstance(given, Iterable):
+        raise ConfigError(f"middleware={given!r:.80}: give a list of them")
+    return tuple(map(check, given))
 
 
 def sends(middleware: Iterable[Middleware]) -> Step | None:
@@ -137,6 +145,11 @@ def _allowed(message: Message, passed: Message) -> Message:
     """What is sent in place of a message; raises ConfigError where more is changed than may be."""
     if passed is message:
         return message
+    if not isinstance(passed, Message):
+        raise ConfigError(
+            f"{message.task}: a middleware's send() called call_next with a {type(passed).__name__}: "
+            "give it the message, or a copy of it"
+        )
     same = replace(
         passed,
         args=message.args,
@@ -150,6 +163,12 @@ def _allowed(message: Message, passed: Message) -> Message:
             f"{message.task}: a middleware's send() may change args, kwargs, headers, queue and "
             "priority, nothing else: the sender knows the rest"
         )
+    kinds = (("args", (list, tuple)), ("kwargs", Mapping), ("headers", Mapping))
+    for name, kind in kinds:
+        if not isinstance(getattr(passed, name), kind):
+            found = type(getattr(passed, name)).__name__
+            wanted = "a list or a tuple" if name == "args" else "a dict"
+            raise ConfigError(f"{message.task}: {name} is a {found}: give {wanted}")
     check_name("queue", passed.queue)
     if isinstance(passed.priority, bool) or passed.priority not in PRIORITIES:
         raise ConfigError(

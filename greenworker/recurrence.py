@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from greenworker.errors import DeclarationError
 
 _LEAST, _MOST = 0.1, 1e9  # seconds between two moments
+_NEAR = 2 * 86400  # seconds: more than any zone's clocks have ever been changed by
+_LONGEST_LINE = 1000  # characters: it is kept on the server, and sent with each look
 _FIELDS = "minute hour day-of-month month day-of-week, as in '*/5 * * * *'"
 
 
@@ -71,6 +73,10 @@ class Cron:
         if not isinstance(self.line, str):
             raise DeclarationError(f"cron({self.line!r:.60}): give a line of text: {_FIELDS}")
         object.__setattr__(self, "line", " ".join(self.line.split()))
+        if len(self.line) > _LONGEST_LINE:
+            raise DeclarationError(
+                f"cron({self.line!r:.60}): more than {_LONGEST_LINE:,} characters; give {_FIELDS}"
+            )
         object.__setattr__(self, "_zone", _zone_of(self.tz))
         object.__setattr__(self, "tz", str(self.tz))
         import cronsim  # only who declares a cron line needs it
@@ -86,15 +92,62 @@ class Cron:
         return f"cron {self.line} {self.tz}"
 
     def after(self, moment: float) -> float:
-        # A time that comes twice is the first of the two for cronsim, also where the second one is now.
-        return next(found for found in self._from(moment) if found > moment)
+        began = math.floor(moment)
+        if self._names_its_time:
+            # A time that comes twice is the first of the two for cronsim, also where the second one is now.
+            walk = self._walk(datetime.fromtimestamp(began, self._zone))
+            return next(found for found in walk if found > moment)
+        return self._shown_after(began)
 
-    def _from(self, moment: float) -> Iterator[float]:
+    def _shown_after(self, at: int) -> float:
+        """The first moment after this one at which the zone's clocks show what the line says.
+
+        cronsim is asked about clocks that never change. Those of a zone it follows by steps from full hour to
+        full hour, and goes round in circles where they change by half an hour or at a quarter to three.
+        """
+        shown = at + self._offset(at)
+        while True:
+            walk = self._walk(datetime.fromtimestamp(shown, UTC))
+            found = round(next(walk)) - self._offset(at)
+            change = self._change(at, min(found, at + _NEAR))
+            if change is not None:
+                at, shown = change, change + self._offset(change) - 1  # at which it may be itself
+            elif found <= at + _NEAR:
+                return float(found)
+            else:  # what clocks do on the way there changes nothing
+                at = found - _NEAR
+                shown = at + self._offset(at)
+
+    def _walk(self, start: datetime) -> Iterator[float]:
         from cronsim import CronSim
 
-        for found in CronSim(self.line, datetime.fromtimestamp(math.floor(moment), self._zone)):
+        for found in CronSim(self.line, start):
             yield found.timestamp()
         raise DeclarationError(f"cron({self.line!r:.200}): there is no such day in 50 years")
+
+    def _change(self, low: int, high: int) -> int | None:
+        """When the clocks change between these moments, or None; they do so once at most."""
+        before = self._offset(low)
+        if self._offset(high) == before:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._offset(middle) == before:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _offset(self, at: int) -> int:
+        """Seconds by which the zone's clocks are ahead of UTC."""
+        offset = datetime.fromtimestamp(at, self._zone).utcoffset()
+        return 0 if offset is None else round(offset.total_seconds())
+
+    @property
+    def _names_its_time(self) -> bool:
+        """Whether it runs once a day whatever the clocks do; cronsim sees to that."""
+        fields = self.line.split()
+        return len(fields) == 5 and not any(field.startswith("*") for field in fields[:2])
 
 
 def last_until(recurrence: Recurrence, moment: float, least: float) -> float:

@@ -27,8 +27,8 @@ class DjangoMiddleware(Middleware):
 
     `settings` names the settings where DJANGO_SETTINGS_MODULE does not. A task's greenlet has connections
     of its own: what it leaves open is closed when it ends, whatever CONN_MAX_AGE says, since nobody else can
-    use it; in a thread (`thread=True`) they are kept for the next task, as CONN_MAX_AGE says. None is
-    touched within a transaction that began outside of the run, as in a test.
+    use it; in a thread (`thread=True`) they are kept for the next task, as CONN_MAX_AGE says. Those of
+    a task's children (`spawn`) are theirs to close. None is touched within a transaction that began outside of the run, as in a test.
     """
 
     def __init__(self, settings: str | None = None) -> None:

@@ -12,15 +12,17 @@ require_type(ASKED, 'string')
 redis.call('DEL', NIL)
 
 local now = now_ms()
-local before = string.match(redis.call('GET', ASKED) or '', '^%d+ (%d+)$')
-redis.call('SET', ASKED, now .. ' ' .. math.max(most, tonumber(before) or 0), 'PX', ttl)
 local reply = {now}
 local leases = redis.call('ZRANGEBYSCORE', WORKERS, now, '+inf', 'WITHSCORES')
 for i = 1, #leases, 2 do
   local wid = leases[i]
   reply[#reply + 1] = wid
   reply[#reply + 1] = tonumber(leases[i + 1])
-  reply[#reply + 1] = redis.call('HLEN', processing_key(wid))
+  -- pcall: what one holds is not worth a refusal.
+  local held = redis.pcall('HLEN', processing_key(wid))
+  reply[#reply + 1] = type(held) == 'number' and held or 0
   reply[#reply + 1] = redis.call('HGET', ABOUT, wid) or '{}'
 end
+local before = string.match(redis.call('GET', ASKED) or '', '^%d+ (%d+)$')
+redis.call('SET', ASKED, now .. ' ' .. math.max(most, tonumber(before) or 0), 'PX', ttl)
 return reply

@@ -12,11 +12,6 @@ local DEAD_MOST, DEAD_FOR = 100000, 30 * 24 * 3600 * 1000
 
 local function count(counter, by) counted[counter] = (counted[counter] or 0) + (by or 1) end
 
--- A lock is given back by its holder, and by nobody else. (pcall: too late to refuse a key of a wrong type.)
-local function release_lock(id, lock)
-  if redis.pcall('HGET', UNIQUE, lock) == id then redis.call('HDEL', UNIQUE, lock) end
-end
-
 -- The message leaves, and the lock that it may hold (lock_in of its envelope) is free; its result is kept for ttl ms
 -- and announced. ttl 0: no result.
 local function finish(id, counter, ttl, result, lock)

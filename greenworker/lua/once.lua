@@ -79,8 +79,8 @@ local function send_once(id, queue, priority, due, expires, rest, now, buried, w
     if holder and not (select(2, lock_in(envelope)) == 'd' and is_held(holder)) then
       place = replace(holder, envelope, id, due <= now and not before and ready_key(queue, priority) or nil)
     end
-    redis.call('HSET', UNIQUE, lock, id)
   end
   send(id, queue, priority, due, expires, rest, now, buried, woken, place)
+  if lock then redis.call('HSET', UNIQUE, lock, id) end
   return 'n'
 end

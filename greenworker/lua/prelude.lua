@@ -66,6 +66,11 @@ local function lock_in(envelope)
   return name, mode
 end
 
+-- A lock is given back by its holder, and by nobody else. (pcall: too late to refuse a key of a wrong type.)
+local function release_lock(id, lock)
+  if redis.pcall('HGET', UNIQUE, lock) == id then redis.call('HDEL', UNIQUE, lock) end
+end
+
 -- What is cancelled and cannot be taken from where it is, out of the middle of a list or out of a worker's hands,
 -- expires at this moment, which no send can name. So it has ended for whoever looks, and never runs again.
 local WAS_CANCELLED, CANCELLED = '1', '{"state":"CANCELLED"}'

@@ -35,6 +35,8 @@ local function makes_way(id, envelope) return is_called_off(envelope) and not is
 local function make_way(id, key)
   local envelope = redis.call('HGET', MSG, id)
   if not makes_way(id, envelope) then return nil end
+  local lock = lock_in(envelope)
+  if lock then release_lock(id, lock) end
   redis.call('HINCRBY', STATS, was_replaced(envelope) and 'replaced' or 'cancelled', 1)
   if redis.call('ZREM', SCHEDULED, id) == 1 then return 'gone' end
   local line = home(envelope)

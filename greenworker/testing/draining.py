@@ -89,6 +89,7 @@ class _Drainage:
             link, unclocked = Clocked(link, client.clock), client.unclocked
         self._unclocked = unclocked
         self._broker = Broker(link, client.broker.namespace)
+        self._control = client.control
         self._letters = DeadLetters(client.broker)
         self._runner = Runner(
             app.tasks, app.middlewares, app.signer, app.failure_functions, unknown_is_dead=False
@@ -131,6 +132,8 @@ class _Drainage:
         if self._ticker is not None:
             moments.append((self._ticker.step() or 0.0) - 0.001)  # which it adds
         while (promoted := self._broker.promote()).moved == MAX_COUNT:
+            pass
+        while promoted.marks and self._control.comb(self._id).more:
             pass
         if promoted.next_due is not None:
             moments.append(promoted.next_due)

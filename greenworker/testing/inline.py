@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, Unpack, overload
 
@@ -25,7 +26,7 @@ from greenworker.signing import Signer
 from greenworker.subscriber import Subscriber, Waiter
 from greenworker.task import Task
 from greenworker.testing.line import LINE, Line
-from greenworker.testing.memory import Entry, Memory, new_push_id
+from greenworker.testing.memory import Entry, Memory, MemoryControl, new_push_id
 from greenworker.testing.once import Filters, MemoryOnce
 from greenworker.testing.record import (
     Errors,
@@ -159,12 +160,12 @@ class Inline:
             return
         variables = [(LINE, line)]
         outcome, ran = self._runner.run(delivery, variables)
-        self.memory.settle_one(entry, outcome)
-        self.ran.append(ran)
+        counts = self.memory.settle_one(entry, outcome)
+        self.ran.append(ran if counts is outcome else replace(ran, outcome=counts.kind))
         end_if_interrupted(ran)
-        if outcome.kind in ("retry", "release"):
+        if counts.kind in ("retry", "release"):
             line.add([entry])
-        elif outcome.kind == "dead":
+        elif counts.kind == "dead":
             line.failed.append(ran)
             letter = self.letters.get(entry.id)
             if letter is not None:
@@ -227,6 +228,7 @@ class InlineClient(Client):
         self._inline = inline
         self.broker = inline.memory
         self.once = MemoryOnce(inline.memory, filters)
+        self.control = MemoryControl(inline.memory)
         self.subscriber = _Announcements(inline)
         send = self.send
 

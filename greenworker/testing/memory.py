@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from greenworker.broker import NO_MOMENTS, Broker, Sighting
+from greenworker.control import Control, Marked
 from greenworker.errors import ConfigError
-from greenworker.message import Delivery, Outcome, State, attempts_of
+from greenworker.message import CANCELLED, Delivery, Outcome, State, attempts_of, is_marked
 from greenworker.scripts import Script
 
 _EXPIRED = b'{"state":"EXPIRED"}'
@@ -21,13 +22,15 @@ _WORKER = "testing"  # who runs it, in dead letters
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A message that is present. `due` in ms; `held`: it has run and wants to wait, whatever its time."""
+    """A message that is present. `due` in ms; `held`: it has run and wants to wait, whatever its time;
+    `called_off`: it was cancelled while it ran."""
 
     id: str
     envelope: bytes
     due: int
     started: bool = False
     held: bool = False
+    called_off: bool = False
 
     @property
     def expires(self) -> int:
@@ -82,6 +85,16 @@ class Memory(Broker):
             state = State.RETRY if attempt else State.SCHEDULED
             due_in = max(0, entry.due - self.now) / 1000
             return Sighting(state, None, attempt, due_in, last_error, left)
+
+    def cancel(self, ids: Sequence[str], dry_run: bool = False) -> str:
+        with self._lock:
+            return "".join(self._cancel(id, dry_run) for id in ids)
+
+    def marked(self, mark: str) -> list[Entry]:
+        """What is present and a mark hits."""
+        with self._lock:
+            marks = {mark: self.now}
+            return [entry for entry in self.present.values() if is_marked(entry.envelope, marks)]
 
     def forget(self, id: str) -> bool:
         return self._results.pop(id, None) is not None
@@ -147,13 +160,15 @@ class Memory(Broker):
             self._sequence += 1
             return Delivery(entry.id, self._sequence, _WORKER, entry.envelope, at / 1000)
 
-    def settle_one(self, entry: Entry, outcome: Outcome) -> None:
-        """As settle.lua; where there is time to wait, nobody waits for it here."""
+    def settle_one(self, entry: Entry, outcome: Outcome) -> Outcome:
+        """As settle.lua; returns what counts."""
         with self._lock:
             at = self.moment_of(entry)
             entry.started = False
+            if entry.called_off and outcome.kind != "done":
+                outcome = Outcome("cancelled", CANCELLED, _ttl(entry.envelope))
             match outcome.kind:
-                case "done":
+                case "done" | "cancelled":
                     self._end(entry, outcome.result, outcome.result_ttl)
                 case "dead":
                     # Now, whenever it was due: else it would have died in a time to come.
@@ -167,6 +182,7 @@ class Memory(Broker):
                     entry.envelope = outcome.envelope
                     entry.due = at + round(outcome.delay * 1000)
                     entry.held = outcome.kind == "later"
+            return outcome
 
     def end(self, entry: Entry, result: bytes) -> None:
         """It ends where it waits, with this result."""
@@ -208,6 +224,20 @@ class Memory(Broker):
         if ttl > 0:
             self._results[entry.id] = result
 
+    def _cancel(self, id: str, dry_run: bool) -> str:
+        """A letter as cancel.lua's. What runs is not interrupted here: it does not run again."""
+        entry = self.present.get(id)
+        if entry is None:
+            return "e" if id in self._results or id in self._records else "u"
+        if not entry.started and 0 < entry.expires <= self.now:
+            return "e"
+        if entry.started:
+            entry.called_off = entry.called_off or not dry_run
+            return "r"
+        if not dry_run:
+            self._end(entry, CANCELLED, _ttl(entry.envelope))
+        return "c"
+
     def _take_record(
         self, id: bytes, died: Mapping[bytes, float], look_only: bool = False
     ) -> bytes | None:
@@ -218,6 +248,23 @@ class Memory(Broker):
         if not look_only:
             del self._records[name]
         return record
+
+
+class MemoryControl(Control):
+    """People's hands on a Memory: of all that they do, cancelling is for tests."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__(NoServer(), memory.namespace)
+        self._memory = memory
+
+    def mark(self, mark: str) -> Marked:
+        hit = [entry.id for entry in self._memory.marked(mark)]
+        self._memory.cancel(hit)
+        return Marked(self._memory.time())
+
+    def count_marked(self, mark: str) -> Marked:
+        started = [entry.started for entry in self._memory.marked(mark)]
+        return Marked(self._memory.time(), started.count(False), started.count(True))
 
 
 class NoServer:

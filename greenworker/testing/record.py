@@ -48,7 +48,7 @@ class Ran:
     """One run and what came of it.
 
     `outcome`: done; retry, or later (Snooze), after `delay` s; dead, and then `reason` is as in a
-    DeadLetter; release. `attempt` counts retries, 0 is the first run. `error` is what the run raised, if that
+    DeadLetter; cancelled; release. `attempt` counts retries, 0 is the first run. `error` is what the run raised, if that
     is why. `args` and `kwargs` are as the task got them; empty for what could not be read.
     """
 

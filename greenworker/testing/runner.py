@@ -59,8 +59,6 @@ class Runner:
         task = self._tasks.get(task_name_of(delivery.envelope))
         if task is not None and task.options.thread:
             context.run(IN_THREAD.set, True)
-        # Where nobody runs the loop its clock stands, and a timer of so many seconds from then is over at once.
-        gevent.get_hub().loop.update_now()
         executor = self._executor
         outcome = context.run(executor.run, delivery)
         # It was written off, and has ended after all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from types import FrameType
 
+from greenworker.family import parent_of
 from greenworker.worker.executor import run_of
 from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.threads import Threads, frame_in_thread
@@ -23,6 +24,14 @@ def describe_running(pool: TaskPool | SoloPool, threads: Threads) -> str:
             parts.append(f"{what}:\n{stack_text(frame_in_thread(frame) or frame)}")
     parts += [f"{call}:\n{stack_text(call.frame)}" for call in calls]
     return "\n".join(parts)
+
+
+def who_of(frame: FrameType | None) -> str:
+    """The run that a stack belongs to, or whose child; empty for what is no task."""
+    run, parent = run_of(frame), parent_of(frame)
+    if run is None and parent is not None:
+        return f"a child of {parent.name}[{parent.id}]"
+    return "" if run is None else str(run)
 
 
 def stack_text(frame: FrameType | None) -> str:

@@ -22,8 +22,7 @@ from greenworker.broker import Broker
 from greenworker.errors import BrokerError, ConfigError
 from greenworker.worker import gil
 from greenworker.worker.config import WorkerConfig
-from greenworker.worker.dump import stack_text
-from greenworker.worker.executor import run_of
+from greenworker.worker.dump import stack_text, who_of
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.stats import Stats
 
@@ -284,7 +283,7 @@ class Watchdog:
 
     def _report(self, blocked: float) -> None:
         frame = sys._current_frames().get(self._main)
-        who = str(run_of(frame) or "something that is no task")
+        who = who_of(frame) or "something that is no task"
         self._last_seen = time.monotonic(), who
         text = f"{who} blocks the loop for {blocked:.1f} s now:\n{stack_text(frame)}"
         self._tell(logging.WARNING, text)
@@ -295,9 +294,9 @@ class Watchdog:
             return
         self._stats.count_block(held, new=frame is None or not self._told)
         self._told = 0.0 if frame is None else time.monotonic() - self._alive
-        who = run_of(frame)
+        who = who_of(frame)
         what = f"C code held the GIL for {held:.1f} s, and no Python ran"
-        if who is None:
+        if not who:
             # While it was told who blocks the loop, the hold came and went.
             seen_at, seen = self._last_seen
             recent = time.monotonic() - seen_at < held + self._tick

@@ -11,12 +11,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import RLock
 
-from greenworker.errors import (
-    BrokerError,
-    BrokerUnavailable,
-    ConfigError,
-    GreenworkerError,
-)
+from greenworker.errors import BrokerError, BrokerUnavailable, ConfigError, GreenworkerError
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.events import Events
 from greenworker.worker.parts import Parts

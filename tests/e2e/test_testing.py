@@ -345,6 +345,10 @@ def test_a_clock_begins_where_it_is_told_to(app: App, url: str) -> None:
             "2026-03-29T01:00:00Z",
             "2026-03-30T00:30:00Z",
         ]
+    with clock(app, url=url, at=spring) as standing:
+        # Schedules count from where it begins, whether anybody has worked since or not.
+        standing.move(days=2)
+        assert [ran.id.partition("@")[2] for ran in drain(app)] == ["2026-03-30T00:30:00Z"]
     with (
         pytest.raises(BadArguments, match="give a datetime with a time zone"),
         clock(app, url=url, at=spring.replace(tzinfo=None)),
@@ -424,6 +428,24 @@ def test_ctrl_c_gives_back_what_ran(app: App, standing: Clock) -> None:
     interrupt = False
     drain(app)
     assert result.state == "SUCCESS"
+
+
+def test_what_is_cancelled_does_not_run(app: App, standing: Clock, server: Server) -> None:
+    @app.task
+    def note(n: int) -> int:
+        return n
+
+    one, other = note.delay(1), note.apply_async((2,), countdown=60)
+    assert one.cancel()
+    app.cancel(task=note.name)
+    later = note.delay(3)  # by a clock that stands: what comes after a mark is not hit
+    assert [ran.args for ran in drain(app, minutes=1)] == [(3,)]
+    assert (one.state, other.state, later.get()) == ("CANCELLED", "CANCELLED", 3)
+    assert app.status().counters["cancelled"] == 2
+    assert app.purge("default").total == 0
+    note.delay_many([(4,), (5,)])
+    assert app.purge("default").purged == 2
+    check(app, server)
 
 
 def test_what_has_no_end_is_found(app: App, standing: Clock) -> None:

@@ -151,6 +151,7 @@ class Model:
             lies_there = message.id in line and due <= self.now
             if not lies_there:
                 self._take_away(message.id)
+            self.locks.free(message.id, self.msg[message.id])
             self.count("replaced" if was_replaced(self.msg[message.id]) else "cancelled")
         expires = max(2, self._moment(message.expires, 0)) if message.expires is not None else 0
         ttl, queue, rest = encode_tail(message).decode().split(" ", 2)

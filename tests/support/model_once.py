@@ -86,8 +86,9 @@ class Locks:
                 return f"d {holder}"
             if holder and not (lock_of(model.msg[holder])[0] == "d" and model.is_held(holder)):
                 place = self._replace(holder, message, not lies_there)
-            self.held[name] = message.id
         model.send(message, place)
+        if note and not note.startswith("f"):
+            self.held[note[1:]] = message.id
         return "n"
 
     def _replace(self, id: str, by: Message, in_place: bool) -> int | None:

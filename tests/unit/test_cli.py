@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from greenworker import App, __version__, cli, codec
+from greenworker import App, DeadLetter, __version__, cli, codec
 from greenworker.commands import completion, dead, logs, schedule
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
@@ -245,6 +245,20 @@ def test_all_that_dead_letters_can_be_chosen_by() -> None:
         "newer": 604800.0, "limit": 9,
     }  # fmt: skip
     assert set(dead._filters(parse("dead list")).values()) == {None}
+
+
+def test_every_reason_is_told_of() -> None:
+    package = Path(cli.__file__).parent
+    python = (package / "worker/executor.py").read_text()
+    said = set(re.findall(r"""_(?:dead|unfit)\([\w.]+, "(\w+)\"""", python))
+    for script in ("reap", "weed"):
+        text = (package / f"lua/{script}.lua").read_text()
+        said |= set(re.findall(r"bury\([^;]*?now, '(\w+)'", text, re.DOTALL))
+    assert {"failed", "rejected", "poison", "malformed", "stuck"} <= said
+    manual = cli.__doc__.partition("--reason WORD")[2].partition("--text TEXT")[0]
+    for reason in said:
+        assert re.search(rf"\b{reason}\b", manual), reason
+        assert re.search(rf"\b{reason}\b", DeadLetter.__doc__ or ""), reason
 
 
 @pytest.mark.parametrize(
@@ -593,6 +607,7 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
         "threads",
         "timeout",
         "grace",
+        "cancel-grace",
         "lease",
         "block-warn",
         "max-block",

@@ -125,12 +125,19 @@ def follow(node: ast.expr) -> Any:
 
 def defined(*path: str) -> None:
     """`contrib.django.DjangoMiddleware`, looked up without importing Django."""
-    room = PACKAGE.joinpath(*path[:-1]).with_suffix(".py")
-    if not room.is_file():
+    room = PACKAGE.joinpath(*path[:-1])
+    source = room / "__init__.py" if room.is_dir() else room.with_suffix(".py")
+    if not source.is_file():
         raise LookupError(f"no module {'.'.join(path[:-1])}")
-    names = [getattr(node, "name", "") for node in ast.parse(room.read_text("utf-8")).body]
+    names: set[str] = set()
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+                names.update(ast.literal_eval(value))
     if path[-1] not in names:
-        raise LookupError(f"no {path[-1]} in {room.name}")
+        raise LookupError(f"no {path[-1]} in {'.'.join(path[:-1])}")
 
 
 def check_call(target: Any, args: list[ast.expr], keywords: list[str]) -> None:
@@ -180,6 +187,7 @@ def test_what_the_tables_call_greenworkers_is() -> None:
         "errors.MaxRetriesExceededError",
         "greenworker.contrib.django.shared_task",
         "greenworker.contrib.pyramid.delay_on_commit",
+        "greenworker.contrib.django",
         "Snooze()",
         "shared_task",
         "any words",

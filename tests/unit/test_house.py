@@ -31,7 +31,7 @@ STOREYS = (
     ("connection", "status", "running", "checks"),
     ("connection_pool",),
     ("broker", "middleware", "embedded", "embedded_guard", "signing"),
-    ("subscriber", "probe", "control", "timetable", "once", "seen"),
+    ("subscriber", "probe", "control", "timetable", "once", "seen", "find_endpoint"),
     ("findings",),
     ("audit",),
     ("result", "dead"),

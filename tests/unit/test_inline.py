@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +34,7 @@ from greenworker.errors import (
     NotEncodable,
     ResultGone,
     ResultTimeout,
+    TaskCancelled,
     TaskExpired,
     TaskFailed,
     TaskTimeout,
@@ -506,6 +507,7 @@ def test_ctrl_c_is_the_testers(app: App) -> None:
         with pytest.raises(KeyboardInterrupt):
             interrupted.delay("ctrl-c")
         assert len(sent.ran) == 1
+        assert (app.result(sent[0].id).state, sent.dead) == ("PENDING", [])
         assert interrupted.delay("exit").state == "FAILURE"
         with pytest.raises(pytest.fail.Exception):
             failing(app).delay()
@@ -576,7 +578,8 @@ def test_what_a_task_leaves_behind_sends_for_itself(app: App) -> None:
             assert go.wait(30)
             note.delay()
 
-        threads.append(threading.Thread(target=later))
+        # With the run's context, which knows what the run was part of.
+        threads.append(threading.Thread(target=copy_context().run, args=(later,)))
         threads[0].start()
 
     @app.task
@@ -587,6 +590,63 @@ def test_what_a_task_leaves_behind_sends_for_itself(app: App) -> None:
         go.set()
         threads[0].join()
         assert [ran.task for ran in sent.ran] == [leave.name, note.name]
+
+
+def test_what_is_cancelled_does_not_run(app: App) -> None:
+    @app.task(retries=1, backoff=[0])
+    def note(text: str) -> str:
+        if text == "itself":
+            assert app.result(current_task().id).cancel()
+            raise OSError("would be retried")
+        return text
+
+    @app.task
+    def parent() -> dict[str, str]:
+        child = note.apply_async(("child",), id="child")
+        return app.cancel("child", child.id, current_task().id, "nobody")
+
+    with app.testing() as sent:
+        delayed = note.apply_async(("delayed",), countdown=60)
+        tagged = note.apply_async(("tagged",), countdown=60, tags=["a"])
+        stays = note.apply_async(("stays",), countdown=60, tags=["b"])
+        assert delayed.cancel()
+        assert not delayed.cancel()
+        assert app.cancel(tag="a", dry_run=True).waiting == 1
+        app.cancel(tag="a")
+        assert [one.state for one in (delayed, tagged, stays)] == [
+            "CANCELLED",
+            "CANCELLED",
+            "SCHEDULED",
+        ]
+        with pytest.raises(TaskCancelled):
+            tagged.get()
+        (ran,) = sent.drain(minutes=1)
+        assert ran.args == ("stays",)
+        itself = note.delay("itself")
+        assert (itself.state, sent.ran[-1].outcome, sent.dead) == ("CANCELLED", "cancelled", [])
+        told = parent.delay()
+        assert told.get() == {"child": "cancelled", told.id: "running", "nobody": "unknown"}
+        assert sent.ran[-1].task == parent.name
+        assert app.cancel(told.id) == {told.id: "ended"}
+        app.cancel(task=note.name)
+
+
+def test_two_apps_that_send_to_each_other(app: App) -> None:
+    other = App(NOWHERE)
+
+    @app.task
+    def ping(n: int) -> None:
+        if n:
+            pong.delay(n)
+
+    @other.task
+    def pong(n: int) -> None:
+        ping.delay(n - 1)
+
+    with app.testing() as sent, other.testing() as others:
+        ping.delay(3)
+        assert (len(sent.ran), len(others.ran)) == (4, 3)
+        assert not {ran.task for ran in others.ran} - {pong.name}
 
 
 def test_nested_use_is_refused_and_all_is_as_before(app: App) -> None:

@@ -106,6 +106,11 @@ def test_headers_travel_and_arguments_are_what_was_made_of_them(url: str, namesp
         ({"queue": "a b"}, "queue 'a b'"),
         ({"priority": 10}, "priority 10"),
         ({"priority": True}, "priority True"),
+        # What a worker could only bury
+        ({"args": None}, "args is a NoneType: give a list or a tuple"),
+        ({"args": "ab"}, "args is a str"),
+        ({"kwargs": [1]}, "kwargs is a list: give a dict"),
+        ({"headers": None}, "headers is a NoneType: give a dict"),
     ],
 )
 def test_what_may_not_be_changed_refuses_the_send(
@@ -118,6 +123,17 @@ def test_what_may_not_be_changed_refuses_the_send(
         app.tasks["t"].delay_many([(1,)])
     assert many.value.sent == 0
     assert app.status().waiting == 0
+    app.close()
+
+
+def test_what_is_no_message_refuses_the_send(url: str, namespace: str) -> None:
+    class Forgetful(Middleware):
+        def send(self, message: Message, call_next: Next) -> None:
+            call_next(None)  # type: ignore[arg-type]
+
+    app = app_with(url, namespace, Forgetful())
+    with pytest.raises(ConfigError, match="call_next with a NoneType: give it the message"):
+        app.tasks["t"].delay(1)
     app.close()
 
 
@@ -185,6 +201,8 @@ def test_what_is_no_middleware_is_refused() -> None:
         App(middleware=[OnlyRuns])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="subclasses of Middleware"):
         App(middleware=[print])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="give a list of them"):
+        App(middleware=OnlyRuns())  # type: ignore[arg-type]
     for kind in (Empty, Misspelt, Middleware):
         with pytest.raises(ConfigError, match="none of send, run, on_start, on_quiet, on_shutdown"):
             App().middleware(kind())

@@ -80,6 +80,7 @@ def test_seconds_that_are_none(seconds: object) -> None:
         ("61 * * * * *", "bad second"),
         ("0 0 30 2 *", "bad day-of-month"),
         ("x\ny", "wrong number of fields"),
+        ("0," * 500 + "0 * * * *", "more than 1,000 characters"),
     ],
 )
 def test_a_line_that_is_none(line: str, says: str) -> None:
@@ -185,6 +186,59 @@ def test_whoever_asks_from_whatever_moment_is_told_the_same(line: str, change: s
         if moment > at + 7200:
             break
         assert one.after(moment) == next(found for found in walked[1:] if found > moment), moment
+
+
+# When clocks change: not on the hour, by half an hour, by two, and as usual
+CHANGES = [
+    ("Pacific/Chatham", "2026-04-04T14:00:00+00:00"),
+    ("Pacific/Chatham", "2026-09-26T14:00:00+00:00"),
+    ("Australia/Lord_Howe", "2026-04-04T15:00:00+00:00"),
+    ("Australia/Lord_Howe", "2026-10-03T15:30:00+00:00"),
+    ("Antarctica/Troll", "2026-03-29T01:00:00+00:00"),
+    ("Antarctica/Troll", "2026-10-25T01:00:00+00:00"),
+    (BERLIN, "2026-03-29T01:00:00+00:00"),
+    (BERLIN, "2026-10-25T01:00:00+00:00"),
+]
+
+
+@pytest.mark.parametrize(("tz", "change"), CHANGES)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "* * * * *",
+        "*/10 */3 * * *",
+        "*/20 2 * * *",
+        "* 1,2 * * *",
+        "0 19 0 * * *",
+        "0 0,30 1-3 * * *",
+    ],
+)
+def test_what_follows_real_time_is_when_the_clocks_show_it(line: str, tz: str, change: str) -> None:
+    """No more and no less, in whatever zone, from whatever moment it is asked; and it comes back."""
+    zone, one = ZoneInfo(tz), Cron(line, tz)
+    at = round(datetime.fromisoformat(change).timestamp())
+    assert (
+        datetime.fromtimestamp(at - 1, zone).utcoffset()
+        != datetime.fromtimestamp(at, zone).utcoffset()
+    )
+
+    def shows_it(minute: int) -> bool:
+        by_the_clock = datetime.fromtimestamp(minute, zone).replace(tzinfo=UTC).timestamp()
+        return Cron(line, "UTC").after(by_the_clock - 1) == by_the_clock
+
+    minutes = range(at - 5 * 3600, at + 30 * 3600, 60)
+    expected = [minute for minute in minutes if shows_it(minute)]
+    for moment in range(minutes[0] - 30, expected[-1], 617):
+        assert one.after(moment) == next(it for it in expected if it > moment)
+
+
+def test_a_day_that_is_years_away_is_no_work() -> None:
+    one = Cron("*/30 0 29 2 *", "Pacific/Chatham")
+    moment = datetime(2028, 2, 29, 0, 30, tzinfo=ZoneInfo("Pacific/Chatham")).timestamp()
+    assert (
+        one.after(moment) == datetime(2032, 2, 29, tzinfo=ZoneInfo("Pacific/Chatham")).timestamp()
+    )
+    assert last_until(one, moment + 3e8, moment) > moment + 1e8
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,13 @@ class FakeClient:
     def results(self, ids: list[str], ignored: str = "") -> list[str]:
         self.ignored.append(ignored)
         return ids
+
+
+class Nowhere(tzinfo):
+    """A time zone that says nothing: datetimes with it are naive (Python's own words)."""
+
+    def utcoffset(self, _: datetime | None) -> None:
+        return None
 
 
 @pytest.fixture
@@ -188,6 +195,8 @@ def test_an_argument_that_cannot_travel_is_named(app: App, client: FakeClient) -
         ({"countdown": "1"}, "give seconds"),
         ({"countdown": float("nan")}, "give seconds"),
         ({"countdown": float("inf")}, "give seconds"),
+        ({"countdown": 1e9}, "0 or more, and below 1e9"),
+        ({"countdown": 10**400}, "0 or more, and below 1e9"),
         ({"eta": 5}, "countdown="),
         ({"eta": datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001
         ({"expires": datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001
@@ -198,6 +207,7 @@ def test_an_argument_that_cannot_travel_is_named(app: App, client: FakeClient) -
         ({"id": "a b"}, "letters, digits"),
         ({"id": ""}, "letters, digits"),
         ({"expires": datetime.max.replace(tzinfo=UTC)}, "too far away"),
+        ({"eta": datetime(2026, 1, 1, tzinfo=Nowhere())}, "no time zone"),
         ({"eta": datetime.max.replace(tzinfo=UTC)}, "too far away"),
         ({"result_ttl": -1}, "give seconds"),
         ({"result_ttl": 0}, "ignore_result=True"),

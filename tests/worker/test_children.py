@@ -9,6 +9,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.monkey import get_original
 
 from greenworker import App, current_task, family, spawn
 from greenworker.errors import TaskFailed
@@ -21,13 +22,20 @@ def test_however_a_run_ends_its_children_end(
     app: App, start: Start, stray_errors: list[str]
 ) -> None:
     ended: list[str] = []
+    begun = Event()
 
     def child(name: str) -> None:
         spawn(grandchild, name)
         lasts(name)
 
     def grandchild(name: str) -> None:
+        begun.set()
         lasts(f"{name}'s child")
+
+    def has_begun() -> None:
+        begun.clear()
+        spawn(child, "it")
+        begun.wait()
 
     def lasts(name: str) -> None:
         try:
@@ -38,27 +46,26 @@ def test_however_a_run_ends_its_children_end(
 
     @app.task(name="returns")
     def returns() -> None:
-        spawn(child, "it")
-        gevent.sleep(0.01)
+        has_begun()
 
     @app.task(name="raises")
     def raises() -> None:
-        spawn(child, "it")
-        gevent.sleep(0.01)
+        has_begun()
         raise ValueError
 
-    @app.task(name="too_long", timeout=0.05)
+    @app.task(name="too_long", timeout=2)
     def too_long() -> None:
-        spawn(child, "it")
+        has_begun()
         Event().wait()
 
     @app.task(name="released")
     def released() -> None:
-        spawn(child, "it")
+        has_begun()
         Event().wait()
 
     worker = start()
     released.delay()
+    assert begun.wait(20)
     for task in (returns, raises, too_long):
         try:
             task.delay().get(timeout=10)
@@ -197,6 +204,19 @@ def test_a_child_that_ignores_its_end_is_reported_and_gets_no_more_children(
     assert refused[0] == f"t[{sent.id}] has ended: it gets no more children"
     assert not FAMILIES
     over.set()
+
+
+def test_one_that_blocks_the_loop_is_named_by_its_task(
+    app: App, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(name="t")
+    def t() -> None:
+        spawn(get_original("time", "sleep"), 0.6).join()
+
+    start(block_warn=0.1)
+    sent = t.delay()
+    sent.get(timeout=20)
+    eventually(lambda: f"a child of t[{sent.id}] blocks the loop for" in caplog.text)
 
 
 def test_it_is_for_tasks_in_greenlets(app: App, start: Start) -> None:

@@ -112,7 +112,7 @@ def test_several_workers_and_the_longest_runs_of_all(
     assert [len(found.tasks), found.tasks[0].id] == [3, first.id]
     seconds = [one.seconds for one in found.tasks]
     assert seconds == sorted(seconds, reverse=True)
-    everything = app.running(limit=1_000_000)
+    everything = app.running(limit=1_000_000, timeout=20)
     assert len(everything.tasks) == 16
     assert {one.worker for one in everything.tasks} == {"one", "two"}
     go.set()
@@ -222,7 +222,7 @@ def test_who_does_not_answer_is_named(app: App, start: Start, hold: tuple[Any, E
     other.scheduler.stop()
     sent = [task.delay(), task.delay()]
     eventually(lambda: one.stats.running + other.stats.running == 2)
-    found = app.running(timeout=1.5)
+    found = app.running(timeout=5)
     assert found.silent == ["other"]
     assert {task.worker for task in found.tasks} <= {"one"}
     go.set()
@@ -276,7 +276,7 @@ def test_what_others_wrote_gives_a_terminal_no_orders(app: App, start: Start, sp
 
 
 @pytest.mark.parametrize(
-    "given", [{"limit": 0}, {"limit": "5"}, {"timeout": 0}, {"timeout": math.inf}]
+    "given", [{"limit": 0}, {"limit": True}, {"limit": "5"}, {"timeout": 0}, {"timeout": math.inf}]
 )
 def test_what_makes_no_sense_is_refused(app: App, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="give"):
@@ -297,6 +297,6 @@ def test_of_many_the_first_ones_are_named(app: App, start: Start) -> None:
     found = ask(app, lambda found: found.total == 2000, limit=5)
     assert len(found.tasks) == 5
     assert all(isinstance(one, RunningTask) and one.where != "-" for one in found.tasks)
-    assert len(app.running(limit=1_000_000).tasks) == 1000, "one worker names no more"
+    assert len(app.running(limit=1_000_000, timeout=20).tasks) == 1000, "one worker names no more"
     go.set()
     eventually(lambda: not worker.stats.running)
