@@ -126,7 +126,56 @@ def malformed(space: Space, _: Control) -> None:
     assert space.claim_ids("w") == []
 
 
-ENDS: list[Callable[[Space, Control], None]] = [done, dead, expired, purged, buried, malformed]
+def cancelled(space: Space, _: Control) -> None:
+    """Where it waits; it lies there until a claim meets it."""
+    assert space.broker.cancel(["m1"]) == "c"
+    space.register("w")
+    assert space.claim_ids("w") == []
+
+
+def cancelled_by_a_mark(space: Space, control: Control) -> None:
+    control.mark("task:t")
+    space.register("w")
+    assert space.claim_ids("w") == []
+    space.redis.delete(space.key("marks"))
+    space.redis.srem(space.key("paused"), "*")
+
+
+def cancelled_while_it_runs(space: Space, _: Control) -> None:
+    delivery = claim_one(space, "m1")
+    assert space.broker.cancel(["m1"]) == "r"
+    space.settle("w", (delivery, Outcome("cancelled", b'{"state":"CANCELLED"}', 60.0)))
+
+
+def cancelled_and_released(space: Space, _: Control) -> None:
+    delivery = claim_one(space, "m1")
+    assert space.broker.cancel(["m1"]) == "r"
+    space.settle("w", (delivery, Outcome("release")))
+
+
+def cancelled_and_its_worker_dead(space: Space, _: Control) -> None:
+    claim_one(space, "m1")
+    assert space.broker.cancel(["m1"]) == "r"
+    space.crash("w")
+    space.reap()
+
+
+CANCELS: list[Callable[[Space, Control], None]] = [
+    cancelled,
+    cancelled_by_a_mark,
+    cancelled_while_it_runs,
+    cancelled_and_released,
+    cancelled_and_its_worker_dead,
+]
+ENDS: list[Callable[[Space, Control], None]] = [
+    done,
+    dead,
+    expired,
+    purged,
+    buried,
+    malformed,
+    *CANCELS,
+]
 
 
 @pytest.mark.parametrize("mode", [KEEP, STARTED, REPLACE])
@@ -143,7 +192,7 @@ def test_each_end_gives_it_back(
     assert audit(space).findings == []
 
 
-@pytest.mark.parametrize("end", [done, dead, expired, purged, malformed])
+@pytest.mark.parametrize("end", [done, dead, expired, purged, malformed, *CANCELS])
 def test_nobody_else_gives_it_back(
     space: Space, sender: Sender, control: Control, end: Callable[[Space, Control], None]
 ) -> None:
@@ -224,6 +273,54 @@ def test_who_has_expired_holds_nothing_though_nobody_has_met_it(
     assert sender.locks == {"url": "m2"}
     assert space.stats()["expired"] == 1
     space.check()
+
+
+def test_a_cancelled_one_that_was_scheduled_gives_it_back(space: Space, sender: Sender) -> None:
+    sender.send("m1", "url", due=60.0)
+    assert space.broker.cancel(["m1"]) == "c"
+    assert sender.locks == {}
+
+
+@pytest.mark.parametrize("by", ["id", "mark"])
+@pytest.mark.parametrize("mode", [KEEP, REPLACE])
+def test_who_is_cancelled_holds_nothing_though_nobody_has_met_it(
+    space: Space, sender: Sender, control: Control, by: str, mode: str
+) -> None:
+    """I1: a send behind the cancellation is sent."""
+    sender.send("m1", "url", mode)
+    if by == "id":
+        space.broker.cancel(["m1"])
+    else:
+        control.mark("task:t")
+    assert sender.send("m2", "url", mode) == ("n", "m2")
+    claim_one(space, "m2")
+    assert sender.locks == ({"url": "m2"} if mode == KEEP else {})
+    assert space.stats()["cancelled"] == 1
+    space.check()
+
+
+def test_what_is_cancelled_holds_it_while_it_runs(space: Space, sender: Sender) -> None:
+    sender.send("m1", "url")
+    claim_one(space, "m1")
+    space.broker.cancel(["m1"])
+    assert sender.send("m2", "url") == ("d", "m1")
+
+
+def test_a_cancelled_id_that_is_sent_again_holds_what_it_says_now(
+    space: Space, sender: Sender
+) -> None:
+    sender.send("m1", "url")
+    space.broker.cancel(["m1"])
+    assert sender.send("m1", "another") == ("n", "m1")
+    assert sender.locks == {"another": "m1"}
+    space.broker.cancel(["m1"])
+    assert sender.send("m1", "another") == ("n", "m1")
+    assert sender.locks == {"another": "m1"}
+    space.broker.cancel(["m1"])
+    assert space.push("m1") == 1
+    assert sender.locks == {}
+    space.check()
+    assert audit(space).findings == []
 
 
 def test_what_was_claimed_in_time_holds_it_however_long_it_runs(
