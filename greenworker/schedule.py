@@ -113,8 +113,9 @@ class Schedules:
         text = recurrence.text
         if not isinstance(task, Task):
             what = getattr(task, "__qualname__", f"{task!r:.60}")
+            mend = f"; a time zone has its name, tz={task!r:.60}" if isinstance(task, str) else ""
             raise DeclarationError(
-                f"{text}: {what} is no task: put this above @app.task, not below"
+                f"{text}: {what} is no task{mend or ': put this above @app.task, not below'}"
             )
         if task.name not in tasks or tasks[task.name] is not task:
             raise DeclarationError(

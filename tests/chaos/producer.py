@@ -27,7 +27,8 @@ class Producer:
     def send(self, task: str, *args: Any, **options: Any) -> str:
         """Send a task as apply_async does; returns its id, whatever came of it."""
         id = uuid4().hex
-        self._journal.write("send", ids=[id], task=task, expires="expires" in options)
+        expires, tags = "expires" in options, list(options.get("tags", ()))
+        self._journal.write("send", ids=[id], task=task, expires=expires, tags=tags)
         try:
             self.app.tasks[task].apply_async(args, id=id, **options)
         except SendUnknown:

@@ -133,8 +133,10 @@ def test_what_is_no_task_of_this_app(app: App) -> None:
 
     with pytest.raises(DeclarationError, match=r"plain is no task: put this above @app.task"):
         app.every(30)(plain)  # type: ignore[arg-type]
-    with pytest.raises(DeclarationError, match="'x' is no task"):
-        app.cron("* * * * *", "x")  # type: ignore[call-overload]
+    with pytest.raises(
+        DeclarationError, match=r"'Europe/Rome' is no task; a time zone has its name, tz='Eu"
+    ):
+        app.cron("* * * * *", "Europe/Rome")  # type: ignore[call-overload]
     other = App("redis://127.0.0.1:1").task(name="o")(plain)
     with pytest.raises(DeclarationError, match="o is a task of another App: schedule it there"):
         app.every(30, other)
