@@ -1,9 +1,9 @@
-"""What a filter of what was seen costs: bytes and microseconds each, on a server of its own.
+"""What a filter of what was seen costs: bytes and microseconds each, on a private server.
 
     python benchmarks/seen.py [MILLIONS]
 
-Bytes are what `used_memory` grew by since the filter was empty, over how many it has seen: sets,
-their keys, and what the allocator rounds up.
+Bytes are what `used_memory` grew by since the filter was empty, over how many it has seen: the sets,
+their keys, and what the allocator rounds up. For comparison: `MEMORY USAGE` of all its sets.
 """
 
 from __future__ import annotations
@@ -11,72 +11,77 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from greenworker import App
 
 STEPS = (1_000, 10_000, 100_000, 300_000, 1_000_000)
+LINE = "{:>12}  {:>10}  {:>12}  {:>8}  {:>8}  {:>12}"
 
 
 def main(millions: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         app = App(embedded=Path(folder) / "server")
-        broker, seen = app.client.broker, app.seen("bench")
-        memory = lambda: int(_info(broker, "memory")["used_memory"])  # noqa: E731
+        link, seen = app.client.pool, app.seen("bench")
         seen.add("first")
-        empty, done, spent = memory(), 1, 0.0
-        print(
-            f"{'seen':>12}  {'bytes each':>10}  {'sets':>8}  {'µs each':>8}  {'µs in the server':>16}"
-        )
+        forget_pushes(link)
+        empty, done = used(link), 1
+        print(LINE.format("seen", "bytes each", "MEMORY USAGE", "sets", "µs each", "in the server"))
         for target in (*STEPS, *(n * 1_000_000 for n in range(2, millions + 1))):
-            began, before, server = time.perf_counter(), done, _script_time(broker)
+            began, before, server = time.perf_counter(), done, in_scripts(link)
             while done < target:
                 some = range(done, min(done + 10_000, target))
                 seen.add(*(f"https://example.org/path/to/page-{n}?of=a+site" for n in some))
                 done = some.stop
-            spent = time.perf_counter() - began
-            each = (_script_time(broker) - server) / (done - before)
-            sets = int(_info(broker, "keyspace")["db0"].split("keys=")[1].split(",")[0])
-            push_notes = sum(1 for _ in broker_keys(broker, "push:*"))
-            # Notes of the calls, for five minutes: they are no part of it.
-            noted = push_notes * _note_size(broker)
-            print(
-                f"{done:12,}  {(memory() - empty - noted) / done:10.2f}  {sets - push_notes:8,}  "
-                f"{spent / (done - before) * 1e6:8.2f}  {each:16.2f}",
-                flush=True,
-            )
+            spent = (time.perf_counter() - began) * 1e6
+            server = in_scripts(link) - server
+            # Notes of the calls, that are kept for five minutes, whatever they were about.
+            forget_pushes(link)
+            sets = [int(link.execute("MEMORY", "USAGE", key)) for key in keys(link, "seen:*:*")]
+            each = [f"{value:.2f}" for value in ((used(link) - empty) / done, sum(sets) / done)]
+            took = [f"{value / (done - before):.1f}" for value in (spent, server)]
+            print(LINE.format(f"{done:,}", *each, f"{len(sets):,}", *took), flush=True)
         began = time.perf_counter()
         seen.drop()
         print(f"dropped in {(time.perf_counter() - began) * 1e3:.1f} ms")
         app.close()
 
 
-def broker_keys(broker, pattern):  # type: ignore[no-untyped-def]
+def keys(link: Any, pattern: str) -> Iterator[bytes]:
     cursor = b"0"
     while True:
-        cursor, found = broker._link.execute(
-            "SCAN", cursor, "MATCH", broker.root + pattern, "COUNT", 10_000
+        cursor, found = link.execute(
+            "SCAN", cursor, "MATCH", "gw:{default}:" + pattern, "COUNT", 10_000
         )
         yield from found
         if cursor == b"0":
             return
 
 
-def _note_size(broker):  # type: ignore[no-untyped-def]
-    for key in broker_keys(broker, "push:*"):
-        return int(broker._link.execute("MEMORY", "USAGE", key))
-    return 0
+def forget_pushes(link: Any) -> None:
+    notes = [*keys(link, "push:*")]
+    for start in range(0, len(notes), 1000):
+        link.execute("DEL", *notes[start : start + 1000])
 
 
-def _info(broker, section):  # type: ignore[no-untyped-def]
-    text = broker._link.execute("INFO", section).decode()
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+def used(link: Any) -> int:
+    return int(info(link, "memory")["used_memory"])
 
 
-def _script_time(broker):  # type: ignore[no-untyped-def]
-    line = _info(broker, "commandstats").get("cmdstat_evalsha", "usec=0,")
+def in_scripts(link: Any) -> int:
+    """µs in scripts so far."""
+    line = info(link, "commandstats").get("cmdstat_evalsha", "usec=0,")
     return int(line.split("usec=")[1].split(",")[0])
 
 
+def info(link: Any, section: str) -> dict[str, str]:
+    text = link.execute("INFO", section).decode()
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
