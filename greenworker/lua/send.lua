@@ -29,7 +29,8 @@ end
 local function is_held(id)
   for _, key in ipairs({redis.call('ZRANGE', WORKERS, 0, -1), redis.call('SMEMBERS', CORPSES)}) do
     for _, wid in ipairs(key) do
-      if redis.call('HEXISTS', processing_key(wid), id) == 1 then return true end
+      -- pcall: too late to refuse a key of a wrong type, and it may be held.
+      if redis.pcall('HEXISTS', processing_key(wid), id) ~= 0 then return true end
     end
   end
 end
@@ -39,7 +40,7 @@ end
 -- it is present. The way to it through another list is long, but such a send is rare.
 local function make_way(id, key)
   local envelope = redis.call('HGET', MSG, id)
-  if marks == nil then marks = are_marks() and read_marks() or {} end
+  if marks == nil then marks = marks_if_told() end
   if not (was_cancelled(envelope) or is_marked(envelope)) or is_held(id) then return nil end
   redis.call('HINCRBY', STATS, 'cancelled', 1)
   if redis.call('ZREM', SCHEDULED, id) == 1 then return 'gone' end

@@ -388,3 +388,35 @@ def test_a_key_of_a_wrong_type_is_refused(space: Space, control: Control) -> Non
     space.redis.set(space.key("marks"), "x")
     with pytest.raises(BrokerError, match="marks is a string, not a hash"):
         control.mark("tag:crawl")
+
+
+@pytest.mark.parametrize("key", ["paused", "marks", "processing:w"])
+def test_a_key_of_a_wrong_type_breaks_no_send_in_two(space: Space, key: str) -> None:
+    """Of an id that is present the send asks whether it was cancelled, and it has begun by then."""
+    space.register("w")
+    space.push("m")
+    space.broker.cancel(["m"] if key == "processing:w" else [])
+    if key == "marks":
+        space.redis.sadd(space.key("paused"), "*")
+    space.redis.set(space.key(key), "x")
+    fields = [field for id in ("n", "m", "o") for field in push_fields(Message(id, "t"))]
+    assert space.broker.push("both", fields) == 2
+    assert space.stats() == {"enqueued": 3}
+    assert set(space.redis.lrange(space.key("ready:default:5"), 0, -1)) == {"m", "n", "o"}
+
+
+def test_a_call_reads_so_much_at_most(space: Space) -> None:
+    ids = [f"m{n}" for n in range(8)]
+    for id in ids:
+        space.push(id, args=("x" * 990_000,))
+    assert space.broker._run("cancel", "dry", *ids) == b"ccccc"
+    assert space.broker.cancel(ids) == "cccccccc"
+    assert space.broker.cancel(ids) == "eeeeeeee"
+
+
+def test_a_clock_that_was_set_back_is_not_waited_for(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greenworker.control._MOMENT", 0.01)
+    monkeypatch.setattr(control, "_now", lambda: 0)
+    control.mark("tag:crawl")
