@@ -118,7 +118,8 @@ def test_a_queue_is_purged(project: Project) -> None:
     assert json.loads(done.stdout) == {
         "dry_run": False,
         "queues": [
-            {"queue": name, "purged": 0, "expired": 0, "foreign": 0} for name in ("mail", "slow")
+            {"queue": name, "purged": 0, "expired": 0, "cancelled": 0, "foreign": 0}
+            for name in ("mail", "slow")
         ],
     }
     tasks.add.apply_async((1,), queue="mail", expires=0)
