@@ -151,8 +151,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from importlib import import_module
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 
