@@ -240,10 +240,10 @@ class Broker:
 
     def cancel(self, ids: Sequence[str], dry_run: bool = False) -> str:
         """End messages, or have their workers do it; a letter for the fate of each: see cancel.lua."""
-        how, starts = "dry" if dry_run else "", range(0, len(ids), MAX_COUNT)
-        return "".join(
-            self._run("cancel", how, *ids[at : at + MAX_COUNT]).decode() for at in starts
-        )
+        how, fates = "dry" if dry_run else "", ""
+        while some := ids[len(fates) : len(fates) + MAX_COUNT]:
+            fates += self._run("cancel", how, *some).decode()
+        return fates
 
     # Looking up
 

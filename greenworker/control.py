@@ -20,6 +20,7 @@ from greenworker.status import WorkerStatus, groups, worker_status
 MOST_TASKS = 1000  # that one worker names
 MOST_MARKS = 100  # at a time
 _KEPT = 10.0  # seconds: a question, at least, and an answer
+_MOMENT = 1.0  # seconds: longer than a millisecond takes, whatever is between here and the server
 _LOOK = 0.05  # seconds between the looks for answers
 _FIRST, _CHUNK = 4, 500  # messages that a call reads: at first, not knowing their size; at most
 
@@ -127,8 +128,10 @@ class Control:
                 f"{MOST_MARKS} cancellations by task or tag are under way: each is over when a worker "
                 "has been through all messages; start one, or wait a while"
             )
-        # A moment is a millisecond: who sends after this call sends in a later one.
-        while self._now() <= before:
+        # A moment is a millisecond: who sends after this call sends in a later one. (A clock that was set back
+        # meanwhile, or another server's, is not waited for.)
+        until = time.monotonic() + _MOMENT
+        while self._now() <= before and time.monotonic() < until:
             time.sleep(0.001)
         return Marked(before / 1000)
 

@@ -1,7 +1,7 @@
 -- cancel: messages end before they have run, or their worker is told to end them (promote.lua).
 --
 -- ARGV  'dry' (look, change nothing) or '', ids...
--- Returns a letter for each: c cancelled, it never runs; r it runs, and its worker is told; e it has ended before, however;
+-- Returns a letter for each of the first of them, as many as the bytes allow: c cancelled, it never runs; r it runs, and its worker is told; e it has ended before, however;
 --         u unknown, or no message of ours.
 --
 -- Costs the same wherever a message waits: no list is walked through (call_off.lua).
@@ -15,10 +15,12 @@ redis.call('DEL', NIL)
 local now = now_ms()
 local ids = {unpack(ARGV, 2)}
 marks = are_marks() and read_marks() or {}
-local holders, seen, reply = holders_of(ids), {}, {}
+local holders, seen, reply, bytes = holders_of(ids), {}, {}, 0
 for k, id in ipairs(ids) do
+  if bytes > BUDGET then break end
   local envelope = not seen[id] and redis.call('HGET', MSG, id)
   local holder = holders[id]
+  bytes = bytes + #(envelope or '')
   if not envelope then
     reply[k] = (seen[id] or redis.call('EXISTS', result_key(id)) == 1 or redis.call('HEXISTS', RECORDS, id) == 1) and 'e' or 'u'
   elseif not head(envelope) then

@@ -6,10 +6,15 @@
 --
 -- HSCAN shows each field that is there from its beginning to its end, whatever comes and goes meanwhile; and a message is
 -- a field of `msg` from its push to its end, wherever it moves. So whoever goes on with a pass, and after whatever
--- pause, it is one pass. marks['pass']: its number, cursor, how many to ask for, when and by whom it was taken on.
+-- pause, it is one pass. But not on another server process (a restart, a failover): hashes are in another order there, and
+-- a pass begins anew. marks['pass']: its number, cursor, how many to ask for, when, by whom and where it was taken on.
 
 local who, most = ARGV[1], tonumber(ARGV[2])
 local LEAST, COUNT_MOST, MINE_FOR = 4, 500, 1000
+
+-- pcall: one that may not know where it is takes it for the same as before.
+local info = redis.pcall('INFO', 'server')
+local here = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or '-'
 
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
@@ -19,9 +24,10 @@ for _, wid in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do require_type(cance
 redis.call('DEL', NIL)
 
 local now = now_ms()
-local pass, cursor, count, at, by =
-  string.match(redis.call('HGET', MARKS, 'pass') or '', '^(%d+) (%d+) (%d+) (%d+) (%S+)$')
+local pass, cursor, count, at, by, where =
+  string.match(redis.call('HGET', MARKS, 'pass') or '', '^(%d+) (%d+) (%d+) (%d+) (%S+) (%S+)$')
 if not pass then pass, cursor, count, at, by = 0, '0', LEAST, 0, '-' end
+if where ~= here then cursor = '0' end
 if by ~= '-' and by ~= who and math.abs(now - tonumber(at)) < MINE_FOR then return {0, 0, 0} end
 marks = read_marks()
 if cursor == '0' then
@@ -71,6 +77,6 @@ if cursor == '0' then
 end
 -- As many as would fill a call if all were like these.
 count = math.max(1, math.min(COUNT_MOST, count * 4, math.floor(most * #found / 2 / math.max(1, bytes))))
-redis.call('HSET', MARKS, 'pass', string.format('%.0f %s %.0f %.0f %s', pass, cursor, count, now, who))
+redis.call('HSET', MARKS, 'pass', string.format('%.0f %s %.0f %.0f %s %s', pass, cursor, count, now, who, here))
 close()
 return {1, #found / 2, cancelled}

@@ -18,6 +18,12 @@ local function read_marks()
   return read
 end
 
+-- Where it is too late to refuse a key of a wrong type: there are none then.
+local function marks_if_told()
+  local told = redis.pcall('SISMEMBER', PAUSED, MARKED) == 1 and not mistyped(MARKS, 'hash')
+  return told and read_marks() or {}
+end
+
 -- Whether one of the marks that were read cancels a message. Not what had expired before.
 local function is_marked(envelope)
   local sent, expires, task, options =
@@ -34,6 +40,6 @@ end
 
 -- Whether a message was cancelled, by itself or by a mark.
 local function is_called_off(envelope)
-  if marks == nil then marks = are_marks() and read_marks() or {} end
+  if marks == nil then marks = marks_if_told() end
   return was_cancelled(envelope) or is_marked(envelope)
 end

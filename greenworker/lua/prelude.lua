@@ -85,8 +85,8 @@ end
 local function is_held(id)
   for _, wids in ipairs({redis.call('ZRANGE', WORKERS, 0, -1), redis.call('SMEMBERS', CORPSES)}) do
     for _, wid in ipairs(wids) do
-      -- pcall: too late to refuse a key of a wrong type.
-      if redis.pcall('HEXISTS', processing_key(wid), id) == 1 then return true end
+      -- pcall: too late to refuse a key of a wrong type, and it may be held.
+      if redis.pcall('HEXISTS', processing_key(wid), id) ~= 0 then return true end
     end
   end
   return false

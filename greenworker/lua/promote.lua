@@ -61,11 +61,9 @@ end
 if #over > 0 then redis.call('HDEL', CANCELS, unpack(over)) end
 
 local marked = {}
-if redis.pcall('SISMEMBER', PAUSED, MARKED) == 1 and not mistyped(MARKS, 'hash') then
-  for mark, moment in pairs(read_marks()) do
-    marked[#marked + 1] = mark
-    marked[#marked + 1] = moment
-  end
+for mark, moment in pairs(marks_if_told()) do
+  marked[#marked + 1] = mark
+  marked[#marked + 1] = moment
 end
 return {moved, next_due and math.max(0, tonumber(next_due) - now) or -1, type(asked) == 'string' and asked or '',
   told, marked}

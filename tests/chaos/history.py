@@ -29,7 +29,7 @@ class Journal:
     An event has `what`, `t` (the monotonic clock, which all processes of a machine share),
     `at` (the wall clock), `pid`, and its own fields:
 
-        send      ids, `expires` when they may, tags    before the call
+        send      ids, `expires` when they may, tags, only (what it is unique by)   before the call
         sent      ids, verdict: ok, refused, unknown    after it
         revive    ids                                   dead letters, before they are sent again
         revived   ids, verdict                          after it
@@ -130,6 +130,7 @@ class History:
         self.may_expire: set[str] = set()
         self.tagged: dict[str, set[str]] = defaultdict(set)  # ids by tag
         self.cancels: list[Cancel] = []
+        self.only: dict[object, list[str]] = defaultdict(list)  # ids by what they are unique by
         self.verdicts: dict[str, set[str]] = defaultdict(set)
         self.revivals: dict[str, list[float]] = defaultdict(list)  # when, but for those refused
         self.executions: dict[str, list[Execution]] = defaultdict(list)
@@ -214,6 +215,8 @@ class History:
             self.sent_at.setdefault(id, event["t"])
         if event.get("expires"):
             self.may_expire.update(event["ids"])
+        if event.get("only") is not None:
+            self.only[event["only"]] += event["ids"]
         for tag in event.get("tags", ()):
             self.tagged[tag].update(event["ids"])
 

@@ -89,6 +89,7 @@ def judge(
             verdict.unexpected.append(id)
         _check_runs(id, runs, history, final, verdict)
     _check_cancels(history, verdict)
+    _check_unique(history, final, verdict)
     _check_ticks(history.executions, verdict)
     _check_announcements(history, verdict)
     _check_incarnations(history, verdict)
@@ -291,6 +292,23 @@ def _check_cancels(history: History, verdict: Verdict) -> None:
                 continue
             if any(run.started > cancel.heard + _CLAIMED for run in runs):
                 verdict.problems.append(f"{id} was begun long after it was cancelled")
+
+
+def _check_unique(history: History, final: Final, verdict: Verdict) -> None:
+    """Of those that are unique by the same, one at a time was there: no run that counts began before the
+    one before it had ended."""
+    for what, ids in history.only.items():
+        counted: list[Execution] = []
+        for id in ids:
+            runs = history.executions.get(id, [])
+            accepted = _accepted(id, runs, history, final)
+            counted += [run for run in runs if run.token in accepted and run.ended is not None]
+        counted.sort(key=lambda run: run.started)
+        for one, following in pairwise(counted):
+            if one.id != following.id and following.started < (one.ended or 0.0):
+                verdict.problems.append(
+                    f"{one.id} and {following.id}, unique by {what}, ran at once"
+                )
 
 
 def _check_ticks(executions: Iterable[str], verdict: Verdict) -> None:

@@ -22,7 +22,7 @@ from greenworker.scripts import load
 from tests.chaos.arena import Arena
 from tests.chaos.figures import Figures, measure, unheard
 from tests.chaos.history import Journal
-from tests.chaos.schedule import TAG, Send, Step, faults, sends
+from tests.chaos.schedule import KEYS, TAG, Send, Step, faults, sends
 from tests.chaos.workers import Worker
 from tests.support.process import Command
 
@@ -79,6 +79,7 @@ class Mix:
             raise self._errors[0]
         _insist(lambda: arena.app.schedule.pause("tick"))
         arena.drain(patience)
+        self._check_locks()
         self._admin.close()
         verdict = arena.verify()
         figures = Figures(self._seed, minutes, verdict, self._faults)
@@ -90,6 +91,13 @@ class Mix:
         missed = unheard(arena.events("asked"), arena.history)
         assert not missed, f"{len(missed)} results that nobody was told of: {missed[:5]}"
         return figures
+
+    def _check_locks(self) -> None:
+        """Whatever became of those before them: with nothing there, each unique one may be sent."""
+        ids = [self._arena.send("only", key) for key in range(KEYS)]
+        said = {event["ids"][0]: event["verdict"] for event in self._arena.events("sent")}
+        assert [said[id] for id in ids] == ["ok"] * KEYS, "a lock was left behind"
+        self._arena.drain()
 
     def _guard(self, work: Callable[[Any], None], what: Any) -> None:
         try:

@@ -445,6 +445,20 @@ def test_what_was_ignored_has_no_result_and_is_not_lost(story: Story) -> None:
     assert verdict.lost == ["b"]
 
 
+def test_of_what_is_unique_one_runs_at_a_time(story: Story) -> None:
+    for id, token in (("a", ONE), ("b", TWO)):
+        story.tell("send", ids=[id], only=7).tell("sent", ids=[id], verdict="ok")
+        story.whole(id, token)
+    assert story.check().problems == []
+
+
+def test_two_unique_ones_at_once_are_a_problem(story: Story) -> None:
+    for id in ("a", "b"):
+        story.tell("send", ids=[id], only=7).tell("sent", ids=[id], verdict="ok")
+    story.start("a").whole("b", TWO, pid=2).end("a").settled("a")
+    assert only_problem(story) == "a and b, unique by 7, ran at once"
+
+
 CANCELLED = b'{"state":"CANCELLED"}'
 
 

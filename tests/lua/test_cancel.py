@@ -12,6 +12,7 @@ from greenworker.control import MOST_MARKS, Control
 from greenworker.errors import BrokerError, ConfigError
 from greenworker.message import CANCELLED, Message, Outcome, State, is_marked, mark_of
 from tests.support.auditing import audit
+from tests.support.server import Server
 from tests.support.state import Space
 
 GONE = Sighting(State.CANCELLED, CANCELLED)
@@ -180,6 +181,14 @@ def test_the_same_id_again_is_neither_dropped_nor_doubled(
     space.check()
 
 
+def test_the_same_id_again_takes_over_its_place_in_line(space: Space) -> None:
+    """No walk, where none is needed."""
+    space.push("m", "behind")
+    space.broker.cancel(["m"])
+    space.push("m")
+    assert space.waiting() == ["m", "behind"]
+
+
 def test_a_mark_hits_what_was_sent_before_it_and_nothing_else(
     space: Space, control: Control
 ) -> None:
@@ -290,12 +299,35 @@ def test_one_is_at_it_at_a_time(space: Space, control: Control) -> None:
         assert control.comb("one").more
         assert control.comb("two") == type(control.comb("two"))(0, 0, False)
         # … until it has not been heard of for a second
-        pass_, cursor, count, _, who = space.redis.hget(space.key("marks"), "pass").split(" ")
-        space.redis.hset(space.key("marks"), "pass", f"{pass_} {cursor} {count} 1 {who}")
+        passing = space.redis.hget(space.key("marks"), "pass").split(" ")
+        passing[3] = "1"
+        space.redis.hset(space.key("marks"), "pass", " ".join(passing))
         comb(control, "two")
         assert "marks" not in space.state()
     finally:
         space.redis.config_set("hash-max-listpack-entries", 128)
+
+
+def test_a_server_that_starts_again_has_hashes_in_another_order(namespace: str) -> None:
+    """What a pass has been past there is not what it has been past here."""
+    config = {"hash-max-listpack-entries": "1"}
+    with Server(appendonly=True, config=config) as server:
+        with Space(server.url, namespace) as space:
+            push_tagged(space, *(f"m{n}" for n in range(1000)))
+            control = Control(space.broker._link, namespace)
+            control.mark("tag:crawl")
+            for _ in range(4):
+                assert control.comb("w").more
+            assert space.redis.hget(space.key("marks"), "pass").split(" ")[1] != "0"
+        server.kill()
+        server.restart()
+        with Space(server.url, namespace) as space:
+            comb(Control(space.broker._link, namespace))
+            assert "marks" not in space.state()
+            space.register("w")
+            while space.redis.exists(space.key("msg")):
+                assert space.claim_ids("w", 1000) == []
+            assert space.stats() == {"enqueued": 1000, "cancelled": 1000}
 
 
 def test_there_are_so_many_marks_at_most(space: Space, control: Control) -> None:
@@ -364,3 +396,35 @@ def test_a_key_of_a_wrong_type_is_refused(space: Space, control: Control) -> Non
     space.redis.set(space.key("marks"), "x")
     with pytest.raises(BrokerError, match="marks is a string, not a hash"):
         control.mark("tag:crawl")
+
+
+@pytest.mark.parametrize("key", ["paused", "marks", "processing:w"])
+def test_a_key_of_a_wrong_type_breaks_no_send_in_two(space: Space, key: str) -> None:
+    """Of an id that is present the send asks whether it was cancelled, and it has begun by then."""
+    space.register("w")
+    space.push("m")
+    space.broker.cancel(["m"] if key == "processing:w" else [])
+    if key == "marks":
+        space.redis.sadd(space.key("paused"), "*")
+    space.redis.set(space.key(key), "x")
+    fields = [field for id in ("n", "m", "o") for field in push_fields(Message(id, "t"))]
+    assert space.broker.push("both", fields) == 2
+    assert space.stats() == {"enqueued": 3}
+    assert set(space.redis.lrange(space.key("ready:default:5"), 0, -1)) == {"m", "n", "o"}
+
+
+def test_a_call_reads_so_much_at_most(space: Space) -> None:
+    ids = [f"m{n}" for n in range(8)]
+    for id in ids:
+        space.push(id, args=("x" * 990_000,))
+    assert space.broker._run("cancel", "dry", *ids) == b"ccccc"
+    assert space.broker.cancel(ids) == "cccccccc"
+    assert space.broker.cancel(ids) == "eeeeeeee"
+
+
+def test_a_clock_that_was_set_back_is_not_waited_for(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greenworker.control._MOMENT", 0.01)
+    monkeypatch.setattr(control, "_now", lambda: 0)
+    control.mark("tag:crawl")

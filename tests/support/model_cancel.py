@@ -61,7 +61,7 @@ class Cancels:
     def comb(self, who: str, seen: State) -> tuple[int, bool]:
         """How many it cancelled, and whether there is more; which messages it looked at is the server's choice."""
         model = self.model
-        number, cursor, _, at, by = (model.passing or "0 0 4 0 -").split(" ")
+        number, cursor, _, at, by, _ = (model.passing or "0 0 4 0 - -").split(" ")
         if by not in ("-", who) and abs(model.now - int(at)) < MINE_FOR:
             return 0, False
         if not model.marks:
@@ -90,7 +90,7 @@ class Cancels:
         assert bool(passing) == bool(model.marks)
         if passing:
             assert passing.split(" ")[0] == str(now_number)
-            assert passing.split(" ")[3:] == [str(model.now), who]
+            assert passing.split(" ")[3:5] == [str(model.now), who]
         model.passing = passing
         return cancelled, bool(passing)
 
