@@ -14,6 +14,7 @@ from greenworker.result import Info as Info
 from greenworker.result import Result as Result
 from greenworker.result import Results as Results
 from greenworker.schedule import ScheduleInfo as ScheduleInfo
+from greenworker.seen import Seen as Seen
 from greenworker.task import Task as Task
 from greenworker.verdicts import Ignore as Ignore
 from greenworker.verdicts import Reject as Reject

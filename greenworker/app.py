@@ -28,10 +28,12 @@ from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
 from greenworker.running import Running
 from greenworker.schedule import ScheduleOptions, Schedules
+from greenworker.seen import Seen
 from greenworker.signing import Signer, signer_from_environment
 from greenworker.status import Status
 from greenworker.task import Task, make_options
 from greenworker.timetable import Timetable
+from greenworker.unique import By
 
 if TYPE_CHECKING:
     from greenworker.testing.inline import Sent
@@ -110,7 +112,8 @@ class App:
         """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
 
         Options: name, queue, timeout, soft_timeout, retries, retry_for, no_retry_for, backoff, priority,
-        expires, result_ttl, ignore_result, bind, sensitive, thread; see TaskOptions. Raises DeclarationError.
+        expires, result_ttl, ignore_result, bind, sensitive, thread, tags, unique, unique_until, unique_for, on_conflict;
+        see TaskOptions. Raises DeclarationError.
         """
         if function is None:
             return lambda function: self._declare(function, options)
@@ -244,6 +247,10 @@ class App:
         if not isinstance(timeout, (int, float)) or not 0 < timeout < PUSH_TTL:
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0 and below {PUSH_TTL:g}")
         return self.client.control.running(limit, timeout)
+
+    def seen(self, name: str, by: By | None = None) -> Seen:
+        """What was seen before, by that name; see Seen. Raises ConfigError."""
+        return Seen(self.client.pool, self.client.broker.namespace, name, by)
 
     @property
     def dead(self) -> DeadLetters:

@@ -36,11 +36,13 @@ _TYPES = {
     "msg": "hash", "scheduled": "zset", "workers": "zset", "corpses": "set", "seq": "hash",
     "about": "hash", "leases": "hash", "queues": "set", "dead": "zset", "dead:record": "hash", "stats": "hash",
     "sweep": "string", "pulse": "string", "paused": "set", "asked": "string", "schedules": "hash",
+    "unique": "hash", "seen": "hash", "seen:dropped": "hash",
     "marks": "hash",
 }  # fmt: skip
 _TYPES_BELOW = {
     "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "zset", "solitary": "string",
     "room": "string", "consumers": "set", "running": "string", "result": "string", "push": "string",
+    "unique": "string", "seen": "set",
     "cancels": "hash",
 }  # fmt: skip
 # What audit_scan.lua tells, in words.
@@ -55,6 +57,8 @@ _JUDGED: dict[str, Callable[..., Finding]] = {
     "unrecorded": Wording.unrecorded,
     "undated": Wording.undated,
     "undead": Wording.undead,
+    "abandoned": Wording.abandoned,
+    "unknown": Wording.unknown_filter,
 }
 
 
@@ -83,6 +87,8 @@ class Audit:
             self._check_places(turn, turns)
         self._check_workers()
         self._check_dead()
+        self._scan("locks", "unique")
+        self._scan("filters", "seen")
         totals = self._check_totals()
         return Report(
             totals.messages,

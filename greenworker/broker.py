@@ -193,7 +193,7 @@ class Broker:
         for delivery, outcome in outcomes:
             args += (delivery.id, delivery.seq, outcome.kind)
             if outcome.kind in ("done", "cancelled"):
-                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, "")
+                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, delivery.lock)
             elif outcome.kind == "dead":
                 args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, outcome.reason)
             else:

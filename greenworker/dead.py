@@ -24,7 +24,9 @@ _FRONT = re.compile(rb"(\d{1,15}) (\S+) (\S+) (\d+)").fullmatch
 
 T = TypeVar("T")
 
-_FATES = {"r": "retried", "d": "deleted", "g": "gone", "p": "present", "u": "unreadable"}
+_FATES = {
+    "r": "retried", "d": "deleted", "g": "gone", "p": "present", "u": "unreadable", "l": "locked",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ class DeadLetters:
         """Send dead letters again, with all their attempts before them; says what became of each id:
 
         retried; gone: there is no such dead letter; present: a message of this id is waiting or
-        running; unreadable: it is no message that can run. `dry_run` tells and changes nothing.
+        running; unreadable: it is no message that can run; locked: its task is unique, and another one
+        like it is there. `dry_run` tells and changes nothing.
         A DeadLetter means that very death: if it has died again since, it is gone. An id means any.
 
         A message whose `expires` has passed may wait once more for as long as it might at first.

@@ -13,7 +13,7 @@ from greenworker.status import WorkerStatus
 
 # I13: what came is what went and what is present.
 CAME = ("enqueued", "foreign", "revived")
-WENT = ("done", "dead", "expired", "purged", "cancelled")
+WENT = ("done", "dead", "expired", "purged", "cancelled", "replaced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,20 @@ class Wording:
             f"{self._mend('ZREM', self._root + 'dead', id)}"
         )
         return Finding("undead", key, id, text)
+
+    def abandoned(self, key: str, lock: str, holder: str) -> Finding:
+        text = (
+            f"lock {lock} is held by {holder}, which does not hold it: it stays until one like it is sent; "
+            f"{self._mend('HDEL', self._root + key, lock)}"
+        )
+        return Finding("abandoned", key, lock, text)
+
+    def unknown_filter(self, key: str, name: str, _: str = "") -> Finding:
+        text = (
+            f"what {key} says of the filter {name} cannot be read: it has seen nothing; "
+            f"{self._mend('HDEL', self._root + key, name)}"
+        )
+        return Finding("unknown", key, name, text)
 
     def totals(self, messages: int, places: int) -> Finding:
         text = (

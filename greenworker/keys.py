@@ -145,6 +145,22 @@ def push(root: str, push_id: str) -> str:
     return f"{root}push:{push_id}"
 
 
+def unique(root: str) -> str:
+    return root + "unique"
+
+
+def unique_for(root: str, name: str) -> str:
+    return f"{root}unique:{name}"
+
+
+def seen(root: str) -> str:
+    return root + "seen"
+
+
+def seen_dropped(root: str) -> str:
+    return root + "seen:dropped"
+
+
 def stats(root: str) -> str:
     return root + "stats"
 

@@ -48,7 +48,8 @@ class Message:
 
     `due` and `expires` are as given when sending; a claimed message carries no `due`, and an
     absolute `expires`. `attempt` counts retries, `deliveries` the crashes it was present at.
-    `sent` is the server's time of sending (epoch seconds), 0 before that.
+    `sent` is the server's time of sending (epoch seconds), 0 before that. `mark` is what a filter of
+    what was seen knows it by, while it is sent.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Message:
     attempt: int = 0
     deliveries: int = 0
     sent: float = 0.0
+    mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,12 @@ class Delivery:
     worker: str
     envelope: bytes
     claimed_at: float
+
+    @property
+    def lock(self) -> bytes:
+        """What it may hold until it is done, as lua/prelude.lua reads it; b"" as a rule."""
+        at = self.envelope.find(b" unique=d", 0, self.envelope.find(b"\n"))
+        return b"" if at < 0 else self.envelope[at + 9 :].split(None, 1)[0]
 
 
 @dataclass(frozen=True, slots=True)

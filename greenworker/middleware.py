@@ -97,11 +97,18 @@ def compose(steps: Sequence[Step]) -> Step | None:
     return both
 
 
-def sent_through(step: Step, push: Callable[[Message], None]) -> Callable[[Message], None]:
+def sent_through(step: Step, push: Callable[[Message], str]) -> Callable[[Message], str]:
     """`push`, with `step` around it."""
 
-    def send(message: Message) -> None:
-        step(message, lambda passed: push(_allowed(message, passed)))
+    def send(message: Message) -> str:
+        id = message.id
+
+        def call_next(passed: Message) -> None:
+            nonlocal id
+            id = push(_allowed(message, passed))
+
+        step(message, call_next)
+        return id
 
     return send
 

@@ -21,7 +21,7 @@ FOREIGN = "foreign:"  # what cannot be a name is called so, and its SHA-1, here 
 CHUNK = 500  # entries that one call reads, some 4 ms
 # What the first call for a key reads. HSCAN brings values along, and nobody knows yet how large they
 # are: four of 1 MB are what a call may read.
-_FIRST, _FIRST_OF_LARGE, _LARGE = 100, 4, ("msg", "dead:record")
+_FIRST, _FIRST_OF_LARGE, _LARGE = 100, 4, ("msg", "dead:record", "unique")
 WORK = 500_000  # entries of lists that one call may walk through, some 8 ms
 
 _NAME = re.compile(rb"[A-Za-z0-9_.:/@-]{1,64}")
@@ -80,7 +80,7 @@ class Probe:
         self._link = link
 
     def types(self) -> Iterator[tuple[str, str]]:
-        """Every key but well-typed results and pushes, with its type; some may come twice."""
+        """Every key but what is there by the thousand and well-typed, with its type; some may come twice."""
         cursor = b"0"
         while True:
             cursor, *found = self._run("audit_keys", cursor, MAX_COUNT)

@@ -176,7 +176,9 @@ class Result(Generic[R]):
                 self.id, "Expired", "it was still waiting when its expires had passed"
             )
         if state == State.CANCELLED:
-            raise TaskCancelled(self.id, "Cancelled", "it was cancelled")
+            by = outcome.get("replaced_by")
+            how = f"it was replaced by {by}" if by else "it was cancelled"
+            raise TaskCancelled(self.id, "Cancelled", how)
         raise TaskFailed(self.id, *told)
 
 

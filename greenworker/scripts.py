@@ -10,8 +10,9 @@ from typing import NamedTuple
 # What stands before a script, besides the prelude that stands before each.
 _SHARED = {
     "push": ("marks", "send"),
+    "push_once": ("marks", "send", "unique", "once", "seen"),
     "schedule_plan": ("schedule",),
-    "schedule_tick": ("marks", "send", "schedule"),
+    "schedule_tick": ("marks", "send", "unique", "once", "schedule"),
     "schedule_pause": ("schedule",),
     "schedule_list": ("schedule",),
     "claim": ("finish", "marks", "weed"),
@@ -24,11 +25,14 @@ _SHARED = {
     "cancel_count": ("marks", "call_off"),
     "settle": ("finish",),
     "beat": ("pulse",),
-    "reap": ("finish", "depart", "pulse"),
+    "reap": ("finish", "depart", "pulse", "seen"),
     "release": ("depart",),
     "listen": ("depart",),
-    "revive": ("record", "marks"),
+    "revive": ("record", "marks", "unique"),
     "dead_records": ("record",),
+    "seen_add": ("seen",),
+    "seen_look": ("seen",),
+    "seen_drop": ("seen",),
     "dead_delete": ("record",),
 }
 

@@ -24,8 +24,11 @@ from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.errors import BadArguments, DeclarationError, GreenworkerError, NotEncodable
 from greenworker.keys import check_name
-from greenworker.message import Message, Moment
+from greenworker.message import Message, Moment, encode_body
 from greenworker.result import Result, Results
+from greenworker.seen import Seen, mark_of
+from greenworker.signature import plain_arity, sent_signature
+from greenworker.unique import By, Rule, Unique, check_unique, seen_rule
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -42,6 +45,9 @@ class TaskOptions:
     drops a message that still waits after so long. `bind` passes `current_task()` first. Of a
     `sensitive` task no log line tells arguments, result or an error's text, whatever the worker is told.
     `thread` runs it in a native thread, for code that blocks: at its timeout it is given up, and goes on.
+    `unique` sends a call once: True = its arguments count, or the one of that name, or what a function of them
+    returns; until it is "done" or "started" (`unique_until`), or for `unique_for` s. A send meanwhile returns the first
+    one's Result, or, with `on_conflict="replace"`, takes the place of what waits.
     `tags` are words by which messages can be cancelled together.
     """
 
@@ -60,6 +66,10 @@ class TaskOptions:
     bind: bool = False
     sensitive: bool = False
     thread: bool = False
+    unique: By = False
+    unique_until: Literal["done", "started"] | None = None
+    unique_for: float | None = None
+    on_conflict: Literal["keep", "replace"] = "keep"
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,6 +96,7 @@ class TaskOptions:
             flag = getattr(self, what)
             if not isinstance(flag, bool):
                 raise DeclarationError(f"{self.name}: {what}={flag!r}: give True or False")
+        check_unique(self.name, self.unique, self.unique_until, self.unique_for, self.on_conflict)
         if self.thread and self.soft_timeout is not None:
             raise DeclarationError(
                 f"{self.name}: nothing can be raised in a thread from outside: with thread=True leave out "
@@ -133,8 +144,9 @@ class Task(Generic[P, R]):
         self.__module__ = function.__module__
         self.__wrapped__ = function
         self._client = client
-        self._signature = _sent_signature(function, options)
-        self._few, self._most = _plain_arity(self._signature)
+        self._signature = sent_signature(function, options.name, options.bind)
+        self._few, self._most = plain_arity(self._signature)
+        self._unique = None if options.unique is False else Unique(options, self._signature)
         self._tagged = tagged(options.tags)
 
     def __repr__(self) -> str:
@@ -224,10 +236,10 @@ class Task(Generic[P, R]):
         self._require_name()
         client = self._client()
         try:
-            client.send(message)
+            id = client.send(message)
         except NotEncodable as error:
             raise self._named(error) from None
-        return client.result(message.id, self._ignored)
+        return client.result(id, self._ignored)
 
     @overload
     def delay_many(
@@ -236,20 +248,32 @@ class Task(Generic[P, R]):
         *,
         results: Literal[True] = True,
         tags: Iterable[str] | None = None,
+        seen: Seen | None = None,
     ) -> Results[R]: ...
 
     @overload
     def delay_many(
-        self, items: Iterable[Any], *, results: Literal[False], tags: Iterable[str] | None = None
+        self,
+        items: Iterable[Any],
+        *,
+        results: Literal[False],
+        tags: Iterable[str] | None = None,
+        seen: Seen | None = None,
     ) -> int: ...
 
     def delay_many(
-        self, items: Iterable[Any], *, results: bool = True, tags: Iterable[str] | None = None
+        self,
+        items: Iterable[Any],
+        *,
+        results: bool = True,
+        tags: Iterable[str] | None = None,
+        seen: Seen | None = None,
     ) -> Results[R] | int:
         """Send a call for each item, an argument tuple or a dict of keyword arguments, at once and
-        in few round trips; all with these `tags` besides the task's own.
+        in few round trips; all with these `tags` besides the task's own. With `seen=app.seen(name)` only
+        what is new there, which has been seen from then on.
 
-        Returns the Results in order, or, with `results=False`, how many were sent: memory is
+        Returns the Results in order, or, with `results=False`, how many they would be: memory is
         then flat for any number. An error midway carries `.sent`.
         """
         if isinstance(items, (str, bytes, Mapping)):
@@ -258,11 +282,13 @@ class Task(Generic[P, R]):
                 f"not a {type(items).__name__}"
             )
         self._require_name()
+        rule = None if seen is None else self._seen_rule(seen)
         options = self._tagged if tags is None else self._options(tags)
-        messages = (self._message(*self._call_of(item), options) for item in items)
+        messages = (self._message(*self._call_of(item), options, rule) for item in items)
         ids: list[str] = []
+        note = ids.append if results else _forget
         try:
-            sent = self._client().send_many(messages, ids.append if results else _forget)
+            sent = self._client().send_many(messages, note, "" if seen is None else seen.name)
         except NotEncodable as error:
             raise self._named(error) from None
         return self._client().results(ids, self._ignored) if results else sent
@@ -297,10 +323,11 @@ class Task(Generic[P, R]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         named: Mapping[str, str] | None = None,
+        seen: Rule | None = None,
     ) -> Message:
         self.check_call(args, kwargs)
         options = self.options
-        return Message(
+        message = Message(
             id=os.urandom(16).hex(),
             task=self.name,
             args=args,
@@ -311,6 +338,29 @@ class Task(Generic[P, R]):
             expires=options.expires,
             options=self._tagged if named is None else named,
         )
+        if self._unique is None and seen is None:
+            return message
+        try:
+            notes = {**message.options}
+            if self._unique is not None:
+                notes["unique"] = self._unique.note(args, kwargs)
+            mark = None if seen is None else mark_of(seen.key(args, kwargs))
+        except BadArguments:
+            self._require_encodable(message)  # it names the argument
+            raise
+        return replace(message, options=notes, mark=mark)
+
+    def _seen_rule(self, seen: Seen) -> Rule:
+        if not isinstance(seen, Seen):
+            raise BadArguments(f"seen={seen!r:.80}: give app.seen(name)")
+        what = f"{self.name}.delay_many(seen={seen.name})"
+        return seen_rule(seen.by, self.options.unique, self._signature, what)
+
+    def _require_encodable(self, message: Message) -> None:
+        try:
+            encode_body(message)
+        except NotEncodable as error:
+            raise self._named(error) from None
 
     def _require_name(self) -> None:
         if self.name.startswith("__main__."):
@@ -334,34 +384,6 @@ class Task(Generic[P, R]):
         named = NotEncodable(f"argument {name!r} of {self.name}", error.reason)
         named.sent = error.sent
         return named
-
-
-def _sent_signature(function: Callable[..., Any], options: TaskOptions) -> inspect.Signature:
-    signature = inspect.signature(function)
-    if not options.bind:
-        return signature
-    parameters = list(signature.parameters.values())
-    if not parameters:
-        raise DeclarationError(
-            f"{options.name}: bind=True passes current_task() as the first argument: take one"
-        )
-    return signature.replace(parameters=parameters[1:])
-
-
-def _plain_arity(signature: inspect.Signature) -> tuple[int, float]:
-    """How many positional arguments certainly fit; binding a signature costs ten times a look at this."""
-    few, most = 0, 0.0
-    for parameter in signature.parameters.values():
-        required = parameter.default is inspect.Parameter.empty
-        match parameter.kind:
-            case inspect.Parameter.POSITIONAL_ONLY | inspect.Parameter.POSITIONAL_OR_KEYWORD:
-                few += required
-                most += 1
-            case inspect.Parameter.VAR_POSITIONAL:
-                most = math.inf
-            case inspect.Parameter.KEYWORD_ONLY if required:
-                return 1, 0.0
-    return few, most
 
 
 def _forget(_id: str) -> None:

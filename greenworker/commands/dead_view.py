@@ -15,6 +15,7 @@ _LEFT = {
     "gone": "already gone",
     "present": "present again",
     "unreadable": "unreadable",
+    "locked": "not sent, since one like it is there",
 }
 
 

@@ -10,6 +10,8 @@
 --              owned      what belongs to one incarnation: that it exists
 --              dead       each has a record, and is no message
 --              records    each is a dead letter
+--              locks      unique: each is held by a message that knows it
+--              filters    seen: each can be read
 -- Returns {next cursor, bytes read, {id or worker, ...}, {what is wrong, id or worker, detail, ...}}.
 --         next cursor '0': that was all. Of a list it is an index from the left, of the last one
 --         returned: only pushes move what is behind it, further to the right, so that a scan misses
@@ -83,6 +85,12 @@ elseif SCANS[kind] then
     elseif what == 'dead' then
       if redis.call('HEXISTS', RECORDS, id) == 0 then is_wrong('unrecorded', id) end
       if is_message(id) then is_wrong('undead', id) end
+    elseif what == 'locks' then
+      local envelope = redis.call('HGET', MSG, value) or ''
+      bytes = bytes + #envelope
+      if lock_in(envelope) ~= id then is_wrong('abandoned', id, value) end
+    elseif what == 'filters' then
+      if not string.find(value, id == '#' and '^%d+$' or '^%d+ %d+ %d+ %d+$') then is_wrong('unknown', id) end
     elseif what == 'records' then
       if not redis.call('ZSCORE', DEAD, id) then is_wrong('undated', id) end
     elseif what == 'suspected' then

@@ -27,7 +27,7 @@ end
 -- whoever looks it has ended. What a worker holds is told to it, and a sweep ends what a dead one held.
 local function call_off(id, envelope, holder)
   if not holder and redis.call('ZREM', SCHEDULED, id) == 1 then
-    finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED)
+    finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED, (lock_in(envelope)))
     return
   end
   if not was_cancelled(envelope) then

@@ -85,6 +85,8 @@ local function take(id)
     bytes = bytes + size
   end
   if weeded(id, envelope, now, wid) then return true end
+  local lock, mode = lock_in(envelope)
+  if lock and mode ~= 'd' then release_lock(id, lock) end  -- it holds that until it is started
   held[#held + 1] = id
   held[#held + 1] = seq
   reply[#reply + 1] = id

@@ -12,11 +12,13 @@ local DEAD_MOST, DEAD_FOR = 100000, 30 * 24 * 3600 * 1000
 
 local function count(counter, by) counted[counter] = (counted[counter] or 0) + (by or 1) end
 
--- The message leaves; its result is kept for ttl ms and announced. ttl 0: no result.
-local function finish(id, counter, ttl, result)
+-- The message leaves, and the lock that it may hold (lock_in of its envelope) is free; its result is kept for ttl ms
+-- and announced. ttl 0: no result.
+local function finish(id, counter, ttl, result, lock)
   ttl = math.min(ttl, LONGEST)
   finished[#finished + 1] = id
   count(counter)
+  if lock and lock ~= '' then release_lock(id, lock) end
   if ttl > 0 then
     redis.call('SET', result_key(id), result, 'PX', ttl)
     redis.call('PUBLISH', done_channel(id), result)
@@ -55,7 +57,7 @@ local LARGEST, KEPT = 1024 * 1024 + 65536, 4096
 -- Record: '<at ms> <reason> <wid> <bytes, when the envelope was cut, else 0>'
 --         \n worker's name \n error as JSON \n envelope.
 local function bury(id, ttl, result, now, reason, wid, envelope)
-  finish(id, 'dead', ttl, result)
+  finish(id, 'dead', ttl, result, (lock_in(envelope)))
   local cut = 0
   if #envelope > LARGEST then
     cut, envelope = #envelope, string.sub(envelope, 1, KEPT)

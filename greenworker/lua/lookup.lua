@@ -30,6 +30,11 @@ if not due then
     if redis.call('HEXISTS', processing_key(wid), id) == 1 then return {'started', line, -1, wid} end
   end
 end
+if was_replaced(envelope) then
+  local result = redis.call('GET', result_key(id))
+  if result then return {'ended', result} end
+  return {'unknown'}
+end
 if are_marks() then marks = read_marks() end
 if was_cancelled(envelope) or (marks and is_marked(envelope)) then return {'ended', CANCELLED} end
 local _, _, _, _, expires = head(envelope)

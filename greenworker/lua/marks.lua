@@ -37,3 +37,9 @@ local function is_marked(envelope)
   end
   return false
 end
+
+-- Whether a message was cancelled, by itself or by a mark.
+local function is_called_off(envelope)
+  if marks == nil then marks = marks_if_told() end
+  return was_cancelled(envelope) or is_marked(envelope)
+end

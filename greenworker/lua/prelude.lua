@@ -13,6 +13,7 @@ local ABOUT, LEASES = ROOT .. 'about', ROOT .. 'leases'
 local QUEUES, SWEEP, PULSE = ROOT .. 'queues', ROOT .. 'sweep', ROOT .. 'pulse'
 local DEAD, RECORDS = ROOT .. 'dead', ROOT .. 'dead:record'
 local PAUSED, ASKED, MARKS = ROOT .. 'paused', ROOT .. 'asked', ROOT .. 'marks'
+local UNIQUE = ROOT .. 'unique'
 
 local function ready_key(queue, priority) return ROOT .. 'ready:' .. queue .. ':' .. priority end
 local function suspects_key(queue) return ROOT .. 'suspects:' .. queue end
@@ -49,10 +50,47 @@ end
 local HEAD = '^1 (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%S+) '
 local function head(envelope) return string.match(envelope, HEAD) end
 
+-- How a message is unique, as its head says it, or nil.
+local function unique_in(envelope)
+  local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
+  local at = string.find(line, ' unique=', 1, true)
+  return at and string.match(line, '^[^ \n]+', at + 8)
+end
+
+-- The name of the lock that a message may hold, and for how long: d until it is done, s until it is started, r likewise
+-- and the next one takes its place. Nil as a rule.
+local function lock_in(envelope)
+  local note = unique_in(envelope)
+  if not note then return nil end
+  local mode, name = string.match(note, '^([dsr])([%w_-]+)$')
+  return name, mode
+end
+
+-- A lock is given back by its holder, and by nobody else. (pcall: too late to refuse a key of a wrong type.)
+local function release_lock(id, lock)
+  if redis.pcall('HGET', UNIQUE, lock) == id then redis.call('HDEL', UNIQUE, lock) end
+end
+
 -- What is cancelled and cannot be taken from where it is, out of the middle of a list or out of a worker's hands,
 -- expires at this moment, which no send can name. So it has ended for whoever looks, and never runs again.
 local WAS_CANCELLED, CANCELLED = '1', '{"state":"CANCELLED"}'
 local function was_cancelled(envelope) return select(5, head(envelope or '')) == WAS_CANCELLED end
+
+-- Of those, one in whose place another was sent (once.lua): who waited for it was told by which.
+local function was_replaced(envelope)
+  return was_cancelled(envelope) and string.find(envelope, '^[^\n]* replaced=') ~= nil
+end
+
+-- Whether a worker has it, or a dead one's list: a look at each, so only where nothing else tells it.
+local function is_held(id)
+  for _, wids in ipairs({redis.call('ZRANGE', WORKERS, 0, -1), redis.call('SMEMBERS', CORPSES)}) do
+    for _, wid in ipairs(wids) do
+      -- pcall: too late to refuse a key of a wrong type, and it may be held.
+      if redis.pcall('HEXISTS', processing_key(wid), id) ~= 0 then return true end
+    end
+  end
+  return false
+end
 
 -- At how many crashes a message was present; 0 when that cannot be told.
 local function crashes_of(id)

@@ -37,7 +37,7 @@ local function drop_next(key)
   end
   looked, bytes = looked + 1, bytes + size
   redis.call('RPOP', key)
-  if not weeded(id, envelope, now, 'purge') then finish(id, 'purged', tonumber(ttl), CANCELLED) end
+  if not weeded(id, envelope, now, 'purge') then finish(id, 'purged', tonumber(ttl), CANCELLED, (lock_in(envelope))) end
   return true
 end
 

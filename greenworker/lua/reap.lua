@@ -14,7 +14,7 @@
 -- then, and charged max deliveries times as a suspect, it is buried. What was cancelled ends.
 --
 -- A sweep also tidies up: dead letters that nobody's burying pushes out, and queues that nobody uses
--- any more, lest names that were used once pile up.
+-- any more, lest names that were used once pile up, and what filters had seen that were dropped.
 
 local lease, quiet, n, max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 require_type(MSG, 'hash')
@@ -43,10 +43,11 @@ local function is_used(queue)
   end
 end
 
-local FORGET_MOST, LOOK_AT_QUEUES = 100, 50
+local FORGET_MOST, CLEAR_MOST, LOOK_AT_QUEUES = 100, 1000, 50
 
 local function tidy()
   forget_dead(now, FORGET_MOST)
+  clear_dropped(CLEAR_MOST)
   for _, queue in ipairs(redis.call('SRANDMEMBER', QUEUES, LOOK_AT_QUEUES)) do
     if not is_used(queue) then
       -- What is scheduled there makes it known again when it is due.
@@ -92,7 +93,7 @@ if wid then
         envelope = string.gsub(envelope, '^1 %d+', '1 ' .. deliveries, 1)
       end
       if was_cancelled(envelope) then
-        finish(id, 'cancelled', tonumber(ttl), CANCELLED)
+        finish(id, 'cancelled', tonumber(ttl), CANCELLED, (lock_in(envelope)))
       elseif solitary == id and deliveries >= SUSPECT_AFTER + max then
         bury(id, tonumber(ttl), failure('WorkerCrashed', 'the worker died ' .. deliveries .. ' times while it ran'),
           now, 'poison', wid, envelope)

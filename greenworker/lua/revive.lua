@@ -3,7 +3,8 @@
 -- ARGV  revival id, its ttl ms, most bytes, 'dry' (look, change nothing) or '',
 --       then for each: id, when it died in ms, or '' for whenever it was
 -- Returns a letter for each of the first of them, as many as the bytes allow:
---         r revived, g gone (no such dead letter: it may have died again), p present again, u unreadable;
+--         r revived, g gone (no such dead letter: it may have died again), p present again, u unreadable,
+--         l another one like it is there and holds the lock that this one would need;
 --         the same revival id again answers the same and does nothing.
 --
 -- What a revived message keeps is the whole envelope but for deliveries and attempt, which are
@@ -41,6 +42,14 @@ end
 
 -- All are looked at before the first write.
 local reply, ids, envelopes, seen, checked, bytes = {}, {}, {}, {}, {}, 0
+local locks, taken = {}, {}
+local function is_locked(envelope)
+  local lock = lock_in(envelope)
+  if not lock then return false end
+  local wrong = wrong_locks()
+  if wrong then refuse(wrong) end
+  return taken[lock] or holder_of(lock, now) ~= nil
+end
 for i = FIRST, #ARGV, 2 do
   local id, died = ARGV[i], ARGV[i + 1]
   bytes = bytes + redis.call('HSTRLEN', RECORDS, id)
@@ -57,7 +66,11 @@ for i = FIRST, #ARGV, 2 do
     reply[#reply + 1] = 'p'
   elseif not queue then
     reply[#reply + 1] = 'u'
+  elseif is_locked(envelope) then
+    reply[#reply + 1] = 'l'
   else
+    local lock = lock_in(envelope)
+    if lock then locks[#ids + 1], taken[lock] = lock, true end
     seen[id] = true
     local key = ready_key(queue, priority)
     if not checked[key] then
@@ -79,6 +92,7 @@ local woken = {}
 for k, id in ipairs(ids) do
   local envelope = fresh(envelopes[k])
   redis.call('HSET', MSG, id, envelope)
+  if locks[k] then redis.call('HSET', UNIQUE, locks[k], id) end
   redis.call('DEL', result_key(id))
   woken[make_ready(id, envelope)] = true
 end

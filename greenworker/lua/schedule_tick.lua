@@ -7,7 +7,7 @@
 --              be for a moment that was sent meanwhile: that does not count
 --       at     ms: the moment that the message stands for, not after now; '': send none
 --       the message as for push; '' each where none is sent
--- Returns a letter for each: s sent, p only planned, - nothing (somebody else was first).
+-- Returns a letter for each: s sent, d not sent, since one like it is there, p only planned, - nothing (somebody else was first).
 --
 -- Where a queue's key is of a wrong type, its ticks stay due, and the error comes after all the others.
 -- The first write is one that Redis refuses at maxmemory: then nothing moves, and the tick stays due.
@@ -21,16 +21,20 @@ local fates, sent, woken, refused = {}, 0, {}, nil
 for i = 1, #ARGV, FIELDS do
   local name, when, due, next_due, at, id, queue, priority, expires, rest = unpack(ARGV, i, i + FIELDS - 1)
   local one, fate = read_schedule(name), '-'
-  local wrong = at ~= '' and wrong_line(queue, priority)
+  local wrong = at ~= '' and (wrong_line(queue, priority) or wrong_lock(rest))
   if wrong then
     refused = wrong
   elseif one and one.when == when and one.paused == 0 and one.due == tonumber(due) and one.due <= now
     and tonumber(next_due) > one.last then
     fate = at == '' and 'p' or 's'
     one.due = tonumber(next_due)
-    if at ~= '' then one.last = tonumber(at) end
+    if at ~= '' then
+      local how = send_once(id, queue, priority, now, expires, rest, now, buried, woken)
+      if how == 'n' then sent = sent + 1 end
+      -- What was not sent was not the last one.
+      if how == 'd' then fate = 'd' else one.last = tonumber(at) end
+    end
     write_schedule(name, one)
-    if at ~= '' and send(id, queue, priority, now, expires, rest, now, buried, woken) then sent = sent + 1 end
   end
   fates[#fates + 1] = fate
 end

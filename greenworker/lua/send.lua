@@ -1,4 +1,4 @@
--- Stands before push and tick, behind marks: how a message becomes present.
+-- Stands before push, push_once and tick, behind marks: how a message becomes present.
 
 -- A moment as a sender says it: '+ms' from now, or an absolute ms.
 local function moment(spec, now)
@@ -26,23 +26,18 @@ local function wrong_line(queue, priority)
   return mistyped(ready_key(queue, priority), 'list') or mistyped(wake_key(queue), 'list')
 end
 
-local function is_held(id)
-  for _, key in ipairs({redis.call('ZRANGE', WORKERS, 0, -1), redis.call('SMEMBERS', CORPSES)}) do
-    for _, wid in ipairs(key) do
-      -- pcall: too late to refuse a key of a wrong type, and it may be held.
-      if redis.pcall('HEXISTS', processing_key(wid), id) ~= 0 then return true end
-    end
-  end
-end
+-- Whether an id that is present makes way: it was cancelled and nobody holds it, so it has ended for everybody, and
+-- lies there until somebody comes past.
+local function makes_way(id, envelope) return is_called_off(envelope) and not is_held(id) end
 
--- An id that is present makes way if it was cancelled and nobody holds it: it has ended for everybody, and lies
--- there until somebody comes past. 'in line' if it lies in the very list `key`, and may stay there for the new one; nil if
+-- It does so. 'in line' if it lies in the very list `key`, and may stay there for the new one; nil if
 -- it is present. The way to it through another list is long, but such a send is rare.
 local function make_way(id, key)
   local envelope = redis.call('HGET', MSG, id)
-  if marks == nil then marks = marks_if_told() end
-  if not (was_cancelled(envelope) or is_marked(envelope)) or is_held(id) then return nil end
-  redis.call('HINCRBY', STATS, 'cancelled', 1)
+  if not makes_way(id, envelope) then return nil end
+  local lock = lock_in(envelope)
+  if lock then release_lock(id, lock) end
+  redis.call('HINCRBY', STATS, was_replaced(envelope) and 'replaced' or 'cancelled', 1)
   if redis.call('ZREM', SCHEDULED, id) == 1 then return 'gone' end
   local line = home(envelope)
   if line == key then return 'in line' end
@@ -52,9 +47,9 @@ local function make_way(id, key)
 end
 
 -- `rest`: 'result-ttl queue task options\nbody'. `woken` notes the queues that are known by now, and
--- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. False when
--- this id is present already, and was not cancelled.
-local function send(id, queue, priority, due, expires, rest, now, buried, woken)
+-- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. `place`: the index in its
+-- list that it takes over. False when this id is present already, and was not cancelled.
+local function send(id, queue, priority, due, expires, rest, now, buried, woken, place)
   expires = expires == '' and '0' or deadline(expires, now)
   local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. expires .. ' ' .. rest
   local key, left = ready_key(queue, priority), nil
@@ -68,6 +63,8 @@ local function send(id, queue, priority, due, expires, rest, now, buried, woken)
   if buried > 0 and redis.call('HDEL', RECORDS, id) == 1 then redis.call('ZREM', DEAD, id) end
   if due > now then
     redis.call('ZADD', SCHEDULED, due, id)
+  elseif place then
+    redis.call('LSET', key, place, id)
   elseif left ~= 'in line' then
     redis.call('LPUSH', key, id)
   end

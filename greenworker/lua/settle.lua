@@ -1,7 +1,7 @@
 -- settle: ends deliveries and gives them up, in one step with their results.
 --
 -- ARGV  wid, then for each delivery: id, seq, outcome, a, b, c
---       done    a = result ttl ms, b = result
+--       done    a = result ttl ms, b = result, c = the lock that it may hold, or ''
 --       retry   a = delay ms, b = the complete replacement envelope
 --       later   as retry, for what has not run (counts as no retry)
 --       dead    a = result ttl ms, b = result, c = reason
@@ -54,15 +54,15 @@ for k, id in ipairs(ids) do
     held[id] = nil
     settled[#settled + 1] = id
     if outcome == 'done' then
-      finish(id, 'done', tonumber(a), b)
+      finish(id, 'done', tonumber(a), b, ARGV[i + 5])
     elseif outcome == 'cancelled' then
-      finish(id, 'cancelled', tonumber(a), b)
+      finish(id, 'cancelled', tonumber(a), b, ARGV[i + 5])
     else
       local envelope = redis.call('HGET', MSG, id)
       if outcome == 'dead' then
         bury(id, tonumber(a), b, now, ARGV[i + 5], wid, envelope or '')
       elseif was_cancelled(envelope) then
-        finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED)
+        finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED, (lock_in(envelope)))
       elseif outcome == 'release' then
         if envelope then wake(make_ready(id, envelope, true) or make_ready_anywhere(id)) end
       else

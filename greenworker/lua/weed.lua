@@ -4,7 +4,7 @@
 local EXPIRED = '{"state":"EXPIRED"}'
 
 -- A popped id and its envelope, or false for none. True when it has ended here: it is not ours, cannot be
--- read, was cancelled, or has expired. `wid`: who met it.
+-- read, was cancelled or replaced, or has expired. `wid`: who met it.
 local function weeded(id, envelope, now, wid)
   -- A second copy of what has ended as a dead letter: that tells more.
   if not envelope and redis.call('HEXISTS', RECORDS, id) == 1 then return true end
@@ -32,11 +32,15 @@ local function weeded(id, envelope, now, wid)
     return true
   end
   if expires == WAS_CANCELLED or (marks and is_marked(envelope)) then
-    finish(id, 'cancelled', tonumber(ttl), CANCELLED)
+    if was_replaced(envelope) then
+      finish(id, 'replaced', 0, '')
+    else
+      finish(id, 'cancelled', tonumber(ttl), CANCELLED, (lock_in(envelope)))
+    end
     return true
   end
   if expires ~= '0' and tonumber(expires) <= now then
-    finish(id, 'expired', tonumber(ttl), EXPIRED)
+    finish(id, 'expired', tonumber(ttl), EXPIRED, (lock_in(envelope)))
     return true
   end
   return false

@@ -26,7 +26,8 @@ from greenworker.signing import Signer
 from greenworker.subscriber import Subscriber, Waiter
 from greenworker.task import Task
 from greenworker.testing.line import LINE, Line
-from greenworker.testing.memory import Entry, Memory, MemoryControl, NoServer, new_push_id
+from greenworker.testing.memory import Entry, Memory, MemoryControl, new_push_id
+from greenworker.testing.once import Filters, MemoryOnce
 from greenworker.testing.record import (
     Errors,
     Ran,
@@ -190,7 +191,7 @@ class Inline:
         before = LINE.set(line)
         try:
             fields = self.client.fields(self._schedules[name].tick(at / 1000))
-            self.memory.push(new_push_id(), list(fields))
+            self.client.once.push(new_push_id(), "", [*fields, ""])
         finally:
             LINE.reset(before)
 
@@ -224,27 +225,31 @@ class InlineClient(Client):
         signer: Signer | None,
         middleware: Sequence[Middleware],
     ) -> None:
+        filters = Filters()
         # Whatever else there is goes over the link, which says that it needs a server.
         super().__init__(
-            Endpoint(_NOWHERE), namespace, 1, 1.0, signer, middleware, lambda _: NoServer()
+            Endpoint(_NOWHERE), namespace, 1, 1.0, signer, middleware, lambda _: filters
         )
         self._inline = inline
         self.broker = inline.memory
+        self.once = MemoryOnce(inline.memory, filters)
         self.control = MemoryControl(inline.memory)
         self.subscriber = _Announcements(inline)
         send = self.send
 
-        def and_run(message: Message) -> None:
+        def and_run(message: Message) -> str:
             __tracebackhide__ = True
             with inline.sending():
                 return send(message)
 
         self.send = and_run
 
-    def send_many(self, messages: Iterable[Message], note: Callable[[str], object]) -> int:
+    def send_many(
+        self, messages: Iterable[Message], note: Callable[[str], object], seen: str = ""
+    ) -> int:
         __tracebackhide__ = True
         with self._inline.sending():
-            return super().send_many(messages, note)
+            return super().send_many(messages, note, seen)
 
     def close(self) -> None:
         """Results go on to be there: the test may look at them."""

@@ -100,6 +100,8 @@ class Ticker(Service):
                 continue
             if tick.message is None:
                 _log.warning("schedule %s: ticks were missed, and are skipped", tick.name)
+            elif fate == "d":
+                _log.debug("schedule %s: one like it is there, nothing is sent", tick.name)
             elif tick.at != tick.due:
                 _log.warning("schedule %s: ticks were missed; one is sent for them", tick.name)
             else:

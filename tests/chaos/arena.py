@@ -17,7 +17,7 @@ import orjson
 import redis
 
 from greenworker import App, keys
-from tests.chaos.history import Event, History, Journal, Reader, read
+from tests.chaos.history import ENDS, Event, History, Journal, Reader, read
 from tests.chaos.judge import Final, Verdict, judge
 from tests.chaos.producer import Producer
 from tests.chaos.progress import Progress
@@ -271,7 +271,7 @@ class Arena:
             _earlier(times, event["id"], event["t"], since)
         for event in self.events("settled"):
             for id, _, kind, ours in event["outcomes"]:
-                if ours and kind in ("done", "dead"):
+                if ours and kind in ENDS:
                     _earlier(times, id, event["t"], since)
         return times
 

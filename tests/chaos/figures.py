@@ -63,7 +63,7 @@ class Figures:
             f"sent        {verdict.sent:,} acknowledged, {verdict.refused:,} refused, "
             f"{verdict.unknown:,} unknown ({verdict.unknown_ran:,} of them ran)",
             f"ended       {verdict.ended['done']:,} done, {verdict.ended['dead']:,} dead letters, "
-            f"{verdict.ended['expired']:,} expired",
+            f"{verdict.ended['expired']:,} expired, {verdict.ended['cancelled']:,} cancelled",
             f"executions  {verdict.executions:,}, of them {verdict.retries:,} retries",
             f"lost        {len(verdict.lost)}",
             f"run twice   {twice}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter, defaultdict
@@ -17,6 +18,7 @@ Token = tuple[str, int]  # incarnation, claim sequence
 
 NOTICES = 5.0  # seconds, and a lease, after a fault in which a worker may still notice what it did: a read timeout
 
+ENDS = ("done", "dead", "cancelled")  # the outcomes after which a message is gone
 _BLOCKS = ("block", "block_once")  # the tasks that block their worker's loop
 _GRACE = 25.0  # the worker's default
 
@@ -27,10 +29,12 @@ class Journal:
     An event has `what`, `t` (the monotonic clock, which all processes of a machine share),
     `at` (the wall clock), `pid`, and its own fields:
 
-        send      ids, and `expires` when they may      before the call
+        send      ids, `expires` when they may, tags, only (what it is unique by)   before the call
         sent      ids, verdict: ok, refused, unknown    after it
         revive    ids                                   dead letters, before they are sent again
         revived   ids, verdict                          after it
+        cancel    ids, or tag                           before it is asked for
+        cancelled the same                              after it, if it was heard
         start     id, worker, seq, task, attempt, delivery   a task's first line
         end       id, worker, seq, how                  its last one: returned, Release, HardTimeout, or an error
         settled   worker, outcomes: [id, seq, kind, ours], …   the server's answer
@@ -106,13 +110,27 @@ class Execution:
         return self.worker, self.seq
 
 
+@dataclass(slots=True)
+class Cancel:
+    """Somebody cancelled some ids, or a tag."""
+
+    ids: frozenset[str]
+    tag: str
+    asked: float
+    heard: float | None = None  # when that was answered
+
+
 class History:
     """The events, sorted by what they speak of; takes them one by one, however many there are."""
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.sends: Counter[str] = Counter()
         self.sent_at: dict[str, float] = {}
+        self.acked_at: dict[str, float] = {}
         self.may_expire: set[str] = set()
+        self.tagged: dict[str, set[str]] = defaultdict(set)  # ids by tag
+        self.cancels: list[Cancel] = []
+        self.only: dict[object, list[str]] = defaultdict(list)  # ids by what they are unique by
         self.verdicts: dict[str, set[str]] = defaultdict(set)
         self.revivals: dict[str, list[float]] = defaultdict(list)  # when, but for those refused
         self.executions: dict[str, list[Execution]] = defaultdict(list)
@@ -145,6 +163,15 @@ class History:
     def lives(self, id: str) -> int:
         """How often a message was sent, or revived, and so may end."""
         return max(1, self.sends[id] + len(self.revivals[id]))
+
+    def cancels_of(self, id: str) -> list[Cancel]:
+        """Those that may have hit a message: of its tag, if it was not sent after they were answered."""
+        return [
+            one
+            for one in self.cancels
+            if id in one.ids
+            or (id in self.tagged[one.tag] and self.sent_at[id] < (one.heard or math.inf))
+        ]
 
     def begun(self, id: str) -> float:
         """When the present life of a message began; what is older tells nothing of how that ends."""
@@ -188,10 +215,26 @@ class History:
             self.sent_at.setdefault(id, event["t"])
         if event.get("expires"):
             self.may_expire.update(event["ids"])
+        if event.get("only") is not None:
+            self.only[event["only"]] += event["ids"]
+        for tag in event.get("tags", ()):
+            self.tagged[tag].update(event["ids"])
 
     def _on_sent(self, event: Event) -> None:
         for id in event["ids"]:
             self.verdicts[id].add(event["verdict"])
+            if event["verdict"] == "ok":
+                self.acked_at.setdefault(id, event["t"])
+
+    def _on_cancel(self, event: Event) -> None:
+        self.cancels.append(
+            Cancel(frozenset(event.get("ids", ())), event.get("tag", ""), event["t"])
+        )
+
+    def _on_cancelled(self, event: Event) -> None:
+        ids, tag = frozenset(event.get("ids", ())), event.get("tag", "")
+        cancel = next(it for it in reversed(self.cancels) if (it.ids, it.tag) == (ids, tag))
+        cancel.heard = event["t"]
 
     def _on_revive(self, event: Event) -> None:
         for id in event["ids"]:
@@ -226,7 +269,7 @@ class History:
     def _on_settled(self, event: Event) -> None:
         for id, seq, kind, ours in event["outcomes"]:
             self.settled[id, event["worker"], seq].append((kind, ours, event["t"]))
-            if ours and kind in ("done", "dead"):
+            if ours and kind in ENDS:
                 self.ended.setdefault(id, event["t"])
 
     def _on_registered(self, event: Event) -> None:

@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
-from tests.chaos.history import NOTICES, Event, Execution, History, Token
+from tests.chaos.history import ENDS, NOTICES, Event, Execution, History, Token
 
 _TOKEN = re.compile(r"\b([0-9a-f]{16}):(\d+)\b")
 _TICK = re.compile(r"(.+)@(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z$")  # the id of a schedule's message
 _MISFIRE = 10.0  # seconds: what is due for longer is not sent one by one
+_CLAIMED = (
+    20.0  # seconds that a run may begin after its claim: a worker may be frozen, or a reply held up
+)
 _JOURNALED = 0.5  # seconds that an event may be written down after what came of it
 _STARTS = 1.0  # seconds that may lie between a claim and the run's start, on a slow machine
 _RETURNS = 2.0  # … between a reaper's find and the next run of an idle worker
@@ -48,7 +51,7 @@ class Verdict:
     unknown: int = 0
     unknown_ran: int = 0
     executions: int = 0
-    ended: Counter[str] = field(default_factory=Counter)  # done, dead, expired
+    ended: Counter[str] = field(default_factory=Counter)  # done, dead, expired, cancelled
     lost: list[str] = field(default_factory=list)
     lost_by_server: list[str] = field(default_factory=list)  # it lost what it had acknowledged
     unexpected: list[str] = field(default_factory=list)
@@ -85,6 +88,8 @@ def judge(
         if id not in history.sends and not _TICK.match(id):
             verdict.unexpected.append(id)
         _check_runs(id, runs, history, final, verdict)
+    _check_cancels(history, verdict)
+    _check_unique(history, final, verdict)
     _check_ticks(history.executions, verdict)
     _check_announcements(history, verdict)
     _check_incarnations(history, verdict)
@@ -113,6 +118,8 @@ def _check_sends(
             verdict.ended[end] += 1
         if end == "expired" and id not in history.may_expire:
             verdict.problems.append(f"{id} expired, though it may not")
+        if end == "cancelled" and not history.cancels_of(id):
+            verdict.problems.append(f"{id} was cancelled by nobody")
         if id in final.present and not may_stay(id):
             verdict.problems.append(f"{id} is still present after the drain")
         if "ok" in said:
@@ -138,6 +145,8 @@ def _end_of(id: str, history: History, final: Final) -> str:
     for payload in _payloads(id, history, final, since=history.begun(id)):
         if payload.startswith(b'{"state":"EXPIRED"'):
             return "expired"
+        if payload.startswith(b'{"state":"CANCELLED"'):
+            return "cancelled"
         return "dead" if payload.startswith(b'{"state":"FAILURE"') else "done"
     if id in final.present:
         return ""
@@ -145,7 +154,7 @@ def _end_of(id: str, history: History, final: Final) -> str:
         return "done"  # without a result, of which anybody could have heard
     for run in history.executions.get(id, ()):
         for kind, ours, when in history.settled.get((id, *run.token), ()):
-            if ours and kind in ("done", "dead") and when > history.begun(id):
+            if ours and kind in ENDS and when > history.begun(id):
                 return kind
     return ""
 
@@ -191,7 +200,7 @@ def _accepted(id: str, runs: list[Execution], history: History, final: Final) ->
         run.token
         for run in runs
         for kind, ours, _ in history.settled.get((id, *run.token), ())
-        if ours and kind in ("done", "dead")
+        if ours and kind in ENDS
     }
     for payload in _payloads(id, history, final):
         match = _TOKEN.search(payload.decode("utf-8", "replace")[:2000])
@@ -273,6 +282,35 @@ def _cause_of(run: Execution, since: float, until: float, history: History) -> s
     return "server lost data" if data_lost else ""
 
 
+def _check_cancels(history: History, verdict: Verdict) -> None:
+    """What was there when it was cancelled never begins, but for what was claimed by then, however late
+    its worker hears of that."""
+    for id, runs in history.executions.items():
+        acked = history.acked_at.get(id, math.inf)
+        for cancel in history.cancels_of(id) if history.cancels else ():
+            if cancel.heard is None or cancel.asked < acked or history.begun(id) > cancel.asked:
+                continue
+            if any(run.started > cancel.heard + _CLAIMED for run in runs):
+                verdict.problems.append(f"{id} was begun long after it was cancelled")
+
+
+def _check_unique(history: History, final: Final, verdict: Verdict) -> None:
+    """Of those that are unique by the same, one at a time was there: no run that counts began before the
+    one before it had ended."""
+    for what, ids in history.only.items():
+        counted: list[Execution] = []
+        for id in ids:
+            runs = history.executions.get(id, [])
+            accepted = _accepted(id, runs, history, final)
+            counted += [run for run in runs if run.token in accepted and run.ended is not None]
+        counted.sort(key=lambda run: run.started)
+        for one, following in pairwise(counted):
+            if one.id != following.id and following.started < (one.ended or 0.0):
+                verdict.problems.append(
+                    f"{one.id} and {following.id}, unique by {what}, ran at once"
+                )
+
+
 def _check_ticks(executions: Iterable[str], verdict: Verdict) -> None:
     """Of each due time one message, but for those that nobody could send for ten seconds.
 
@@ -291,8 +329,11 @@ def _check_ticks(executions: Iterable[str], verdict: Verdict) -> None:
 
 def _check_announcements(history: History, verdict: Verdict) -> None:
     for id, payloads in history.announced.items():
-        if len(payloads) > history.lives(id) and not history.data_lost:
-            verdict.double.append(f"{id} was announced {len(payloads)} times")
+        # What waits is told CANCELLED at once, and again by whoever meets it.
+        cancelled = [payload.startswith(b'{"state":"CANCELLED"') for payload, _ in payloads]
+        times = cancelled.count(False) + any(cancelled)
+        if times > history.lives(id) and not history.data_lost:
+            verdict.double.append(f"{id} was announced {times} times")
 
 
 def _check_incarnations(history: History, verdict: Verdict) -> None:

@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,7 @@ from greenworker.scripts import load
 from tests.chaos.arena import Arena
 from tests.chaos.figures import Figures, measure, unheard
 from tests.chaos.history import Journal
-from tests.chaos.schedule import Send, Step, faults, sends
+from tests.chaos.schedule import KEYS, TAG, Send, Step, faults, sends
 from tests.chaos.workers import Worker
 from tests.support.process import Command
 
@@ -48,6 +48,7 @@ class Mix:
         self._admin: Any = redis.Redis.from_url(arena.server.url)
         self._faults: Counter[str] = Counter()
         self._senders: list[Command] = []
+        self._recent: deque[str] = deque(maxlen=200)  # ids that were sent
 
     def run(self, minutes: float, patience: float) -> Figures:
         """Break and send for the time given, lift all faults, drain, and judge."""
@@ -78,6 +79,7 @@ class Mix:
             raise self._errors[0]
         _insist(lambda: arena.app.schedule.pause("tick"))
         arena.drain(patience)
+        self._check_locks()
         self._admin.close()
         verdict = arena.verify()
         figures = Figures(self._seed, minutes, verdict, self._faults)
@@ -89,6 +91,13 @@ class Mix:
         missed = unheard(arena.events("asked"), arena.history)
         assert not missed, f"{len(missed)} results that nobody was told of: {missed[:5]}"
         return figures
+
+    def _check_locks(self) -> None:
+        """Whatever became of those before them: with nothing there, each unique one may be sent."""
+        ids = [self._arena.send("only", key) for key in range(KEYS)]
+        said = {event["ids"][0]: event["verdict"] for event in self._arena.events("sent")}
+        assert [said[id] for id in ids] == ["ok"] * KEYS, "a lock was left behind"
+        self._arena.drain()
 
     def _guard(self, work: Callable[[Any], None], what: Any) -> None:
         try:
@@ -141,7 +150,7 @@ class Mix:
         elif send.kind == "many":
             self._arena.send_many(send.task, [send.args] * send.count)
         else:
-            self._arena.send(send.task, *send.args, **dict(send.options))
+            self._recent.append(self._arena.send(send.task, *send.args, **dict(send.options)))
 
     def _hostile(self) -> None:
         """Bytes that no push made: an id without a message, and one whose envelope is none."""
@@ -205,6 +214,21 @@ class Mix:
         with contextlib.suppress(GreenworkerError):
             letters = self._arena.app.dead.list(task="fails", limit=20, values=False)
             revive(self._arena.app, self._arena.journal, [letter.id for letter in letters])
+
+    def _people_cancel(self, step: Step) -> None:
+        """Some ids of the last few hundred: that wait, run, are delayed, or have ended."""
+        ids = random.Random(step.number).sample(list(self._recent), min(20, len(self._recent)))
+        if ids:
+            self._cancel(lambda: self._arena.app.cancel(*ids), ids=ids)
+
+    def _people_cancel_tag(self, _: Step) -> None:
+        self._cancel(lambda: self._arena.app.cancel(tag=TAG), tag=TAG)
+
+    def _cancel(self, act: Callable[[], object], **what: Any) -> None:
+        self._arena.journal.write("cancel", **what)
+        with contextlib.suppress(GreenworkerError):
+            act()
+            self._arena.journal.write("cancelled", **what)
 
     def _people_pause(self, step: Step) -> None:
         """Nothing is claimed for a while; what runs goes on, and so do sends."""

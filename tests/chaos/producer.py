@@ -27,15 +27,19 @@ class Producer:
     def send(self, task: str, *args: Any, **options: Any) -> str:
         """Send a task as apply_async does; returns its id, whatever came of it."""
         id = uuid4().hex
-        self._journal.write("send", ids=[id], task=task, expires="expires" in options)
+        expires, tags = "expires" in options, list(options.get("tags", ()))
+        only = args[0] if self.app.tasks[task].options.unique else None
+        about = {"task": task, "expires": expires, "tags": tags, "only": only}
+        self._journal.write("send", ids=[id], **about)
         try:
-            self.app.tasks[task].apply_async(args, id=id, **options)
+            result = self.app.tasks[task].apply_async(args, id=id, **options)
         except SendUnknown:
             verdict = "unknown"
         except BrokerError:
             verdict = "refused"
         else:
-            verdict = "ok"
+            # Else it is the handle on the one that is there.
+            verdict = "ok" if result.id == id else "refused"
         self._journal.write("sent", ids=[id], verdict=verdict)
         return id
 

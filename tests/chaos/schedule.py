@@ -11,7 +11,8 @@ from tests.support import failpoints
 
 # Whose requests and replies are dropped; those that carry tasks more often.
 SCRIPTS = ("claim", "settle", "push") * 3 + (
-    "promote", "reap", "register", "beat", "sync", "release",
+    "promote", "reap", "register", "beat", "sync", "release", "push_once", "schedule_tick", "cancel", "cancel_mark",
+    "cancel_comb",
 )  # fmt: skip
 
 # By track: each breaks one thing at a time, and all three go on beside each other.
@@ -44,7 +45,12 @@ FAULTS: dict[str, tuple[tuple[str, float, tuple[float, float]], ...]] = {
         ("refuse", 1, (0.2, 4)),
     ),
     "senders": (("kill", 1, (0, 0)),),
-    "people": (("retry-dead", 1, (0, 0)), ("pause", 1, (0.2, 3))),
+    "people": (
+        ("retry-dead", 1, (0, 0)),
+        ("pause", 1, (0.2, 3)),
+        ("cancel", 1, (0, 0)),
+        ("cancel-tag", 1, (0, 0)),
+    ),
 }
 PAUSES = {
     "workers": (0.5, 3.0), "server": (1.5, 5.0), "network": (0.3, 3.0), "senders": (5.0, 15.0),
@@ -55,8 +61,11 @@ PAUSES = {
 TASKS = (
     ("nap", 38), ("long", 4), ("effect", 16), ("flaky", 10), ("delayed", 10), ("expiring", 6), ("many", 4), ("chain", 3),
     ("fails", 3), ("hangs", 2), ("swallows", 2), ("big", 3), ("hostile", 1), ("block", 0.3), ("softly", 2), ("asks_again", 2),
-    ("snoozes", 3), ("rejects", 2), ("ignores", 2),
+    ("snoozes", 3), ("rejects", 2), ("ignores", 2), ("tagged", 8), ("only", 6),
 )  # fmt: skip
+
+KEYS = 4  # of the tasks that are unique
+TAG = "some"  # of the tasks that are cancelled together
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,12 @@ def sends(seed: int, producer: int) -> Iterator[Send]:
             case "expiring":
                 expires = ("expires", round(rng.uniform(0.05, 5), 3))
                 yield Send(kind, "nap", (nap,), (priority, expires))
+            case "tagged":
+                delayed = rng.random() < 0.5
+                countdown = [("countdown", round(rng.uniform(0.05, 8), 3))] if delayed else []
+                yield Send(kind, "nap", (nap,), (("tags", (TAG,)), *countdown))
+            case "only":
+                yield Send(kind, kind, (rng.randrange(KEYS),))
             case "many":
                 yield Send(kind, "nap", (0.02,), (), rng.randint(20, 300))
             case "asks_again":

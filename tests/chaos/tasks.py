@@ -100,6 +100,11 @@ def make_app(url: str, namespace: str, journal: Journal, **options: Any) -> App:
         if random.random() < 2 / 3:
             raise Snooze(0.2)
 
+    @task(unique=True)
+    def only(key: int) -> None:
+        """One at a time, of each key."""
+        time.sleep(0.2)
+
     @task(retries=5)
     def rejects() -> None:
         raise Reject(token())

@@ -37,8 +37,10 @@ class Story:
         self.late += seconds
         return self
 
-    def sent(self, *ids: str, verdict: str = "ok", expires: bool = False) -> Self:
-        self.tell("send", ids=list(ids), expires=expires)
+    def sent(
+        self, *ids: str, verdict: str = "ok", expires: bool = False, tags: Collection[str] = ()
+    ) -> Self:
+        self.tell("send", ids=list(ids), expires=expires, tags=list(tags))
         return self.tell("sent", ids=list(ids), verdict=verdict)
 
     def start(self, id: str, worker: str = ONE, seq: int = 1, pid: int = 1, **more: Any) -> Self:
@@ -441,6 +443,71 @@ def test_what_was_ignored_has_no_result_and_is_not_lost(story: Story) -> None:
     verdict = story.killed().check()
     assert verdict.ended["done"] == 1
     assert verdict.lost == ["b"]
+
+
+def test_of_what_is_unique_one_runs_at_a_time(story: Story) -> None:
+    for id, token in (("a", ONE), ("b", TWO)):
+        story.tell("send", ids=[id], only=7).tell("sent", ids=[id], verdict="ok")
+        story.whole(id, token)
+    assert story.check().problems == []
+
+
+def test_two_unique_ones_at_once_are_a_problem(story: Story) -> None:
+    for id in ("a", "b"):
+        story.tell("send", ids=[id], only=7).tell("sent", ids=[id], verdict="ok")
+    story.start("a").whole("b", TWO, pid=2).end("a").settled("a")
+    assert only_problem(story) == "a and b, unique by 7, ran at once"
+
+
+CANCELLED = b'{"state":"CANCELLED"}'
+
+
+def test_what_was_cancelled_has_ended(story: Story) -> None:
+    story.sent("a").start("a").end("a", how="Cancelled")
+    story.tell("cancel", ids=["a"]).tell("cancelled", ids=["a"])
+    story.results["a"] = CANCELLED
+    verdict = story.settled("a", kind="cancelled").check()
+    assert (verdict.problems, verdict.ended["cancelled"]) == ([], 1)
+
+
+@pytest.mark.parametrize("what", [{"ids": ["b"]}, {"tag": "other"}])
+def test_what_nobody_cancelled_must_not_be(story: Story, what: dict[str, Any]) -> None:
+    story.sent("a", tags=["some"]).tell("cancel", **what).tell("cancelled", **what)
+    story.results["a"] = CANCELLED
+    assert only_problem(story) == "a was cancelled by nobody"
+
+
+def test_a_cancellation_may_be_announced_again_and_nothing_else(story: Story) -> None:
+    story.sent("a").tell("cancel", ids=["a"]).tell("cancelled", ids=["a"])
+    for _ in range(2):
+        story.tell("announced", id="a", payload=CANCELLED.decode())
+    assert story.check().problems == []
+    assert "completed twice: a was announced 2 times" in only_problem(story.announced("a"))
+
+
+def test_a_tag_hits_what_was_sent_before_it_was_answered(story: Story) -> None:
+    story.tell("cancel", tag="some").sent("a", tags=["some"]).tell("cancelled", tag="some")
+    story.results["a"] = CANCELLED
+    assert story.check().problems == []
+    story.sent("b", tags=["some"])
+    story.results["b"] = CANCELLED
+    assert only_problem(story) == "b was cancelled by nobody"
+
+
+def test_what_was_cancelled_does_not_begin(story: Story) -> None:
+    story.sent("a").tell("cancel", ids=["a"]).tell("cancelled", ids=["a"]).passes(30)
+    assert only_problem(story.whole("a")) == "a was begun long after it was cancelled"
+
+
+def test_what_was_cancelled_may_have_been_claimed(story: Story) -> None:
+    story.sent("a").tell("cancel", ids=["a"]).tell("cancelled", ids=["a"])
+    assert story.whole("a").check().problems == []
+
+
+def test_a_dead_letter_that_was_cancelled_may_be_sent_again(story: Story) -> None:
+    story.sent("a").tell("cancel", ids=["a"]).tell("cancelled", ids=["a"]).passes(30)
+    story.tell("revive", ids=["a"]).tell("revived", ids=["a"], verdict="ok")
+    assert story.whole("a").check().problems == []
 
 
 def ticks(story: Story, *seconds: int) -> Story:

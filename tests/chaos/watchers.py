@@ -54,8 +54,11 @@ class Announcements:
             if message["type"] == "psubscribe":
                 self.subscribed.set()
             elif message["type"] == "pmessage":
+                id = message["channel"].decode().removeprefix(self._channel)
+                if not id:
+                    continue  # a mark was made: who waits for whatever looks
                 self._journal.write(
                     "announced",
-                    id=message["channel"].decode().removeprefix(self._channel),
+                    id=id,
                     payload=message["data"][:PAYLOAD].decode("utf-8", "replace"),
                 )

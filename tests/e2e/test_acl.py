@@ -18,8 +18,12 @@ from tests.support.eventually import eventually
 from tests.support.server import Server
 
 # Scripts by who calls them, and what is called besides.
-SHARED = ("prelude", "finish", "weed", "depart", "send", "schedule", "marks", "call_off")
-LOOKS = ("status", "dead_ids", "dead_records", "schedule_list")
+SHARED = (
+    *("prelude", "finish", "weed", "depart", "send", "schedule", "marks", "call_off"),
+    *("unique", "once", "seen"),
+)
+FILTERS = ("seen_add", "seen_look", "seen_drop")
+LOOKS = ("seen_look", "status", "dead_ids", "dead_records", "schedule_list")
 EVERYBODY = {"CLIENT|SETNAME", "EVAL", "EVALSHA"}
 SENDING = {"SUBSCRIBE", "UNSUBSCRIBE", "DEL"}
 WORKING = {"INFO", "BRPOP", "HGETALL", "TIME"}
@@ -94,7 +98,10 @@ def test_the_lines_allow_what_is_called_and_no_more(guarded: Guarded, role: str)
     audits = {path.stem for path in acl.LUA.glob("audit_*.lua")}
     every = {path.stem for path in acl.LUA.glob("*.lua")} - {*SHARED} - audits
     scripts, direct = {
-        "producer": ({"push", "lookup", "cancel", "cancel_mark"}, EVERYBODY | SENDING),
+        "producer": (
+            {"push", "push_once", "lookup", "cancel", "cancel_mark", *FILTERS},
+            EVERYBODY | SENDING,
+        ),
         "worker": (every, EVERYBODY | SENDING | WORKING),
         "dashboard": ({*LOOKS, *audits}, EVERYBODY | {"TIME"}),
     }[role]

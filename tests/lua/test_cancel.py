@@ -181,6 +181,14 @@ def test_the_same_id_again_is_neither_dropped_nor_doubled(
     space.check()
 
 
+def test_the_same_id_again_takes_over_its_place_in_line(space: Space) -> None:
+    """No walk, where none is needed."""
+    space.push("m", "behind")
+    space.broker.cancel(["m"])
+    space.push("m")
+    assert space.waiting() == ["m", "behind"]
+
+
 def test_a_mark_hits_what_was_sent_before_it_and_nothing_else(
     space: Space, control: Control
 ) -> None:

@@ -31,8 +31,10 @@ from greenworker.broker import Claim, NotRegistered, push_fields
 from greenworker.control import Control
 from greenworker.errors import BrokerError, ConfigError
 from greenworker.message import Delivery, Message, Outcome
+from greenworker.once import Once
 from greenworker.probe import Probe
 from greenworker.scripts import load
+from greenworker.seen import Seen
 from tests.support.clockwork import CHANGES, Clockwork, constants
 from tests.support.model import Model, Refused
 from tests.support.model_cancel import Cancels
@@ -52,11 +54,13 @@ from tests.support.model_steps import (
     marks,
     messages,
     olds,
+    once,
     outcome,
     queues,
     slots,
+    soon,
 )
-from tests.support.promises import check_promises
+from tests.support.promises import check_promises, without_filters
 from tests.support.server import Server
 
 
@@ -77,6 +81,7 @@ class Scripts(RuleBasedStateMachine):
         self.patch.setattr(control_module, "MAX_BYTES", bounds.size)
         self.patch.setattr(control_module, "MOST_MARKS", 2)
         self.broker = self.place.broker
+        self.once = Once(self.place, self.broker.namespace)
         self.control = Control(self.place, self.broker.namespace)
         self.model = Model(bounds, BEGINNING, ordered)
         self.cancels = Cancels(self.model)
@@ -112,6 +117,70 @@ class Scripts(RuleBasedStateMachine):
         fields = [field for message in batch for field in push_fields(message)]
         reply = self.broker.push(push_id, fields)
         assert reply == self.model.push(push_id, batch)
+        self.look()
+
+    @rule(
+        batch=st.lists(once, min_size=1, max_size=6),
+        seen=st.sampled_from(["", "crawl", "other"]),
+        again=st.integers(0, 9),
+    )
+    def push_once(self, batch: list[Message], seen: str, again: int) -> None:
+        """What is unique, and what was seen."""
+        self.others += 1
+        push_id = f"once{again}" if again < 2 else f"o{self.others}"
+        batch = [one if seen else replace(one, mark=None) for one in batch]
+        fields: list[bytes | str | int] = []
+        for one in batch:
+            fields += [*push_fields(one), "" if one.mark is None else one.mark]
+        before = {*self.model.msg}
+        reply = self.once.push(push_id, seen, fields)
+        assert reply == self.model.locks.push(push_id, seen, batch)
+        for id in {*self.model.msg} - before:
+            self.crashes[id] = 0
+        self.look()
+
+    @rule(
+        slot=slots,
+        note=st.sampled_from(["da", "sa", "ra", "ra"]),
+        then=st.sampled_from(["da", "sa", "ra", "ra"]),
+        dues=st.tuples(soon, soon),
+        expires=st.sampled_from([None, None, 0.3]),
+        queues=st.sampled_from([("default", "default"), ("default", "default"), QUEUES]),
+        between=st.sampled_from(["", "", "work", "wait", "finish"]),
+    )
+    def one_after_the_other(
+        self,
+        slot: int,
+        note: str,
+        then: str,
+        dues: tuple[float | None, float | None],
+        expires: float | None,
+        queues: tuple[str, str],
+        between: str,
+    ) -> None:
+        """Two that are alike, wherever the first one is by then."""
+        unused = [f"m{n}" for n in range(MANY) if f"m{n}" not in self.model.msg]
+        if len(unused) < 3:
+            return
+        first = Message(
+            unused[0], "t", queue=queues[0], due=dues[0], expires=expires, options={"unique": note}
+        )
+        self.push_once([first], "", 9)
+        self.push_once([Message(unused[1], "t", queue=queues[0])], "", 9)
+        if between in ("work", "finish"):
+            self.work(slot, 4, QUEUES)
+        if between == "finish":
+            self.finish(slot, [("done", 0.0), ("retry", 0.2), ("dead", 0.0)])
+        if between:
+            self.pass_time(500)
+        second = Message(unused[2], "t", queue=queues[1], due=dues[1], options={"unique": then})
+        self.push_once([second], "", 9)
+
+    @rule(seen=st.sampled_from(["crawl", "other"]))
+    def drop_seen(self, seen: str) -> None:
+        filter = Seen(self.place, self.broker.namespace, seen)
+        assert filter.count() == len(self.model.locks.seen.get(seen, ()))
+        assert filter.drop() == len(self.model.locks.seen.pop(seen, ()))
         self.look()
 
     @rule(
@@ -696,7 +765,8 @@ class Scripts(RuleBasedStateMachine):
 
     def look(self) -> None:
         """The server holds what the model says, and the promises hold whatever it says."""
-        self.seen = self.place.state()
+        self.seen, marks = without_filters(self.place.state())
+        assert marks == Counter(mark for some in self.model.locks.seen.values() for mark in some)
         assert self.seen == self.model.state()
         self.born |= set(self.model.workers)
         check_promises(self.seen, self.model, self.tokens, self.crashes)
@@ -718,7 +788,7 @@ def test_the_scripts_do_what_the_model_says(own_server: Server) -> None:
 def test_the_bounds_that_are_made_smaller_are_in_the_scripts() -> None:
     found = {
         name: value
-        for script in ("push", "claim", "settle", "reap")
+        for script in ("push_once", "claim", "settle", "reap")
         for name, value in constants(load(script)).items()
     }
     assert set(CHANGES) <= set(found)

@@ -38,6 +38,10 @@ NAMES = {
     ("result", "m"): "result_key('m')",
     ("done", "m"): "done_channel('m')",
     ("push", "p"): "ROOT .. 'push:p'",  # push.lua alone has a use for it
+    ("unique",): "UNIQUE",
+    ("unique_for", "n"): "ROOT .. 'unique:n'",  # once.lua alone has a use for it
+    ("seen",): "ROOT .. 'seen'",  # seen.lua has it
+    ("seen_dropped",): "ROOT .. 'seen:dropped'",
     ("stats",): "STATS",
     ("sweep",): "SWEEP",
     ("pulse",): "PULSE",

@@ -37,6 +37,7 @@ CHANGES = {
     "SPREAD_OVER": "spread_over",
     "DEAD_MOST": "dead_most",
     "DEAD_FOR": "dead_for",
+    "FULL": "full",
 }
 _CONSTANTS = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (\d.*)$", re.MULTILINE)
 
@@ -90,7 +91,7 @@ class Clockwork:
         is popped next in front; the record of a dead letter in its parts."""
         state = {}
         for name, kind, value, life in self._dump(args=[self.root]):
-            assert (life > 0) == name.startswith(("result:", "push:", "room:")), (
+            assert (life > 0) == name.startswith(("result:", "push:", "room:", "unique:")), (
                 f"{name} lives for {life}"
             )
             state[name] = _plain(kind, value)

@@ -18,6 +18,7 @@ import orjson
 from greenworker.message import Message, Moment, Outcome, encode_tail
 from tests.support.model_cancel import is_hit
 from tests.support.model_claim import ClaimRun
+from tests.support.model_once import Locks, lock_of, was_replaced
 from tests.support.model_parts import CANCELLED, EXPIRED, Bounds, Letter, State, failure
 
 JITTER = 500  # ms over which a reaper spreads what it returns
@@ -64,6 +65,7 @@ class Model:
             str, tuple[int, int]
         ] = {}  # since when a solitary one waits; until when that is known
         self.blamed: dict[str, set[str]] = {}  # what a corpse's death is charged to
+        self.locks = Locks(self)
         self.sweep: int | None = None
         self.pulse: int | None = None
 
@@ -97,9 +99,15 @@ class Model:
             **{f"suspected:{worker}": ids for worker, ids in self.suspected.items()},
             **{f"consumers:{queue}": names for queue, names in self.consumers.items()},
             **{f"result:{id}": result for id, (result, _) in self.results.items()},
-            **{f"push:{push_id}": "1" for push_id in self.pushes},
+            **{f"push:{push_id}": self._answer(push_id) for push_id in self.pushes},
+            "unique": self.locks.held,
+            **{f"unique:{name}": id for name, (id, _) in self.locks.windows.items()},
         }
         return {key: value for key, value in everything.items() if value}
+
+    def _answer(self, push_id: str) -> str:
+        fates, firsts = self.locks.answers.get(push_id, ("", []))
+        return f"{fates} {' '.join(firsts)}" if fates else "1"
 
     def pass_time(self, ms: int) -> list[str]:
         """The keys whose life has ended by then."""
@@ -113,7 +121,10 @@ class Model:
         rooms = [queue for queue, (_, until) in self.room.items() if until <= self.now]
         for queue in rooms:
             del self.room[queue]
-        families = (("result", results), ("push", pushes), ("room", rooms))
+        windows = [name for name, (_, until) in self.locks.windows.items() if until <= self.now]
+        for name in windows:
+            del self.locks.windows[name]
+        families = (("result", results), ("push", pushes), ("room", rooms), ("unique", windows))
         return [f"{family}:{name}" for family, names in families for name in names]
 
     # Sending
@@ -124,33 +135,40 @@ class Model:
         self.pushes[push_id] = self.now + 300_000
         new = 0
         for message in messages:
-            due = self._moment(message.due, self.now)
-            line, lies_there = self.ready[message.queue, message.priority], False
-            if message.id in self.msg:
-                if not self.makes_way(message.id):
-                    continue
-                lies_there = message.id in line and due <= self.now
-                if not lies_there:
-                    self._take_away(message.id)
-                self.count("cancelled")
-            new += 1
-            expires = max(2, self._moment(message.expires, 0)) if message.expires is not None else 0
-            ttl, queue, rest = encode_tail(message).decode().split(" ", 2)
-            self.msg[message.id] = Letter(
-                0, 0, message.priority, self.now, expires, int(ttl), queue, rest
-            )
-            self.results.pop(message.id, None)
-            if self.records.pop(message.id, None) is not None:
-                del self.dead[message.id]
-            self.queues.add(queue)
-            if due > self.now:
-                self.scheduled[message.id] = due
-            else:
-                if not lies_there:
-                    line.append(message.id)
-                self.put_tokens(queue)
-        self.count("enqueued", new)
+            if message.id not in self.msg or self.makes_way(message.id):
+                new += 1
+                self.send(message, None)
         return new
+
+    def due(self, message: Message) -> int:
+        return self._moment(message.due, self.now)
+
+    def send(self, message: Message, place: int | None) -> None:
+        """What is not present, or makes way; at the end of its line, or at a place in it."""
+        due = self.due(message)
+        line, lies_there = self.ready[message.queue, message.priority], False
+        if message.id in self.msg:
+            lies_there = message.id in line and due <= self.now
+            if not lies_there:
+                self._take_away(message.id)
+            self.locks.free(message.id, self.msg[message.id])
+            self.count("replaced" if was_replaced(self.msg[message.id]) else "cancelled")
+        expires = max(2, self._moment(message.expires, 0)) if message.expires is not None else 0
+        ttl, queue, rest = encode_tail(message).decode().split(" ", 2)
+        self.msg[message.id] = Letter(
+            0, 0, message.priority, self.now, expires, int(ttl), queue, rest
+        )
+        self.results.pop(message.id, None)
+        if self.records.pop(message.id, None) is not None:
+            del self.dead[message.id]
+        self.queues.add(queue)
+        if due > self.now:
+            self.scheduled[message.id] = due
+        else:
+            if not lies_there:
+                line.insert(len(line) if place is None else place, message.id)
+            self.put_tokens(queue)
+        self.count("enqueued")
 
     # Claims and leases
 
@@ -325,7 +343,7 @@ class Model:
 
     def revive(self, ids: Sequence[str], dry_run: bool) -> str:
         """The fate of each, in a letter; no id twice."""
-        fates = ""
+        fates, taken = "", set[str]()
         for id in ids:
             if id not in self.records:
                 fates += "g"
@@ -333,8 +351,13 @@ class Model:
                 fates += "p"
             elif not self.records[id][3].startswith("1 "):
                 fates += "u"
+            elif (lock := lock_of(Letter.read(self.records[id][3]))[1]) and (
+                lock in taken or self.locks.holder(lock)
+            ):
+                fates += "l"
             else:
                 fates += "r"
+                taken.add(lock)
                 if not dry_run:
                     self._revive(id)
         return fates
@@ -347,6 +370,8 @@ class Model:
             expires = self.now + span if span > 0 else 0
         sent = self.now if self.marks else letter.sent
         self.msg[id] = replace(letter, deliveries=0, attempt=0, expires=expires, sent=sent)
+        if lock := lock_of(letter)[1]:
+            self.locks.held[lock] = id
         self.results.pop(id, None)
         del self.dead[id], self.records[id]
         self.queues.add(letter.queue)
@@ -409,6 +434,9 @@ class Model:
             return state, known, 0, None, None
         if any(id in held for held in self.processing.values()):
             return "STARTED", None, letter.attempt, None, None
+        if was_replaced(letter):
+            known = self.results.get(id, ("",))[0]
+            return ("CANCELLED" if known else None), known or None, 0, None, None
         if self.is_cancelled(letter):
             return "CANCELLED", CANCELLED, 0, None, None
         left = letter.expires - self.now if letter.expires else None
@@ -483,7 +511,9 @@ class Model:
         return max(part, even, 1)
 
     def finish(self, id: str, counter: str, ttl: int, result: str) -> None:
-        self.msg.pop(id, None)
+        letter = self.msg.pop(id, None)
+        if letter:
+            self.locks.free(id, letter)
         self.count(counter)
         if ttl > 0:
             self.results[id] = (result, self.now + ttl)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tests.support.model_once import was_replaced
 from tests.support.model_parts import CANCELLED, EXPIRED, failure
 
 if TYPE_CHECKING:
@@ -110,12 +111,16 @@ class ClaimRun:
         letter = model.msg[id]
         if letter.expires == 1 or (self.heeds_marks and model.is_cancelled(letter)):
             line.pop(0)
-            model.finish(id, "cancelled", letter.ttl, CANCELLED)
+            if was_replaced(letter):
+                model.finish(id, "replaced", 0, "")
+            else:
+                model.finish(id, "cancelled", letter.ttl, CANCELLED)
             return False
         if letter.expires and letter.expires <= model.now:
             line.pop(0)
             model.finish(id, "expired", letter.ttl, EXPIRED)
             return False
+        model.locks.free(id, letter, "sr")
         self.room -= 1
         self.held.append(line.pop(0))
         return True

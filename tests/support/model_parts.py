@@ -27,6 +27,7 @@ class Bounds:
     spread_over: int = 64
     dead_most: int = 100_000
     dead_for: int = 30 * 24 * 3600 * 1000
+    full: int = 220
     count: int = 1000
     size: int = 4 * 1024 * 1024
 

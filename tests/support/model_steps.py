@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,6 +47,17 @@ messages = st.builds(
     expires=moments,
     options=st.sampled_from([{}, {}, {"tags": "a"}, {"tags": "b,a"}, {"tags": "b"}]),
 )
+soon = st.sampled_from([None, None, 0.2])
+# Few names, so that they meet; some by a lock, some for a time.
+notes = st.sampled_from(["", "da", "da", "db", "sa", "sb", "ra", "ra", "rb", "f500.a", "f60000.b"])
+once = st.builds(
+    lambda message, note, mark: replace(
+        message, options={**message.options, "unique": note} if note else message.options, mark=mark
+    ),
+    messages,
+    notes,
+    st.sampled_from([None, 0, 1, 2**62, 2**63 - 1]),
+)
 marks = st.sampled_from(["task:t", "tag:a", "tag:a", "tag:b", "tag:b"])
 kinds = st.sampled_from(["done", "retry", "later", "dead", "release", "cancelled"])
 ends = st.tuples(kinds, delays)
@@ -59,6 +71,7 @@ bounds = st.builds(
     spread_over=st.sampled_from([2, 64]),
     dead_most=st.sampled_from([2, 100_000]),
     dead_for=st.sampled_from([60_000, 30 * 24 * 3_600_000]),
+    full=st.sampled_from([1, 2, 220]),
     count=st.sampled_from([2, 4, 1000, 1000, 1000]),
     size=st.sampled_from([200, 4 * 1024 * 1024]),
 )

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tests.support.model import Model
+from tests.support.model_once import lock_of
 from tests.support.model_parts import State
 from tests.support.model_steps import QUEUES
 from tests.support.state import check_whole
@@ -32,6 +33,8 @@ def check_promises(
         assert worker in corpses or len(suspected) <= 1 or not alone, "I8"
     for id, letter in model.msg.items():
         assert letter.deliveries <= crashes[id], "I8: charged for crashes only"
+    for lock, id in seen.get("unique", {}).items():
+        assert lock_of(model.msg[id])[1] == lock, "I11: its holder knows it"
     for queue in QUEUES:
         if queue in seen.get("paused", ()):
             assert f"wake:{queue}" not in seen, "nobody is woken for it"
@@ -39,6 +42,20 @@ def check_promises(
             told = tokens.get(queue, set()) & (alive | corpses)
             told &= seen.get(f"consumers:{queue}", set())
             assert f"wake:{queue}" in seen or told, "work waits and nobody is woken"
+
+
+def without_filters(state: State) -> tuple[State, Counter[int]]:
+    """The state without what was seen, and that; but not what was dropped and is not removed yet."""
+    gone = set(state.get("seen:dropped", {}))
+    kept = {key: value for key, value in state.items() if not key.startswith("seen")}
+    sets = family(state, "seen:")
+    found = [
+        int(mark)
+        for key, some in sets.items()
+        if isinstance(some, set) and key.partition(":")[0] not in gone
+        for mark in some
+    ]
+    return kept, Counter(found)
 
 
 def family(state: State, prefix: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ PACKAGE = ROOT / "greenworker"
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
     ("errors", "keys", "scripts", "backoff", "recurrence", "verdicts", "context", "replies"),
+    ("unique", "signature"),
     ("family", "importable"),
     ("children",),
     ("endpoint",),
@@ -30,7 +31,7 @@ STOREYS = (
     ("connection", "status", "running", "checks"),
     ("connection_pool",),
     ("broker", "middleware", "embedded", "embedded_guard", "signing"),
-    ("subscriber", "probe", "control", "timetable", "find_endpoint"),
+    ("subscriber", "probe", "control", "timetable", "once", "seen", "find_endpoint"),
     ("findings",),
     ("audit",),
     ("result", "dead"),
@@ -40,7 +41,7 @@ STOREYS = (
     ("worker.stats", "worker.report", "worker.run", "worker.threads"),
     ("worker.executor",),
     ("testing.record", "testing.memory"),
-    ("testing.runner", "testing.line"),
+    ("testing.runner", "testing.line", "testing.once"),
     ("testing.inline",),
     ("app",),
     (

@@ -33,11 +33,14 @@ class FakeClient:
         self.messages: list[Message] = []
         self.ignored: list[str] = []
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message) -> str:
         encode_body(message)
         self.messages.append(message)
+        return message.id
 
-    def send_many(self, messages: Iterable[Message], note: Callable[[str], object]) -> int:
+    def send_many(
+        self, messages: Iterable[Message], note: Callable[[str], object], seen: str = ""
+    ) -> int:
         before = len(self.messages)
         for message in messages:
             self.send(message)
