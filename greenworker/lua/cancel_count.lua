@@ -11,7 +11,7 @@ cursor, found = unpack(redis.call('HSCAN', MSG, cursor, 'COUNT', count))
 local bytes, hit, envelopes = 0, {}, {}
 for i = 1, #found, 2 do
   bytes = bytes + #found[i + 1]
-  if not envelopes[found[i]] and is_marked(found[i + 1]) then
+  if not envelopes[found[i]] and is_marked(found[i + 1], true) then
     hit[#hit + 1] = found[i]
     envelopes[found[i]] = found[i + 1]
   end
