@@ -101,9 +101,7 @@ class Cancels:
     def count(self, mark: str) -> tuple[int, int]:
         """How many of those that wait, and that run, a mark would hit."""
         model, marks = self.model, {mark: (self.model.now, 0)}
-        hit = [
-            id for id, letter in model.msg.items() if is_hit(letter, marks, model.is_held(id))
-        ]
+        hit = [id for id, letter in model.msg.items() if is_hit(letter, marks, model.is_held(id))]
         runs = sum(model.is_held(id) for id in hit)
         return len(hit) - runs, runs
 
