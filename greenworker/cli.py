@@ -151,6 +151,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
@@ -272,42 +273,16 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
 
 def _other_than_worker(command: str, options: Options) -> int:
     # Each is imported when it is asked for: most take a while.
-    match command:
-        case "status":
-            from greenworker.commands import status
+    if command == "completion":
+        from greenworker.commands import completion
 
-            return status.run(options)
-        case "check":
-            from greenworker.commands import check
+        return completion.run(options, __doc__ or "", COMMANDS)
+    if command in ("pause", "resume", "purge"):
+        from greenworker.commands import queues
 
-            return check.run(options)
-        case "dead":
-            from greenworker.commands import dead
-
-            return dead.run(options)
-        case "cancel":
-            from greenworker.commands import cancel
-
-            return cancel.run(options)
-        case "schedule":
-            from greenworker.commands import schedule
-
-            return schedule.run(options)
-        case "running":
-            from greenworker.commands import running
-
-            return running.run(options)
-        case "send":
-            from greenworker.commands import send
-
-            return send.run(options)
-        case "completion":
-            from greenworker.commands import completion
-
-            return completion.run(options, __doc__ or "", COMMANDS)
-    from greenworker.commands import queues
-
-    return queues.run(options, command)
+        return queues.run(options, command)
+    code: int = import_module(f"greenworker.commands.{command}").run(options)
+    return code
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -42,15 +42,7 @@ end
 
 local found
 cursor, found = unpack(redis.call('HSCAN', MSG, cursor, 'COUNT', count))
-local bytes, hit, envelopes = 0, {}, {}
-for i = 1, #found, 2 do
-  bytes = bytes + #found[i + 1]
-  -- A scan may show a field twice.
-  if not envelopes[found[i]] and is_marked(found[i + 1], true) then
-    hit[#hit + 1] = found[i]
-    envelopes[found[i]] = found[i + 1]
-  end
-end
+local hit, envelopes, bytes = marked_among(found)
 local holders, cancelled = holders_of(hit), 0
 for _, id in ipairs(hit) do
   if not has_ended(envelopes[id], holders[id], now) then

@@ -38,6 +38,22 @@ local function is_marked(envelope, if_held)
   return false
 end
 
+-- Of what a scan of messages has shown: the ids that a mark cancels (whether one that has expired runs, the caller knows),
+-- the envelope of each, and the bytes of all.
+local function marked_among(found)
+  local hit, envelopes, bytes = {}, {}, 0
+  for i = 1, #found, 2 do
+    local id, envelope = found[i], found[i + 1]
+    bytes = bytes + #envelope
+    -- A scan may show a field twice.
+    if not envelopes[id] and is_marked(envelope, true) then
+      hit[#hit + 1] = id
+      envelopes[id] = envelope
+    end
+  end
+  return hit, envelopes, bytes
+end
+
 -- Whether a message was cancelled, by itself or by a mark.
 local function is_called_off(envelope)
   if marks == nil then marks = marks_if_told() end
