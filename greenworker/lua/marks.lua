@@ -38,7 +38,8 @@ local function is_marked(envelope, if_held)
   return false
 end
 
--- Of what a scan of messages has shown: the ids that a mark cancels, the envelope of each, and the bytes of all.
+-- Of what a scan of messages has shown: the ids that a mark cancels (whether one that has expired runs, the caller knows),
+-- the envelope of each, and the bytes of all.
 local function marked_among(found)
   local hit, envelopes, bytes = {}, {}, 0
   for i = 1, #found, 2 do
