@@ -78,6 +78,8 @@ local function send_once(id, queue, priority, due, expires, rest, now, buried, w
     if holder and mode ~= 'r' then return 'd', holder end
     -- (One that runs holds a lock only if it was sent when its task was declared in another way.)
     if holder and not (select(2, lock_in(envelope)) == 'd' and is_held(holder)) then
+      -- First: a tick may begin here, and Redis refuses this at maxmemory (what `replace` begins with it does not).
+      redis.call('HSET', UNIQUE, lock, id)
       place = replace(holder, envelope, id, due <= now and not before and ready_key(queue, priority) or nil)
     end
   end
