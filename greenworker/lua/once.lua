@@ -69,14 +69,17 @@ local function send_once(id, queue, priority, due, expires, rest, now, buried, w
   local window, ms = window_of(note)
   local lock, mode = lock_in(rest)
   if window then
-    local first = redis.call('GET', window)
-    if first then return 'd', first end
-    redis.call('SET', window, id, 'PX', ms)
+    -- By our clock, which a test may move; the key's own life only clears it away.
+    local first, ends = string.match(redis.call('GET', window) or '', '^(%S+) (%d+)$')
+    if first and now < tonumber(ends) then return 'd', first end
+    redis.call('SET', window, id .. string.format(' %.0f', now + ms), 'PX', ms)
   elseif lock then
     local holder, envelope = holder_of(lock, now)
     if holder and mode ~= 'r' then return 'd', holder end
     -- (One that runs holds a lock only if it was sent when its task was declared in another way.)
     if holder and not (select(2, lock_in(envelope)) == 'd' and is_held(holder)) then
+      -- First: a tick may begin here, and Redis refuses this at maxmemory (what `replace` begins with it does not).
+      redis.call('HSET', UNIQUE, lock, id)
       place = replace(holder, envelope, id, due <= now and not before and ready_key(queue, priority) or nil)
     end
   end

@@ -276,6 +276,18 @@ def test_without_a_clock_the_servers_counts(url: str, namespace: str) -> None:
     app.close()
 
 
+def test_what_is_sent_once_in_some_seconds_goes_by_that_clock(app: App, standing: Clock) -> None:
+    @app.task(unique=True, unique_for=3600)
+    def note() -> None: ...
+
+    first = note.delay()
+    drain(app, seconds=3599.999)
+    assert note.delay() == first
+    drain(app, seconds=0.001)
+    assert note.delay() != first
+    assert len(drain(app)) == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_each_at_its_moment_and_none_early(
     app: App, standing: Clock, seed: int, server: Server

@@ -8,6 +8,7 @@ from greenworker.broker import PushFields, push_fields
 from greenworker.errors import BrokerError
 from greenworker.message import Message
 from greenworker.timetable import LEAVE, Entry, Known, Tick, Timetable
+from tests.support.sending import REPLACE, sending
 from tests.support.state import Space, envelope
 
 WHEN = "every 30"
@@ -300,6 +301,25 @@ def test_without_memory_a_tick_is_refused_whole_and_stays_due(own_times: Times) 
     space.redis.config_set("maxmemory", 0)
     times.set(-1.0)
     assert times.tick([tick(times.due())]) == "s"
+    space.check()
+
+
+@pytest.mark.parametrize("delay", [None, 60.0])
+def test_without_memory_a_tick_replaces_nothing(own_times: Times, delay: float | None) -> None:
+    """What it would replace stays."""
+    times, space = own_times, own_times.space
+    with sending(space) as sender:
+        sender.send("m1", "doc", REPLACE, due=delay)
+    due = times.set(-1.0)
+    sent = push_fields(Message("m2", "t", options={"unique": REPLACE + "doc"}))
+    before = space.state()
+    space.redis.config_set("maxmemory", 1)
+    with pytest.raises(BrokerError, match="maxmemory"):
+        times.tick([tick(due)._replace(message=sent)])
+    assert space.state() == before
+    space.redis.config_set("maxmemory", 0)
+    assert times.tick([tick(due)._replace(message=sent)]) == "s"
+    assert space.waiting() == ["m2"]
     space.check()
 
 

@@ -101,7 +101,10 @@ class Model:
             **{f"result:{id}": result for id, (result, _) in self.results.items()},
             **{f"push:{push_id}": self._answer(push_id) for push_id in self.pushes},
             "unique": self.locks.held,
-            **{f"unique:{name}": id for name, (id, _) in self.locks.windows.items()},
+            **{
+                f"unique:{name}": f"{id} {until}"
+                for name, (id, until) in self.locks.windows.items()
+            },
         }
         return {key: value for key, value in everything.items() if value}
 
