@@ -24,13 +24,13 @@ local function marks_if_told()
   return told and read_marks() or {}
 end
 
--- Whether one of the marks that were read cancels a message. Not what had expired before.
-local function is_marked(envelope)
+-- Whether one of the marks that were read cancels a message. Not what had expired before, unless it runs: `if_held`.
+local function is_marked(envelope, if_held)
   local sent, expires, task, options =
     string.match(envelope, '^1 %d+ %d+ %d (%d+) (%d+) %d+ %S+ ([^ \n]+)([^\n]*)')
-  if not sent then return false end
+  if not sent or expires == WAS_CANCELLED then return false end
   sent, expires = tonumber(sent), expires == '0' and math.huge or tonumber(expires)
-  local function hits(mark) return marks[mark] and sent <= marks[mark] and marks[mark] < expires end
+  local function hits(mark) return marks[mark] and sent <= marks[mark] and (if_held or marks[mark] < expires) end
   if hits('task:' .. task) then return true end
   for tag in string.gmatch((string.match(options, ' tags=([^ ]+)') or '') .. '%2C', '(.-)%%2C') do
     if hits('tag:' .. tag) then return true end
@@ -38,14 +38,15 @@ local function is_marked(envelope)
   return false
 end
 
--- Of what a scan of messages has shown: the ids that a mark cancels, the envelope of each, and the bytes of all.
+-- Of what a scan of messages has shown: the ids that a mark cancels (whether one that has expired runs, the caller knows),
+-- the envelope of each, and the bytes of all.
 local function marked_among(found)
   local hit, envelopes, bytes = {}, {}, 0
   for i = 1, #found, 2 do
     local id, envelope = found[i], found[i + 1]
     bytes = bytes + #envelope
     -- A scan may show a field twice.
-    if not envelopes[id] and is_marked(envelope) then
+    if not envelopes[id] and is_marked(envelope, true) then
       hit[#hit + 1] = id
       envelopes[id] = envelope
     end

@@ -12,6 +12,7 @@ from greenworker.client import Client
 from greenworker.connection import Connection
 from greenworker.dead import DeadLetters
 from greenworker.errors import ConfigError, GreenworkerError
+from greenworker.keys import check_name
 from greenworker.message import Delivery
 from greenworker.testing.inline import InlineClient
 from greenworker.testing.moving import Clock, Clocked, ClockedClient, require_nobody
@@ -49,14 +50,17 @@ def drain(
     retried or scheduled runs at its moment, none earlier, each tick once; without one time stands. Outside of it the
     server's time counts, and no schedule is looked at. `queues` are a worker's by default. What a task has failed of
     for good is raised in the end, or kept for its Result: `errors="keep"`. More than `limit` runs at one moment are
-    refused. Needs
-    no patched process; a task that blocks is not interrupted by its timeout. Raises ConfigError where
-    workers are at work.
+    refused. Needs no patched process; a task that blocks is not interrupted by its timeout. Raises ConfigError
+    where workers are at work.
     """
     __tracebackhide__ = True
     check_errors(errors)
     check_limit(limit)
     seconds = seconds_of(span)
+    if isinstance(queues, str):
+        raise ConfigError(f"queues={queues!r:.60}: give a list of names")
+    for queue in queues or ():
+        check_name("queue", queue)
     app.load()
     client = app.client
     if isinstance(client, InlineClient):

@@ -150,8 +150,12 @@ class Inline:
         return line if line is not None and line.inline is self and line.is_open else None
 
     def _run_all(self, line: Line) -> None:
-        while (entry := line.next()) is not None:
-            self._run(entry, line)
+        try:
+            while (entry := line.next()) is not None:
+                self._run(entry, line)
+        except BaseException:
+            line.break_off()
+            raise
 
     def _run(self, entry: Entry, line: Line) -> None:
         line.runs += 1
@@ -162,8 +166,9 @@ class Inline:
         outcome, ran = self._runner.run(delivery, variables)
         counts = self.memory.settle_one(entry, outcome)
         self.ran.append(ran if counts is outcome else replace(ran, outcome=counts.kind))
+        entry.left = counts.kind == "release"
         end_if_interrupted(ran)
-        if counts.kind in ("retry", "release"):
+        if counts.kind == "retry":
             line.add([entry])
         elif counts.kind == "dead":
             line.failed.append(ran)
@@ -278,6 +283,13 @@ class _Waiter(Waiter):
             error.args = (
                 f"{self._id} is {seen.state}, due in {seen.due_in:g} s, and in app.testing() time stands: "
                 "sent.drain(seconds=…) lets it pass",
+            )
+            raise error
+        entry = self._inline.memory.present.get(self._id)
+        if entry is not None and entry.left:
+            error = ResultTimeout(self._id, 0.0, seen.state or "")
+            error.args = (
+                f"{self._id} is {seen.state}, and nobody runs it any more: what was to run it was broken off",
             )
             raise error
         if seen.state in (State.PENDING, State.STARTED):

@@ -50,6 +50,14 @@ class Line:
             self._entries.remove(entry)
             return True
 
+    def break_off(self) -> None:
+        """It is over, whatever it has: nobody is to wait for that."""
+        with self._lock:
+            self._is_open = False
+            for entry in self._entries:
+                entry.left = True
+            self._entries.clear()
+
     def reopen(self, entries: Sequence[Entry]) -> None:
         with self._lock:
             self._is_open = True

@@ -23,7 +23,7 @@ _WORKER = "testing"  # who runs it, in dead letters
 @dataclass(slots=True, eq=False)
 class Entry:
     """A message that is present. `due` in ms; `held`: it has run and wants to wait, whatever its time;
-    `called_off`: it was cancelled while it ran."""
+    `called_off`: it was cancelled while it ran; `left`: what was to run it has broken off."""
 
     id: str
     envelope: bytes
@@ -31,6 +31,7 @@ class Entry:
     started: bool = False
     held: bool = False
     called_off: bool = False
+    left: bool = False
 
     @property
     def expires(self) -> int:

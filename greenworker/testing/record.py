@@ -75,6 +75,7 @@ def check_limit(limit: object) -> None:
         raise ConfigError(f"limit={limit!r:.60}: give a whole number from 1 on")
 
 
+_LONGEST = 100 * 366 * 86400.0  # seconds
 _UNITS = {"days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 
 
@@ -88,6 +89,8 @@ def seconds_of(span: Mapping[str, object]) -> float:
         if not good or not 0 <= value < math.inf:  # type: ignore[operator]  # it is a number
             raise BadArguments(f"{unit}={value!r:.60}: give a number from 0 on")
         total += _UNITS[unit] * value  # type: ignore[operator]
+        if total > _LONGEST:
+            raise BadArguments(f"{unit}={value!r:.60}: give a hundred years at most")
     return total
 
 

@@ -244,6 +244,11 @@ def test_what_waits_runs_here(app: App, url: str, namespace: str, server: Server
         assert [one.outcome for one in ran] == ["done", "done", "retry", "done", "done"]
         assert first.get() == "first"
         # As a worker without -Q it leaves alone what no task declares.
+        for wrong in ("elsewhere", ["else where"]):
+            with pytest.raises(ConfigError, match=r"give a list of names|else where"):
+                drain(app, queues=wrong)
+        with pytest.raises(BadArguments, match="a hundred years at most"):
+            drain(app, days=1e300)
         assert [one.args for one in drain(app, queues=["elsewhere"])] == [("elsewhere",)]
         assert drain(app) == []
         check(app, server)

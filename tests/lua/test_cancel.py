@@ -271,6 +271,22 @@ def test_a_pass_ends_each_where_it_is(space: Space, control: Control) -> None:
     space.check()
 
 
+def test_what_runs_is_hit_though_it_has_expired_since(space: Space, control: Control) -> None:
+    """What begins in time runs however long; what waits has ended as EXPIRED."""
+    space.register("w")
+    push_tagged(space, "runs", "late", expires=60.0)
+    (one,) = space.claim("w", 1).deliveries
+    for id in ("runs", "late"):
+        _, _, _, _, _, expires, *_ = space.redis.hget(space.key("msg"), id).split(" ")
+        space.edit(id, f" {expires} ", " 2 ")
+    counted = control.count_marked("tag:crawl")
+    assert (counted.waiting, counted.running) == (0, 1)
+    control.mark("tag:crawl")
+    comb(control)
+    assert space.broker.promote("w").cancelled == {"runs": one.seq}
+    assert space.broker.lookup("late").state is State.EXPIRED
+
+
 def test_a_mark_that_comes_during_a_pass_has_one_of_its_own(space: Space, control: Control) -> None:
     space.redis.config_set("hash-max-listpack-entries", 1)
     try:

@@ -449,6 +449,8 @@ def test_what_runs_is_not_replaced(space: Space, sender: Sender) -> None:
     delivery = claim_one(space, "m1")
     assert sender.send("m2", "doc", REPLACE) == ("n", "m2")
     assert space.broker.lookup("m1").state is State.STARTED
+    assert space.state()["msg"]["m1"] == envelope(rest="t unique=ddoc\n[[],{}]")
+    assert "result:m1" not in space.state()
     space.done("w", delivery)
     assert sender.locks == {"doc": "m2"}
     space.check()

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 MINE_FOR = 1000  # ms for which a pass is whose it is
 
 
-def is_hit(letter: Letter, marks: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether a mark hits it, that came after it and before it expired."""
+def is_hit(letter: Letter, marks: Mapping[str, tuple[int, int]], held: bool = False) -> bool:
+    """Whether a mark hits it, that came after it and before it expired, unless it is held by then."""
+    if letter.expires == 1:
+        return False  # it was cancelled before
     task, *options = letter.rest.partition("\n")[0].split(" ")
     names = [f"task:{task}"]
     for option in options:
         if option.startswith("tags="):
             names += [f"tag:{tag}" for tag in option[5:].split("%2C")]
     moments = [marks[name][0] for name in names if name in marks]
-    return any(letter.sent <= at < (letter.expires or math.inf) for at in moments)
+    until = math.inf if held else letter.expires or math.inf
+    return any(letter.sent <= at < until for at in moments)
 
 
 class Cancels:
@@ -69,9 +72,9 @@ class Cancels:
         now_number = int(number) + (cursor == "0")
         cancelled = 0
         for id, letter in list(model.msg.items()):
-            if not is_hit(letter, model.marks) or (
-                0 < letter.expires <= model.now and not model.is_held(id)
-            ):
+            held = model.is_held(id)
+            gone = 0 < letter.expires <= model.now and not held
+            if gone or not is_hit(letter, model.marks, held):
                 continue
             left = seen.get("msg", {}).get(id)
             if left is None or Letter.read(left).expires == 1:
@@ -81,8 +84,9 @@ class Cancels:
         if not passing or passing.split(" ")[1] == "0":
             over = {mark: of for mark, of in model.marks.items() if of[1] <= now_number}
             for id, letter in model.msg.items():
-                gone = 0 < letter.expires <= model.now and not model.is_held(id)
-                assert gone or not is_hit(letter, over), (
+                held = model.is_held(id)
+                gone = 0 < letter.expires <= model.now and not held
+                assert gone or not is_hit(letter, over, held), (
                     "a mark leaves when nothing it hits is left"
                 )
             for mark in over:
@@ -97,7 +101,7 @@ class Cancels:
     def count(self, mark: str) -> tuple[int, int]:
         """How many of those that wait, and that run, a mark would hit."""
         model, marks = self.model, {mark: (self.model.now, 0)}
-        hit = [id for id, letter in model.msg.items() if is_hit(letter, marks)]
+        hit = [id for id, letter in model.msg.items() if is_hit(letter, marks, model.is_held(id))]
         runs = sum(model.is_held(id) for id in hit)
         return len(hit) - runs, runs
 

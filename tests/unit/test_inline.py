@@ -297,6 +297,10 @@ def test_who_sends_itself_for_ever_is_found(app: App) -> None:
         assert asleep.delay().state == "SCHEDULED"
         with pytest.raises(GreenworkerError, match=r"50 runs at one moment, .*asleep"):
             sent.drain()
+        # Nobody runs it any more, nor waits for it in vain.
+        left = app.result(sent.of(forever)[-1].id)
+        with pytest.raises(ResultTimeout, match="is PENDING, and nobody runs it any more"):
+            left.get()
     with pytest.raises(ConfigError, match="limit=0"), app.testing(limit=0):
         pass
 
@@ -508,6 +512,8 @@ def test_ctrl_c_is_the_testers(app: App) -> None:
             interrupted.delay("ctrl-c")
         assert len(sent.ran) == 1
         assert (app.result(sent[0].id).state, sent.dead) == ("PENDING", [])
+        with pytest.raises(ResultTimeout, match="nobody runs it any more"):
+            app.result(sent[0].id).get()
         assert interrupted.delay("exit").state == "FAILURE"
         with pytest.raises(pytest.fail.Exception):
             failing(app).delay()

@@ -231,7 +231,7 @@ def test_a_thread_that_ends_while_its_run_is_released_harms_nobody(app: App, sta
         gevent.sleep(0)
         worker.pool.kill(gevent.GreenletExit, block=False)
     eventually(lambda: app.status().waiting == 0 and not worker.threads.abandoned)
-    assert worker.threads._free.counter == 10
+    eventually(lambda: worker.threads._free.counter == 10)  # the last one may run still
 
 
 def test_one_that_ended_while_the_loop_was_blocked_may_be_tried_again(
