@@ -250,7 +250,7 @@ class App:
 
     def seen(self, name: str, by: By | None = None) -> Seen:
         """What was seen before, by that name; see Seen. Raises ConfigError."""
-        return Seen(self.client.pool, self.client.broker.namespace, name, by)
+        return Seen(lambda: (self.client.pool, self.client.broker.namespace), name, by)
 
     @property
     def dead(self) -> DeadLetters:

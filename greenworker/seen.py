@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -12,6 +12,8 @@ from greenworker.broker import MAX_COUNT, PUSH_TTL, Link
 from greenworker.errors import BadArguments
 from greenworker.scripts import load
 from greenworker.unique import By, encode_key
+
+Place = tuple[Link, str]  # and a namespace
 
 
 class Seen:
@@ -23,11 +25,11 @@ class Seen:
     function of all of them; by default what makes the task unique, or its only argument.
     """
 
-    def __init__(self, link: Link, namespace: str, name: str, by: By | None = None) -> None:
+    def __init__(self, place: Callable[[], Place], name: str, by: By | None = None) -> None:
+        """`place` is asked at each call: an app may be told another server, or be tested, later."""
         self.name = keys.check_name("filter", name)
         self.by = by
-        self._link = link
-        self._nil = keys.nil(keys.root(namespace))
+        self._place = place
 
     def __repr__(self) -> str:
         return f"<Seen {self.name}>"
@@ -64,7 +66,8 @@ class Seen:
         return int(self._run("seen_drop", self.name))
 
     def _run(self, name: str, *args: bytes | str | int) -> Any:
-        return self._link.run(load(name), self._nil, *args)
+        link, namespace = self._place()
+        return link.run(load(name), keys.nil(keys.root(namespace)), *args)
 
 
 def mark_of(key: bytes) -> int:

@@ -15,6 +15,7 @@ from greenworker import Message, Middleware, Result, State
 from greenworker.errors import TaskCancelled
 from tests.e2e.conftest import Project
 from tests.support.eventually import eventually
+from tests.support.server import Server
 from tests.support.tcp_proxy import TcpProxy
 
 KEYS = 8
@@ -280,3 +281,19 @@ def test_many_crawlers_send_each_page_once(project: Project) -> None:
     assert tasks.page.delay_many([(n,) for n in range(400)], seen=seen, results=False) == 400
     eventually(lambda: not project.redis.exists(f"{project.root}seen:dropped"), within=30)
     project.check()
+
+
+def test_a_filter_is_where_its_app_is(project: Project) -> None:
+    """A worker is told its server after the module was imported."""
+    tasks = project.module("""
+        seen = app.seen("crawl")
+
+        @app.task
+        def page(url): ...
+    """)
+    with Server() as other:
+        tasks.app.use(other.url, "the test")
+        tasks.page.delay_many([("a",)], seen=tasks.seen)
+        assert "a" in tasks.seen
+        tasks.app.close()
+    assert not project.redis.exists(f"{project.root}seen")

@@ -178,7 +178,7 @@ class Scripts(RuleBasedStateMachine):
 
     @rule(seen=st.sampled_from(["crawl", "other"]))
     def drop_seen(self, seen: str) -> None:
-        filter = Seen(self.place, self.broker.namespace, seen)
+        filter = Seen(lambda: (self.place, self.broker.namespace), seen)
         assert filter.count() == len(self.model.locks.seen.get(seen, ()))
         assert filter.drop() == len(self.model.locks.seen.pop(seen, ()))
         self.look()

@@ -26,7 +26,7 @@ from tests.support.state import Space
 @pytest.fixture
 def seen(space: Space) -> Iterator[Seen]:
     connection = Connection(space.endpoint)
-    yield Seen(connection, space.broker.namespace, "crawl")
+    yield Seen(lambda: (connection, space.broker.namespace), "crawl")
     connection.close()
 
 
@@ -78,7 +78,7 @@ def own_server() -> Iterator[Server]:
 def test_it_has_seen_what_a_set_has(own_server: Server, did: list[Any], full: int) -> None:
     place = Clockwork(own_server.url, f"t{uuid4().hex[:8]}", Bounds(full=full))
     place.clock(1_900_000_000_000)
-    filters = {name: Direct(place, place.broker.namespace, name) for name in NAMES}
+    filters = {name: Direct(lambda: (place, place.broker.namespace), name) for name in NAMES}
     sets: dict[str, set[int]] = defaultdict(set)
     try:
         for how, name, some in did:
@@ -202,7 +202,7 @@ def test_at_maxmemory_nothing_is_marked_and_a_drop_makes_room(own_space: Space) 
     space = own_space
     with sending(space) as sender:
         connection = Connection(space.endpoint)
-        seen = Seen(connection, space.broker.namespace, "crawl")
+        seen = Seen(lambda: (connection, space.broker.namespace), "crawl")
         seen.add(*range(1000))
         space.redis.config_set("maxmemory", 1)
         before = space.state()

@@ -102,6 +102,20 @@ def test_a_filter_needs_no_server(app: App) -> None:
     assert len(set(runs)) == len(runs)
 
 
+def test_a_filter_that_was_named_before_needs_none_either(app: App) -> None:
+    """As in a module, beside the tasks."""
+    seen = app.seen("crawl")
+
+    @app.task(name="page")
+    def page(url: str) -> None: ...
+
+    with app.testing():
+        page.delay_many([("a",)], seen=seen)
+        assert ("a" in seen, seen.add("a", "b")) == (True, 1)
+    with app.testing():
+        assert seen.count() == 0
+
+
 def test_a_tick_of_what_waits_is_left_out(app: App) -> None:
     runs: list[int] = []
 
