@@ -10,6 +10,7 @@ from gevent.event import Event
 from greenworker.app import App
 from greenworker.message import Delivery, Message, encode_tail
 from greenworker.task import Task
+from tests.support.eventually import eventually
 from tests.support.state import Space
 
 _ids = itertools.count(1)
@@ -46,6 +47,17 @@ def declare_nothing(app: App) -> Task[[], None]:
         pass
 
     return nothing
+
+
+def reap_the_living(space: Space, worker: str) -> None:
+    """Have a worker's incarnation reaped as if it had died; a beat of its own may come in between."""
+
+    def is_reaped() -> bool:
+        space.crash(worker)
+        space.reap()
+        return worker not in space.state().get("workers", {})
+
+    eventually(is_reaped)
 
 
 def connections(space: Space) -> list[str]:

@@ -35,7 +35,7 @@ from greenworker.worker.watchdog import Watchdog
 from tests.support.eventually import eventually
 from tests.support.state import Space
 from tests.support.tcp_proxy import TcpProxy
-from tests.worker.builders import delivery_of
+from tests.worker.builders import delivery_of, reap_the_living
 
 block_the_loop: Callable[[float], None] = get_original("time", "sleep")
 
@@ -449,8 +449,7 @@ def test_a_loop_that_runs_is_never_called_blocked(caplog: pytest.LogCaptureFixtu
 
 def test_one_that_was_reaped_is_renewed_in_the_loop(bench: Bench) -> None:
     past = bench.membership.current.id
-    bench.space.crash(past)
-    bench.space.reap()
+    reap_the_living(bench.space, past)
     eventually(lambda: bench.membership.current.id != past)
     assert bench.renewals == 1
     bench.register()

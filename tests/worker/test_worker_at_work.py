@@ -16,7 +16,7 @@ from greenworker.worker import Worker
 from tests.support.eventually import eventually
 from tests.support.server import Server
 from tests.support.state import Space
-from tests.worker.builders import connections, declare_nothing
+from tests.worker.builders import connections, declare_nothing, reap_the_living
 from tests.worker.conftest import Start
 
 
@@ -118,13 +118,7 @@ def test_a_zombies_outcome_does_not_count(app: App, space: Space, start: Start) 
     result = task.delay()
     eventually(lambda: runs)
     (past,) = space.state()["workers"]
-
-    def is_reaped() -> bool:
-        space.crash(past)
-        space.reap()
-        return past not in space.state().get("workers", {})
-
-    eventually(is_reaped, message="a beat of its own may come in between")
+    reap_the_living(space, past)
     assert released.wait(10), "the watchdog has it given up"
     assert result.get(20) == "second"
     assert runs == [1, 2]
