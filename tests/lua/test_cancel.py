@@ -288,7 +288,7 @@ def test_what_runs_is_hit_though_it_has_expired_since(space: Space, control: Con
 
 
 def test_a_mark_that_comes_during_a_pass_has_one_of_its_own(space: Space, control: Control) -> None:
-    space.redis.config_set("hash-max-listpack-entries", 1)
+    space.redis.config_set("hash-max-ziplist-entries", 1)
     try:
         push_tagged(space, *(f"m{n}" for n in range(1000)))
         push_tagged(space, *(f"n{n}" for n in range(1000)), tags="other")
@@ -304,11 +304,11 @@ def test_a_mark_that_comes_during_a_pass_has_one_of_its_own(space: Space, contro
         assert space.stats() == {"enqueued": 2000, "cancelled": 2000}
         space.check()
     finally:
-        space.redis.config_set("hash-max-listpack-entries", 128)
+        space.redis.config_set("hash-max-ziplist-entries", 128)
 
 
 def test_one_is_at_it_at_a_time(space: Space, control: Control) -> None:
-    space.redis.config_set("hash-max-listpack-entries", 1)
+    space.redis.config_set("hash-max-ziplist-entries", 1)
     try:
         push_tagged(space, *(f"m{n}" for n in range(1000)))
         control.mark("tag:crawl")
@@ -321,12 +321,12 @@ def test_one_is_at_it_at_a_time(space: Space, control: Control) -> None:
         comb(control, "two")
         assert "marks" not in space.state()
     finally:
-        space.redis.config_set("hash-max-listpack-entries", 128)
+        space.redis.config_set("hash-max-ziplist-entries", 128)
 
 
 def test_a_server_that_starts_again_has_hashes_in_another_order(namespace: str) -> None:
     """What a pass has been past there is not what it has been past here."""
-    config = {"hash-max-listpack-entries": "1"}
+    config = {"hash-max-ziplist-entries": "1"}
     with Server(appendonly=True, config=config) as server:
         with Space(server.url, namespace) as space:
             push_tagged(space, *(f"m{n}" for n in range(1000)))
