@@ -85,6 +85,8 @@ class Delivery:
     @property
     def lock(self) -> bytes:
         """What it may hold until it is done, as lua/prelude.lua reads it; b"" as a rule."""
+        if b" unique=d" not in self.envelope:
+            return b""
         at = self.envelope.find(b" unique=d", 0, self.envelope.find(b"\n"))
         return b"" if at < 0 else self.envelope[at + 9 :].split(None, 1)[0]
 

@@ -128,7 +128,7 @@ class Executor:
         if self._step is not None or run.task.options.thread:
             function = self._special(run, current)
         deadline = Deadline(run, self._write_off)
-        if deadline.is_called_off():
+        if deadline.called_off:
             deadline.over()
             return self._cancelled(run)
         try:
@@ -151,7 +151,7 @@ class Executor:
                 self._stats.released += 1
                 return RELEASE
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
-            if not deadline.passed:
+            if not deadline.thrown:
                 return self._failed(run, error)
             if self._threads is not None and self._threads.goes_on(current):
                 # No retry: it would run beside what goes on.
@@ -159,10 +159,10 @@ class Executor:
                 late = timed_out(run, error, goes_on=True)
                 return self._dead(run.delivery, "stuck", late, run.started)
             return self._failed(run, timed_out(run, error))
-        if deadline.given_up:
-            return self._ended_after_all()
-        if deadline.passed:
+        if deadline.thrown:
             # It swallowed the timeout and went on: too late is too late.
+            if deadline.given_up:
+                return self._ended_after_all()
             if deadline.is_called_off():
                 return self._cancelled(run)
             return self._failed(run, timed_out(run))

@@ -20,7 +20,9 @@ from greenworker.task import Task
 _THROW_AGAIN = (0.01, 0.05, 0.25, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True, eq=False
+)  # frozen ones take three times as long to make, and each run makes one
 class Run:
     """One run of a task under way; a timeout of None is no limit. `started` is time.monotonic()."""
 
@@ -70,17 +72,17 @@ class Deadline:
     One raw timer of the loop (0.6 µs) instead of a gevent.Timeout (2.5 µs, measured).
     """
 
-    __slots__ = ("_called_off", "_greenlet", "_is_soft", "_run", "_thrown", "_timer", "_write_off")
+    __slots__ = ("_greenlet", "_is_soft", "_run", "_timer", "_write_off", "called_off", "thrown")
 
     def __init__(self, run: Run, write_off: Callable[[Run, bool], None]) -> None:
         """`write_off` is told of a run that cannot be ended, and whether it was cancelled."""
         self._run = run
         self._write_off = write_off
-        self._thrown = 0
+        self.thrown = 0  # how often a HardTimeout was: the run has passed its time
         self._timer: Any = None
         self._greenlet = me = gevent.getcurrent()
         # Before it had begun: then there is nothing to tidy up.
-        self._called_off: bool = getattr(me, "called_off", False)
+        self.called_off: bool = getattr(me, "called_off", False)
         me.deadline = self  # call_off() finds it here
         soft, hard = run.soft_timeout, run.timeout
         self._is_soft = bool(soft and not (hard and hard <= soft))
@@ -88,15 +90,12 @@ class Deadline:
             self._start(limit)
 
     def is_called_off(self) -> bool:
-        return self._called_off
-
-    @property
-    def passed(self) -> bool:
-        return self._thrown > 0
+        """`called_off`, which may change at any moment."""
+        return self.called_off
 
     @property
     def given_up(self) -> bool:
-        return self._thrown > len(_THROW_AGAIN) + 1
+        return self.thrown > len(_THROW_AGAIN) + 1
 
     def over(self) -> None:
         """The task's time is over: nothing is thrown any more."""
@@ -108,9 +107,9 @@ class Deadline:
     def call_off(self, grace: float | None) -> None:
         """In the hub: the run is cancelled, once. Nothing can be thrown into a thread: it has the grace to end by
         itself. None: it may take as long as it likes."""
-        if self._called_off or self.passed:
+        if self.called_off or self.thrown:
             return
-        self._called_off = True
+        self.called_off = True
         self._is_soft = False
         self._stop()
         if not self._run.thread:
@@ -140,12 +139,12 @@ class Deadline:
             if run.timeout is not None:
                 self._again(run.started + run.timeout - time.monotonic())
             return
-        self._thrown += 1
+        self.thrown += 1
         if self.given_up:
-            self._write_off(self._run, self._called_off)
+            self._write_off(self._run, self.called_off)
             return
         self._greenlet.throw(HardTimeout())
-        self._again(_THROW_AGAIN[min(self._thrown, len(_THROW_AGAIN)) - 1])
+        self._again(_THROW_AGAIN[min(self.thrown, len(_THROW_AGAIN)) - 1])
 
     def _again(self, seconds: float) -> None:
         if self._greenlet is not None:  # else it has ended
