@@ -31,7 +31,8 @@ from greenworker.schedule import ScheduleOptions, Schedules
 from greenworker.seen import Seen
 from greenworker.signing import Signer, signer_from_environment
 from greenworker.status import Status
-from greenworker.task import Task, make_options
+from greenworker.task import Task
+from greenworker.task_options import make_options
 from greenworker.timetable import Timetable
 from greenworker.unique import By
 
@@ -112,7 +113,7 @@ class App:
         """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
 
         Options: name, queue, timeout, soft_timeout, retries, retry_for, no_retry_for, backoff, priority,
-        expires, result_ttl, ignore_result, bind, sensitive, thread, tags, unique, unique_until, unique_for, on_conflict;
+        expires, result_ttl, ignore_result, bind, sensitive, thread, tags, key, unique, unique_until, unique_for, on_conflict;
         see TaskOptions. Raises DeclarationError.
         """
         if function is None:

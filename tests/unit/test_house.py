@@ -19,8 +19,10 @@ PACKAGE = ROOT / "greenworker"
 
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
-    ("errors", "keys", "scripts", "backoff", "recurrence", "verdicts", "context", "replies"),
-    ("unique", "signature"),
+    ("errors", "keys", "scripts", "backoff", "recurrence", "replies", "hosts", "retry_header"),
+    ("limit",),
+    ("verdicts", "keyed"),
+    ("context", "unique", "signature"),
     ("family", "importable"),
     ("children",),
     ("endpoint",),
@@ -36,6 +38,7 @@ STOREYS = (
     ("audit",),
     ("result", "dead"),
     ("client", "cancel"),
+    ("task_options",),
     ("task",),
     ("schedule",),
     ("worker.stats", "worker.report", "worker.run", "worker.threads"),
