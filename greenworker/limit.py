@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, TypedDict, TypeGuard
 from urllib.parse import unquote
@@ -171,10 +171,7 @@ def read_limit(pattern: str, line: str) -> Limit | None:
         limit = make_limit(unquote(pattern), options)
     except (ConfigError, ValueError):
         return None
-    return Limit(
-        limit.pattern, limit.concurrency, limit.delay, limit.rate, limit.burst, limit.adaptive, limit.floor,
-        limit.ceiling, origin == "d", int(changed) / 1000,
-    )  # fmt: skip
+    return replace(limit, declared=origin == "d", changed=int(changed) / 1000)
 
 
 def read_spec(spec: str) -> Limit | None:
