@@ -12,7 +12,7 @@ from typing import Any
 
 from greenworker import keys
 from greenworker.broker import MAX_BYTES, MAX_COUNT, Link
-from greenworker.errors import ConfigError
+from greenworker.errors import ConfigError, GreenworkerError
 from greenworker.running import Running, read_answer, together
 from greenworker.scripts import load
 from greenworker.status import WorkerStatus, groups, worker_status
@@ -112,6 +112,17 @@ class Control:
         while step.more:
             step = self.purge_some(queue, step.before or None, step.reached)
             yield step
+
+    def purge_all(self, queue: str) -> Purged:
+        """Drop all of it; an error in the middle has a note that says how many were dropped before."""
+        done = Purged()
+        try:
+            for step in self.purge(queue):
+                done = done.plus(step)
+        except GreenworkerError as error:
+            error.add_note(f"{done.total} had been dropped before")
+            raise
+        return done
 
     def purge_some(self, queue: str, before: int | None, after: str = "0") -> Purged:
         """One call of it; `before` (ms of the server's clock) and `after`: as the one before said."""

@@ -16,6 +16,7 @@ class Stats:
     retried: int = 0
     released: int = 0
     snoozed: int = 0
+    throttled: int = 0
     cancelled: int = 0
     stuck: int = 0
     not_run: int = 0  # of those received: no task of ours, or no call of one
@@ -27,7 +28,7 @@ class Stats:
     def running(self) -> int:
         """Runs that have begun and not ended."""
         ended = self.succeeded + self.failed + self.retried + self.released
-        return self.received - ended - self.snoozed - self.cancelled
+        return self.received - ended - self.snoozed - self.throttled - self.cancelled
 
     def count_block(self, seconds: float, new: bool) -> None:
         """The loop was, or is, blocked for so long; `new`: this is not what was counted before."""
