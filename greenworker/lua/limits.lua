@@ -109,7 +109,7 @@ local function read_spec(spec)
   local said = {}
   for name, value in string.gmatch(spec or '', '(%l+)=(%S+)') do said[name] = value end
   return {concurrency = tonumber(said.concurrency), delay = tonumber(said.delay), interval = interval_of(said.rate),
-    burst = tonumber(said.burst) or 1, adaptive = said.adaptive == '1',
+    burst = tonumber(said.burst), adaptive = said.adaptive == '1',
     slowest = interval_of(said.floor), fastest = interval_of(said.ceiling)}
 end
 
@@ -165,6 +165,13 @@ local function out(one)
   return one.out
 end
 
+-- How many may start at once. Where nobody has said it: as many as the rate allows in that many ms, since who comes a few ms
+-- late for each turn of a fast one would else fall behind.
+local BURST_WITHIN = 100
+local function burst_of(allowed, interval)
+  return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
+end
+
 -- Nil where one may start now; else when it may, in ms, or NEVER.
 local function refusal(one, now)
   if one.phase == STOPPED then
@@ -177,7 +184,7 @@ local function refusal(one, now)
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
   local interval = interval_now(one)
-  if interval then at = math.max(at, one.tat - (allowed.burst - 1) * interval) end
+  if interval then at = math.max(at, one.tat - (burst_of(allowed, interval) - 1) * interval) end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
   return at > now and at or nil
