@@ -55,7 +55,7 @@ STOREYS = (
         "worker.failures",
     ),
     ("worker.pool",),
-    ("worker.settler", "worker.dump", "worker.teller", "worker.canceller"),
+    ("worker.settler", "worker.dump", "worker.vitals", "worker.teller", "worker.canceller"),
     ("worker.consumer",),
     ("worker.watchdog", "worker.reaper", "worker.scheduler", "worker.ticker", "worker.retirement"),
     ("worker.parts",),
