@@ -17,11 +17,14 @@ from greenworker.message import shown
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
+    """A queue; of what waits there `keyed` wait for the turn of their key."""
+
     name: str
     waiting: int
     suspects: int
     workers: int
     paused: bool = False
+    keyed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ STOREYS = (
     ("",),  # greenworker/__init__.py: the public face, which names what lies below it
     ("contrib", "contrib.*"),
     ("demo", "demo.*"),
+    ("top", "top.*"),
     ("commands", "commands.*"),
     ("testing.pytest",),
     ("cli",),
