@@ -17,6 +17,7 @@ from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import Options
 from greenworker.errors import ConfigError
 from greenworker.top.frame import Look, frame
+from greenworker.top.orders import Orders
 from greenworker.top.sample import Sample
 from greenworker.top.source import Source
 from greenworker.top.verdict import Verdict, verdict
@@ -43,7 +44,8 @@ def run(options: Options) -> int:
             return _once(options, app, every)
         from greenworker.top.live import Live
 
-        return Live(app, title_of(app), every, colours=not options.flag("no-color")).run()
+        colours = not options.flag("no-color")
+        return Live(title_of(app), Source(app), Orders(app), every, colours).run()
 
 
 def title_of(app: App) -> str:

@@ -22,7 +22,7 @@ from greenworker.top.words import age, number
 _HOT = 0.9  # of a core: what one process can compute at most is 1
 _LATE = 0.1  # seconds by which a loop is late on average: it has more to do than it gets done
 _SLOW = 0.25  # seconds: a server that needs so long for a look needs it for a claim as well
-_FULL = 0.95  # of all slots: some are always between two runs
+_FULL = 0.7  # of all slots: with work at hand the others are between two runs
 _FEW = 0.1  # of what waits by key: so much may run at once, and is being claimed while we look
 _NAMED = 2  # keys, queues, workers that a line names
 

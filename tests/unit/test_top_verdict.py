@@ -90,10 +90,10 @@ CASES = {
         "slots",
         "slots: 20 of 20 are busy, 500 wait: raise -c, or start another worker",
     ),
-    "all slots but one of many, which is between two runs": (
-        sample(queue(waiting=500), worker(running=99, size=100)),
+    "all slots but some, which are between two runs": (
+        sample(queue(waiting=500), worker(running=75, size=100)),
         "slots",
-        "slots: 99 of 100 are busy, 500 wait: raise -c, or start another worker",
+        "slots: 75 of 100 are busy, 500 wait: raise -c, or start another worker",
     ),
     "all slots of those who listen there": (
         sample(queue("mail", 5), worker(running=10, queues=["mail"]), worker("x", queues=["default"])),
@@ -211,6 +211,17 @@ def test_what_limits(case: str) -> None:
     seen, kind, says = CASES[case]
     found = verdict(seen)
     assert (found.kind, str(found)) == (kind, says)
+
+
+def test_of_many_keys_some_stand_for_all() -> None:
+    """What was looked at is a tenth of what waits by a key."""
+    seen = sample(queue(), worker(), key("a", 99, "busy", concurrency=1), key("b", 1, "open"))
+    (default,) = seen.status.queues
+    many = replace(seen.status, queues=[replace(default, waiting=1000, keyed=1000)])
+    found = verdict(replace(seen, status=many))
+    assert str(found).startswith("limits by key: a (1 at once); 1,000 wait")
+    few = replace(seen.status, queues=[replace(default, waiting=1000, keyed=100)])
+    assert verdict(replace(seen, status=few)).kind == "nothing", "nine hundred wait by no key"
 
 
 def test_the_server_does_not_answer() -> None:
