@@ -22,7 +22,7 @@ from greenworker.top.sample import Sample
 from greenworker.top.source import Source
 from greenworker.top.verdict import Verdict, verdict
 
-_EVERY = 1.0  # seconds
+EVERY = 1.0  # seconds
 _LEAST = 0.1
 _ANSWERS = 1.5  # seconds that workers may take for an answer: they look twice a second
 _WIDTH = 100  # of a frame that goes to no terminal
@@ -31,7 +31,7 @@ _WIDTH = 100  # of a frame that goes to no terminal
 def run(options: Options) -> int:
     """Show frames until somebody quits, or one; returns the exit code."""
     every = options.seconds("every")
-    every = _EVERY if every is None else every
+    every = EVERY if every is None else every
     if every < _LEAST:
         raise ConfigError(f"--every {every:g}: give seconds, {_LEAST:g} or more")
     once = options.flag("once")

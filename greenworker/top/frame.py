@@ -15,7 +15,7 @@ from greenworker.top.words import age, memory, number, rate
 
 HELP = ("j/k choose", "p pause", "l limit", "s sort", "q quit")
 KEYS_AT_ONCE = 20  # where no height says how many
-_VERDICT_LINES = 3
+_VERDICT_LINES = 4
 
 QUEUE, KEY = "queue", "key"
 
@@ -88,22 +88,16 @@ def _verdict(verdict: Verdict, width: int) -> list[Line]:
     style = {"nothing": "good", "empty": "good", "server": "bad", "workers": "bad"}.get(
         verdict.kind, "warn"
     )
+    by = "limited by " if verdict.kind in ("keys", "slots", "cpu", "nothing") else ""
     lines = textwrap.wrap(
-        f"limited by {verdict}" if _limits(verdict) else str(verdict),
-        width,
+        f"{by}{verdict}",
+        max(width, 10),  # below that nobody can read it
         subsequent_indent="  ",
         max_lines=_VERDICT_LINES,
         placeholder=" …",
         break_on_hyphens=False,
     )
     return [[(cut(line, width), style)] for line in lines]
-
-
-def _limits(verdict: Verdict) -> bool:
-    """Whether it reads well behind "limited by"."""
-    return verdict.kind in ("cpu", "limits", "slots", "nothing") and not verdict.what.startswith(
-        "the "
-    )
 
 
 def _totals(sample: Sample, width: int) -> Line:

@@ -56,10 +56,11 @@ def verdict(sample: Sample) -> Verdict:
         return _paused(waiting)
     alive = [worker for worker in sample.workers if worker.status.lease >= 0]
     served = [queue for queue in open_queues if queue.workers]
-    if not served:
-        return _unserved(open_queues, alive)
     names = {queue.name for queue in served}
     working = [worker for worker in alive if names & set(worker.status.queues)]
+    # Of a worker that has died its queues still know, until it is swept.
+    if not working:
+        return _unserved(open_queues, alive)
     return (
         _blocked(working)
         or _limits(sample, served, working)
@@ -162,7 +163,7 @@ def _limits(
     )
     named = ", ".join(f"{key.name} ({why(key)})" for key in shut[:_NAMED])
     more = f" and {number(len(shut) - _NAMED)} more" if len(shut) > _NAMED else ""
-    return Verdict("limits", f"limits by key: {named}{more}; {number(total)} wait", _mend(shut))
+    return Verdict("keys", f"keys: {named}{more}; {number(total)} wait", _mend(shut))
 
 
 def why(key: Key) -> str:

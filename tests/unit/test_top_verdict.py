@@ -80,6 +80,11 @@ CASES = {
         "workers",
         "no worker: 1 wait: start one: greenworker MODULE",
     ),
+    "a dead worker that nobody has swept yet": (
+        sample(queue(waiting=2), worker(lease=-3.0)),
+        "workers",
+        "no worker: 2 wait: start one: greenworker MODULE",
+    ),
     "workers of other queues": (
         sample(queue("mail", 7, workers=0), queue("default"), worker(queues=["default"])),
         "workers",
@@ -138,8 +143,8 @@ CASES = {
             key("host:b.com", 30, "later", interval=0.6, until=0.2),
             key("host:c.com", 3, "busy", running=1),
         ),
-        "limits",
-        "limits by key: host:a.com (2 at once), host:b.com (one each 600 ms) and 1 more; 845 wait: they allow no more; l changes one",
+        "keys",
+        "keys: host:a.com (2 at once), host:b.com (one each 600 ms) and 1 more; 845 wait: they allow no more; l changes one",
     ),
     "keys that refuse": (
         sample(
@@ -148,25 +153,25 @@ CASES = {
             key("a", 9, "held", until=28.0),
             key("b", 8, "circuit", until=300.0),
         ),
-        "limits",
-        "limits by key: a (throttled for 28 s), b (circuit open for 5 min); 17 wait: they refuse; wait, or p resumes one",
+        "keys",
+        "keys: a (throttled for 28 s), b (circuit open for 5 min); 17 wait: they refuse; wait, or p resumes one",
     ),
     "keys that people hold": (
         sample(
             queue(waiting=0), worker(), key("a", 9, "stopped"), key("b", 8, "stopped", concurrency=0)
         ),
-        "limits",
-        "limits by key: a (held by hand), b (concurrency=0); 17 wait: p resumes one, l changes its limit",
+        "keys",
+        "keys: a (held by hand), b (concurrency=0); 17 wait: p resumes one, l changes its limit",
     ),
     "keys of all sorts": (
         sample(queue(waiting=0), worker(), key("a", 9, "stopped"), key("b", 8, "held")),
-        "limits",
-        "limits by key: a (held by hand), b (throttled); 17 wait: p resumes one that is held, l changes a limit",
+        "keys",
+        "keys: a (held by hand), b (throttled); 17 wait: p resumes one that is held, l changes a limit",
     ),
     "keys, while a few are on their way": (
         sample(queue(waiting=1), worker(running=5), key("a", 99, "busy", concurrency=5), key("b", 1, "open")),
-        "limits",
-        "limits by key: a (5 at once); 101 wait: they allow no more; l changes one",
+        "keys",
+        "keys: a (5 at once); 101 wait: they allow no more; l changes one",
     ),
     "keys that may run, and no slots": (
         sample(queue(waiting=0), worker(running=10), key("a", 99, "open"), key("b", 50, "busy")),
@@ -219,7 +224,7 @@ def test_of_many_keys_some_stand_for_all() -> None:
     (default,) = seen.status.queues
     many = replace(seen.status, queues=[replace(default, waiting=1000, keyed=1000)])
     found = verdict(replace(seen, status=many))
-    assert str(found).startswith("limits by key: a (1 at once); 1,000 wait")
+    assert str(found).startswith("keys: a (1 at once); 1,000 wait")
     few = replace(seen.status, queues=[replace(default, waiting=1000, keyed=100)])
     assert verdict(replace(seen, status=few)).kind == "nothing", "nine hundred wait by no key"
 
@@ -234,5 +239,5 @@ def test_the_server_does_not_answer() -> None:
 
 def test_every_kind_has_a_case() -> None:
     assert {kind for _, kind, _ in CASES.values()} == {
-        *("empty", "paused", "workers", "cpu", "limits", "slots", "server", "nothing"),
+        *("empty", "paused", "workers", "cpu", "keys", "slots", "server", "nothing"),
     }
