@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
-from greenworker.broker import Broker
+from greenworker.admission import Admission
+from greenworker.broker import Broker, Link
 from greenworker.connection import READ_TIMEOUT, Connection
 from greenworker.control import Control
+from greenworker.limit import Limit
 from greenworker.message import Delivery, Outcome
 from greenworker.timetable import Timetable
 from greenworker.worker.canceller import Canceller
@@ -97,6 +100,7 @@ class Parts:
             max_tasks=config.max_tasks,
             on_enough=lambda: self.retirement.wake(),
             not_run=lambda: self.stats.not_run,
+            declare=partial(_declare_limits, app.limits.declared, links["consumer"], app.namespace),
         )
         self.reaper = Reaper(
             shared,
@@ -135,3 +139,9 @@ class Parts:
     def _drop_all(self) -> None:
         """The incarnation was reaped: what runs here runs elsewhere, too."""
         self.pool.kill(Release, block=False)
+
+
+def _declare_limits(limits: Mapping[str, Limit], link: Link, namespace: str, worker: str) -> None:
+    """Whatever is declared by then: nothing costs nothing."""
+    if limits:
+        Admission(link, namespace).declare(worker, limits.values())

@@ -31,7 +31,7 @@ class Stats:
     def running(self) -> int:
         """Runs that have begun and not ended."""
         ended = self.succeeded + self.failed + self.retried + self.released
-        return self.received - ended - self.snoozed - self.cancelled
+        return self.received - ended - self.snoozed - self.throttled - self.cancelled
 
     def look(self, now: float, every: float) -> None:
         """The loop looks at the clock (time.monotonic()), as it does every so many seconds, or later."""

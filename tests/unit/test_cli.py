@@ -19,7 +19,7 @@ from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import BY_FLAG_ALONE, Options
 from greenworker.errors import ConfigError
-from greenworker.task import TaskOptions
+from greenworker.task_options import TaskOptions
 from greenworker.worker import WorkerConfig
 from greenworker.worker.config import default_name
 
