@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ KEYS_AT_ONCE = 20  # where no height says how many
 _VERDICT_LINES = 4
 
 QUEUE, KEY = "queue", "key"
+
+_AMOUNT, _TIED = re.compile(r"(\d) (ms|s|min|h|d)\b"), "\N{NO-BREAK SPACE}"  # they stay on one line
 
 # What keys are sorted by, the largest first; the words are the columns' titles.
 SORTS: dict[str, Callable[[Key], float]] = {
@@ -76,7 +79,10 @@ def choices(sample: Sample, sort: str) -> list[Choice]:
 
 def keys_of(sample: Sample, sort: str) -> list[Key]:
     by = SORTS[sort]
-    return sorted(sample.keys.rows, key=lambda key: (-by(key), -key.waiting, key.name))
+    return sorted(
+        sample.keys.rows,
+        key=lambda key: (-by(key), -key.waiting, -key.running, -key.per_minute, key.name),
+    )
 
 
 def _queues_of(sample: Sample) -> list[QueueStatus]:
@@ -90,14 +96,14 @@ def _verdict(verdict: Verdict, width: int) -> list[Line]:
     )
     by = "limited by " if verdict.kind in ("keys", "slots", "cpu", "nothing") else ""
     lines = textwrap.wrap(
-        f"{by}{verdict}",
+        _AMOUNT.sub(f"\\1{_TIED}\\2", f"{by}{verdict}"),
         max(width, 10),  # below that nobody can read it
         subsequent_indent="  ",
         max_lines=_VERDICT_LINES,
         placeholder=" …",
         break_on_hyphens=False,
     )
-    return [[(cut(line, width), style)] for line in lines]
+    return [[(cut(line.replace(_TIED, " "), width), style)] for line in lines]
 
 
 def _totals(sample: Sample, width: int) -> Line:

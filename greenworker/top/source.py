@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from greenworker.admission import Admission
 from greenworker.app import App
+from greenworker.errors import UnsuitableServer
 from greenworker.status import Status
+from greenworker.top.keys import ServerKeys
 from greenworker.top.sample import Key, Keys, Sample, Worker, rates
 from greenworker.top.survey import Survey
 
-CHUNK = 1000  # keys that are looked at anew each time
+CHUNK = 500  # keys that are looked at anew each time
 BUSIEST = 100  # keys that are kept in sight, where there are more than that
 
 
@@ -25,18 +28,8 @@ class ReadsKeys(Protocol):
         """Those that are known of these."""
 
 
-class NoKeys:
-    """A server, or an App, that knows no limits."""
-
-    def some(self, cursor: str, count: int) -> tuple[str, list[Key]]:
-        return "0", []
-
-    def these(self, names: Sequence[str]) -> list[Key]:
-        return []
-
-
 class Busiest:
-    """The busiest keys, however many there are: each look goes through the next thousand, and looks again at the
+    """The busiest keys, however many there are: each look goes through the next 500, and looks again at the
     hundred that were the busiest before. So what has just become busy is found within a round."""
 
     def __init__(self, reads: ReadsKeys) -> None:
@@ -52,7 +45,7 @@ class Busiest:
         if not everything:
             others = [name for name in self._names if name not in known]
             known.update((key.name, key) for key in self._reads.these(others))
-        rows = sorted(known.values(), key=lambda key: (-key.waiting, -key.running, key.name))
+        rows = sorted(known.values(), key=lambda key: (-key.waiting, -key.running, -key.per_minute))
         if not everything:
             rows = rows[:BUSIEST]
         self._names = [key.name for key in rows]
@@ -62,13 +55,12 @@ class Busiest:
 class Source:
     """Takes samples, one after the other; what it takes of one costs the same whatever is there."""
 
-    def __init__(
-        self, app: App, keys: ReadsKeys | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, app: App, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
         self._clock = clock
         self._survey = Survey(app.client.control, clock)
-        self._busiest = Busiest(keys or NoKeys())
+        client = app.client
+        self._busiest = Busiest(ServerKeys(Admission(client.pool, client.broker.namespace)))
         self._before: tuple[float, Status] | None = None
 
     def sample(self, wait: float = 0.0) -> Sample:
@@ -86,7 +78,13 @@ class Source:
                 for worker in status.workers
             ),
             rates(before[1], status, now - before[0]) if before is not None else {},
-            self._busiest.look(),
+            self._look_at_keys(),
             now - began,
             self._survey.refused,
         )
+
+    def _look_at_keys(self) -> Keys:
+        try:
+            return self._busiest.look()
+        except UnsuitableServer:  # this user may not; all else can be seen
+            return Keys()

@@ -15,7 +15,10 @@ Line = list[Span]
 T = TypeVar("T")
 
 _GAP = 2
-_NAME_LEAST = 14  # cells that the first column keeps, if its names are that long
+# Cells that the first column keeps, if its names are that long: of the less important columns each leaves rather than
+# that names are cut short, and all but the most important ones rather than that they cannot be told apart.
+_READABLE, _LEAST = 28, 14
+_IMPORTANT = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,19 @@ def table(
     longest = max([cells(title), *(cells(text) for text, _ in names)])
     told = [(column, [column.cell(row) for row in rows]) for column in columns]
     kept = [
-        (column, found, max(column.least, cells(column.title), *(cells(text) for text, _ in found)))
-        if found
-        else (column, found, max(column.least, cells(column.title)))
+        (
+            column,
+            found,
+            max([column.least, *(cells(text) for text, _ in [(column.title, ""), *found])]),
+        )
         for column, found in told
     ]
-    while kept and min(longest, _NAME_LEAST) > width - sum(wide + _GAP for _, _, wide in kept):
-        kept.remove(min(kept, key=lambda one: one[0].weight))
+    while kept:
+        last = min(kept, key=lambda one: one[0].weight)
+        least = _LEAST if last[0].weight >= _IMPORTANT else _READABLE
+        if min(longest, least) <= width - sum(wide + _GAP for _, _, wide in kept):
+            break
+        kept.remove(last)
     room = max(1, min(longest, width - sum(wide + _GAP for _, _, wide in kept)))
     lines: list[Line] = [[(pad(title, room), "head")]]
     for column, _, wide in kept:
