@@ -68,7 +68,7 @@ STOREYS = (
         "worker.failures",
     ),
     ("worker.pool",),
-    ("worker.settler", "worker.dump", "worker.teller", "worker.canceller"),
+    ("worker.settler", "worker.dump", "worker.vitals", "worker.teller", "worker.canceller"),
     ("worker.consumer",),
     ("worker.watchdog", "worker.reaper", "worker.scheduler", "worker.ticker", "worker.retirement"),
     ("worker.parts",),
@@ -86,6 +86,7 @@ STOREYS = (
     ("",),  # greenworker/__init__.py: the public face, which names what lies below it
     ("contrib", "contrib.*"),
     ("demo", "demo.*"),
+    ("top", "top.*"),
     ("commands", "commands.*"),
     ("testing.pytest",),
     ("cli",),
