@@ -15,6 +15,7 @@ from greenworker.scripts import load
 from greenworker.status import groups
 
 _UNTIL_RESUMED = -1  # ms, as limit_hold.lua has it
+_FOR_EVER = 9_000_000_000_000_000  # ms, as limits.lua has it
 _LOOKED_AT = 500  # keys that one call looks through
 _FIELDS = 12  # of a key, as limit_keys.lua tells them
 
@@ -108,11 +109,8 @@ class Admission:
         changed = [_raw(one) for one in self._run("limit_set", origin, worker, *fields)]
         # What waits under a key that is named itself the script has looked at.
         if any("*" in pattern for pattern in changed):
-            cursor: Any = b"0"
-            while True:
-                cursor, _ = self._run("limit_look", cursor, MAX_COUNT)
-                if cursor == b"0":
-                    break
+            while self._run("limit_look", MAX_COUNT):
+                pass
         return [unquote(pattern) for pattern in changed]
 
     def _hold(self, ms: int, named: Sequence[str]) -> list[bool]:
@@ -148,7 +146,7 @@ def _state(
         running=int(running),
         waiting=int(waiting),
         state=shown(_raw(state)),
-        due_in=None if int(until) <= 0 else max(0, int(until) - int(now)) / 1000,
+        due_in=None if not 0 < int(until) < _FOR_EVER else max(0, int(until) - int(now)) / 1000,
         per_minute=float(per_minute),
         p50=_seconds(p50),
         p95=_seconds(p95),

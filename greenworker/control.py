@@ -39,7 +39,7 @@ class Switched:
 class Purged:
     """What became of what waited in a queue: `purged` (CANCELLED), `expired` before, `foreign`: entries
     that were no messages, now dead letters; `cancelled` before. `more`: of what was sent before `before`
-    (ms) some is left."""
+    (ms) some is left, and the next call goes on where this one has `reached`."""
 
     purged: int = 0
     expired: int = 0
@@ -47,6 +47,7 @@ class Purged:
     before: int = 0
     more: bool = False
     cancelled: int = 0
+    reached: str = "0"
 
     @property
     def total(self) -> int:
@@ -61,6 +62,7 @@ class Purged:
             other.before,
             other.more,
             self.cancelled + other.cancelled,
+            other.reached,
         )
 
 
@@ -108,7 +110,7 @@ class Control:
         """Drop what waits in a queue and was sent before now; says after each call what it did."""
         step = Purged(more=True)
         while step.more:
-            step = self.purge_some(queue, step.before or None)
+            step = self.purge_some(queue, step.before or None, step.reached)
             yield step
 
     def purge_all(self, queue: str) -> Purged:
@@ -122,10 +124,11 @@ class Control:
             raise
         return done
 
-    def purge_some(self, queue: str, before: int | None) -> Purged:
-        """One call of it; `before`: ms of the server's clock, as the first one said."""
-        purged, expired, foreign, began, more, cancelled = self._purge(queue, before, "")
-        return Purged(purged, expired, foreign, began, bool(more), cancelled)
+    def purge_some(self, queue: str, before: int | None, after: str = "0") -> Purged:
+        """One call of it; `before` (ms of the server's clock) and `after`: as the one before said."""
+        told = self._purge(queue, before, "", after)
+        purged, expired, foreign, began, more, cancelled, reached = told
+        return Purged(purged, expired, foreign, began, bool(more), cancelled, reached.decode())
 
     def mark(self, mark: str) -> Marked:
         """Cancel all that was sent until now and that a mark hits (`message.mark_of`), however much it is.
@@ -215,10 +218,10 @@ class Control:
             for queue, (changed, known) in zip(names, told, strict=True)
         ]
 
-    def _purge(self, queue: str, before: int | None, how: str) -> list[int]:
+    def _purge(self, queue: str, before: int | None, how: str, after: str = "0") -> list[Any]:
         name = keys.check_name("queue", queue)
         until = "" if before is None else before
-        reply: list[int] = self._run("purge", name, MAX_COUNT, MAX_BYTES, until, how)
+        reply: list[Any] = self._run("purge", name, MAX_COUNT, MAX_BYTES, until, how, after)
         return reply
 
     def _now(self) -> int:

@@ -19,11 +19,13 @@ for _, queue in ipairs(members(PAUSED)) do
   if not known_queues[queue] and queue ~= '*' then names[#names + 1] = queue end
 end
 table.sort(names)
+local KEYED = ROOT .. 'keyed'
+local are_keyed = is_a('hash', KEYED)
 for _, queue in ipairs(names) do
   local waiting = 0
   for priority = 0, 9 do waiting = waiting + size('list', ready_key(queue, priority)) end
   queues[#queues + 1] = queue
-  queues[#queues + 1] = waiting
+  queues[#queues + 1] = waiting + (are_keyed and tonumber(redis.call('HGET', KEYED, queue) or 0) or 0)
   queues[#queues + 1] = size('list', suspects_key(queue))
   queues[#queues + 1] = size('set', consumers_key(queue))
   queues[#queues + 1] = paused[queue] or 0
