@@ -85,13 +85,17 @@ class Admission:
         """What is known of these keys, or of all of which anything is; one may come twice, as it stands later."""
         escaped = [keys.escape(key) for key in named]
         for start in range(0, max(1, len(escaped)), _LOOKED_AT):
-            some, cursor = escaped[start : start + _LOOKED_AT], b"0"
+            some, cursor = escaped[start : start + _LOOKED_AT], "0"
             while True:
-                cursor, now, *told = self._run("limit_keys", cursor, _LOOKED_AT, *some)
-                for one in groups(told, _FIELDS):
-                    yield _state(now, *one)
-                if some or cursor == b"0":
+                cursor, found = self._look(cursor, _LOOKED_AT, some)
+                yield from found
+                if some or cursor == "0":
                     break
+
+    def some_keys(self, cursor: str, count: int) -> tuple[str, list[KeyState]]:
+        """About so many of all keys of which anything is known, from a cursor on, and the next cursor: "0" is the first
+        one and the last."""
+        return self._look(cursor, min(count, MAX_COUNT), ())
 
     def hold(self, seconds: float | None, named: Sequence[str]) -> list[bool]:
         """Have nothing of these keys handed out for so long, None: until `resume`; of each whether anything
@@ -112,6 +116,10 @@ class Admission:
             while self._run("limit_look", MAX_COUNT):
                 pass
         return [unquote(pattern) for pattern in changed]
+
+    def _look(self, cursor: str, count: int, named: Sequence[str]) -> tuple[str, list[KeyState]]:
+        after, now, *told = self._run("limit_keys", cursor, count, *named)
+        return _raw(after), [_state(now, *one) for one in groups(told, _FIELDS)]
 
     def _hold(self, ms: int, named: Sequence[str]) -> list[bool]:
         known: list[bool] = []

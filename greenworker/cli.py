@@ -1,7 +1,7 @@
 """greenworker runs I/O-bound tasks by the thousand on green threads.
 
 Usage:
-  greenworker (status | check | running | demo) [options]
+  greenworker (status | check | running | top | demo | testsite) [options]
   greenworker dead [options] <verb> [<id>...]
   greenworker schedule [options] [<verb>] [<id>...]
   greenworker limit [options] [<verb>] [<id>...]
@@ -40,6 +40,10 @@ Commands:
               what status takes, and --limit.
   running     What each worker runs now: task, id, for how long, and the line where
               it stands. Takes what status takes, and --limit.
+  top         See it live: queues, workers, keys that are limited, how fast it goes,
+              and in one line what limits it now. j and k choose a row, p pauses it
+              or has it go on, l changes a key's limit, q quits. Takes what status
+              takes, --every, --no-color, and --once: one frame, or --json.
   pause       Have workers claim nothing from each <queue>, from the next claim on;
               what runs goes on, and so do sends. Takes what status takes.
   resume      Have workers claim from each <queue> again.
@@ -59,6 +63,9 @@ Commands:
               or fish. For bash: eval "$(greenworker completion bash)"
   demo        Crawl a local web site with a server, a worker and tasks of its
               own: the main job on real input, in about 15 seconds.
+  testsite    Serve web sites to test crawlers on, many hosts with limits and traps,
+              and tell what they saw. Its options are its own, and stand behind it:
+              greenworker testsite --help
 
 Options:
   -A MODULE, --app MODULE   The tasks' module, for <module>.
@@ -147,6 +154,9 @@ Options:
   --id ID                   For send: under this id, of which one is present at a
                             time.
   --wait                    For send: wait until it has ended, and print its result.
+  --once                    For top: print one frame, and exit.
+  --every SECONDS           For top: look so often. Default: 1
+  --no-color                For top: no colours, as with NO_COLOR=1.
   -h, --help                Show this.
   --version                 Show the version.
 
@@ -201,6 +211,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("floor", "ceiling", "none", "for"),
     ),
     "running": (*_SERVER, "limit"),
+    "top": (*_SERVER, "once", "every", "no-color"),
     "pause": _SERVER,
     "resume": _SERVER,
     "purge": (*_SERVER, "yes", "dry-run"),
@@ -210,6 +221,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "completion": (),
     "demo": (),
+    "testsite": (),
 }
 _FOR_ALL = ("app", "url", "workdir", "concurrency")  # the worker as well
 # What a command that lacks something is asked.
@@ -227,6 +239,8 @@ def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
         # Names and errors may hold what this terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if argv and argv[0] == "testsite":
+            return _testsite(argv[1:])
         options = parse(argv)
         if options.flag("version"):
             print(f"greenworker {__version__}")
@@ -276,6 +290,13 @@ def _with_bursts(argv: Sequence[str]) -> list[str]:
     return words
 
 
+def _testsite(argv: Sequence[str]) -> int:
+    # It has a manual of its own: many options, that here would be a worker's (--burst, -c).
+    from greenworker.commands import testsite
+
+    return testsite.run(argv)
+
+
 def _command(options: Options, early_ssl: Sequence[str]) -> int:
     command = next((name for name in COMMANDS if options.flag(name, command=True)), None)
     if command is not None and command != "dead":  # its verbs have options of their own
@@ -284,6 +305,8 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
         from greenworker.demo import crawl
 
         return crawl.run()
+    if command == "testsite":
+        return _testsite(())
     workdir = options.text("workdir")
     if workdir is not None:
         if not Path(workdir).is_dir():

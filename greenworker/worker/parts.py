@@ -30,6 +30,7 @@ from greenworker.worker.stats import Stats
 from greenworker.worker.teller import Teller
 from greenworker.worker.threads import Threads
 from greenworker.worker.ticker import Ticker
+from greenworker.worker.vitals import Pulse
 from greenworker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class Parts:
         else:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
         control = app.client.control
-        teller = Teller(control, membership, self.pool, self.threads, config.log_values)
+        pulse = Pulse(self.stats, self.pool, self.threads)
+        teller = Teller(control, membership, self.pool, self.threads, config.log_values, pulse)
         canceller = Canceller(control, membership, self.pool, config.cancel_grace)
         self.scheduler = Scheduler(shared, on_asked=teller.tell, canceller=canceller)
         # A burst is to end.
