@@ -11,7 +11,7 @@ the next request is due, and compares.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from greenworker.errors import ConfigError
@@ -47,15 +47,22 @@ class Limits:
         """The same with some figures changed, which are given as text; raises ConfigError."""
         figures: dict[str, Any] = {}
         for name, text in changes.items():
-            number = {"rate": float, "burst": int, "concurrency": int, "delay": float}.get(name)
-            if number is None:
-                known = ", ".join(one.name for one in fields(self))
-                raise ConfigError(f"no limit is called {name!r}; there are {known}")
+            if name not in _FIGURES:
+                raise ConfigError(f"no limit is called {name!r}; there are {', '.join(_FIGURES)}")
+            kind, what = _FIGURES[name]
             try:
-                figures[name] = number(text)
+                figures[name] = kind(text)
             except ValueError:
-                raise ConfigError(f"{name} {text}: give a number") from None
+                raise ConfigError(f"{name} {text}: give {what}") from None
         return replace(self, **figures)
+
+
+_FIGURES: dict[str, tuple[type[int] | type[float], str]] = {
+    "rate": (float, "a number"),
+    "burst": (int, "a whole number"),
+    "concurrency": (int, "a whole number"),
+    "delay": (float, "a number"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Seen:
     requests: int = 0
     """All that arrived, but for /robots.txt and the site's own addresses (/__stats, …)."""
     served: int = 0
-    """Pages that were served to their last byte."""
+    """Pages that were served to their last byte, to somebody who had not hung up."""
     pages: int = 0
     """Distinct ones among them."""
     refused: int = 0
@@ -95,6 +102,13 @@ class Seen:
     def violated(self) -> int:
         """All violations, of whatever kind."""
         return sum(self.violations.values())
+
+    @property
+    def pace(self) -> float:
+        """Requests a second that were not refused, from the first arrival to the last; 0.0 for one."""
+        if self.first is None or self.last is None or self.last <= self.first:
+            return 0.0
+        return max(0, self.requests - self.refused - 1) / (self.last - self.first)
 
 
 class Ledger:
