@@ -87,6 +87,9 @@ class Seen:
     """The same and the tolerance: what was between their senders' starts, in their favour."""
     violations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     """Requests that broke a limit beyond the tolerance, whether they were refused or not, by kind."""
+    most_ahead: float = 0.0
+    """By how many seconds a request came before the rate or the delay allowed it, at most. Up to the
+    tolerance that is no violation."""
     early: int = 0
     """Requests that came before the end of a Retry-After that had been answered; no violation."""
     robots: int = 0
@@ -125,6 +128,7 @@ class Ledger:
         "_tolerance",
         "_until",
         "_visited",
+        "ahead",
         "early",
         "first",
         "last",
@@ -139,7 +143,7 @@ class Ledger:
         "traps",
         "unavailable",
         "violations",
-    )  # fmt: skip
+    )
 
     def __init__(self, limits: Limits, tolerance: float, pages: int) -> None:
         self._tolerance = tolerance
@@ -171,6 +175,7 @@ class Ledger:
         self.early = self.robots = self.traps = 0
         self.most = self.open
         self.smallest = math.inf
+        self.ahead = 0.0
         self.violations = dict.fromkeys(KINDS, 0)
         self.first = self.last = -math.inf
 
@@ -197,12 +202,16 @@ class Ledger:
         interval = self._interval
         if interval:
             # A request that breaks the rate uses nothing of it up, whether it is refused or not.
-            if now < self._next - self._rest - self._tolerance:
+            ahead = self._next - self._rest - now
+            self.ahead = max(self.ahead, ahead)
+            if ahead > self._tolerance:
                 broken = ("rate",)
             else:
                 self._next = max(now, self._next) + interval
         if self._delay:
-            if now < self._due - self._tolerance:
+            ahead = self._due - now
+            self.ahead = max(self.ahead, ahead)
+            if ahead > self._tolerance:
                 broken += ("gap",)
                 self._due = now + self._delay  # the next one is measured from this one
             else:
@@ -246,6 +255,7 @@ class Ledger:
             smallest_gap=round(self.smallest, 6) if gap else None,
             smallest_gap_tolerated=round(self.smallest + self._tolerance, 6) if gap else None,
             violations=self.violations,
+            most_ahead=round(self.ahead, 6),
             early=self.early,
             robots=self.robots,
             traps=self.traps,

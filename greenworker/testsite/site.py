@@ -240,6 +240,7 @@ def total(all_seen: list[Seen]) -> Seen:
         most_at_once=max((seen.most_at_once for seen in all_seen), default=0),
         smallest_gap=_least([seen.smallest_gap for seen in all_seen]),
         smallest_gap_tolerated=_least([seen.smallest_gap_tolerated for seen in all_seen]),
+        most_ahead=max((seen.most_ahead for seen in all_seen), default=0.0),
         violations={kind: sum(seen.violations[kind] for seen in all_seen) for kind in KINDS},
         first=_least([seen.first for seen in all_seen]),
         last=max((seen.last for seen in all_seen if seen.last is not None), default=None),

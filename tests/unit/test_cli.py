@@ -133,6 +133,8 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("worker schedule list", "worker", ["schedule", "list"]),
         ("demo", "demo", []),
         ("-q demo", "demo", []),
+        ("testsite", "testsite", []),
+        ("worker testsite", "worker", ["testsite"]),
         ("", "worker", []),
         ("worker", "worker", []),
     ],
@@ -448,6 +450,9 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("send a:b -A m", "name the module once: a:b, or -A m"),
         ("demo -c 5", "--concurrency is not for demo"),
         ("demo --json", "--json is not for demo"),
+        ("-c 5 testsite", "--concurrency is not for testsite"),
+        ("testsite --json", "unknown option --json; see greenworker testsite --help"),
+        ("testsite app.tasks", "greenworker worker testsite"),
         (
             "--namespace x m",
             "--namespace is for status, check, dead, schedule, running, pause, resume, purge and cancel",

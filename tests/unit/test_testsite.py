@@ -212,6 +212,18 @@ def test_a_gap_that_is_too_small_by_more_than_the_tolerance() -> None:
     assert visits(books, 0.0, 0.96, 1.9, 2.91) == [(), (), ("gap",), ()]
     assert books.seen(0.0).violations["gap"] == 1
     assert books.seen(0.0).smallest_gap == 0.94
+    assert books.seen(0.0).most_ahead == pytest.approx(
+        0.1
+    )  # due at 2.0, which it knows from the first
+
+
+def test_how_far_ahead_a_request_was() -> None:
+    books = ledger(rate=1.0)
+    visits(books, 0.0, 0.97, 2.5, 3.1)
+
+    assert books.seen(0.0).violations["rate"] == 1
+    assert books.seen(0.0).most_ahead == pytest.approx(0.4)
+    assert ledger().seen(0.0).most_ahead == 0.0
 
 
 def test_after_a_violation_the_gap_is_measured_from_it() -> None:
@@ -326,6 +338,7 @@ def test_the_sums_of_several_hosts() -> None:
 
     assert (both.requests, both.pages, both.violations["gap"], both.most_at_once) == (4, 1, 1, 1)
     assert (both.smallest_gap, both.first, both.last) == (0.5, 0.0, 5.0)
+    assert both.most_ahead == 0.5
     assert total([]) == Seen()
 
 
