@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from greenworker import App, DeadLetter, __version__, cli, codec
-from greenworker.commands import completion, dead, logs, schedule
+from greenworker.commands import completion, dead, logs, schedule, testsite
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import BY_FLAG_ALONE, Options
@@ -849,7 +849,8 @@ def completed(line: str, folder: Path) -> list[str]:
 
 
 def written(shell: str) -> str:
-    manual = completion.read_manual(cli.__doc__, cli.COMMANDS)
+    own = {"testsite": testsite.__doc__ or ""}
+    manual = completion.read_manual(cli.__doc__, cli.COMMANDS, own)
     return completion._SHELLS[shell](manual)
 
 
@@ -862,6 +863,7 @@ def written(shell: str) -> str:
         ("greenworker completion z", ["zsh"]),
         ("greenworker purge mail --y", ["--yes"]),
         ("greenworker purge --li", []),
+        ("greenworker testsite --ho", ["--hosts"]),
         ("greenworker check --li", ["--limit"]),
         ("greenworker --li", []),
         ("greenworker -n check --conc", ["--concurrency"]),
