@@ -184,21 +184,23 @@ class Broker:
     def settle(self, worker: str, outcomes: Sequence[tuple[Delivery, Outcome]]) -> list[bool]:
         """Settle deliveries; False for each that is no longer ours.
 
-        A time to live, or a delay, that is out of all bounds is cut: the first is somebody's raw
-        envelope's, and an outcome that cannot be sent would be kept for ever.
+        Times that are out of all bounds, a raw envelope's say, are cut: what cannot be sent would be kept for ever.
         """
         if not outcomes:
             return []
-        args: list[bytes | str | int] = [worker]
+        args: list[bytes | str | int] = [worker, len(outcomes)]
+        ran: list[bytes | str | int] = []  # of what has keys
         for delivery, outcome in outcomes:
             args += (delivery.id, delivery.seq, outcome.kind)
+            if b" keys=" in delivery.envelope and (names := delivery.keys):
+                ran += (delivery.id, _ms(outcome.took), names)
             if outcome.kind in ("done", "cancelled"):
                 args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, delivery.lock)
             elif outcome.kind == "dead":
                 args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, outcome.reason)
-            else:
-                args += (_ms(min(LONGEST, outcome.delay)), outcome.envelope, "")
-        return [bool(mine) for mine in self._run("settle", *args)]
+            else:  # a reason, and no envelope, has what is throttled
+                args += (_ms(min(LONGEST, outcome.delay)), outcome.envelope, outcome.reason)
+        return [bool(mine) for mine in self._run("settle", *args, *ran)]
 
     def release(self, worker: str) -> None:
         """Leave gracefully: what is still held goes back to the front of its queue, uncharged."""

@@ -1,7 +1,7 @@
 """greenworker runs I/O-bound tasks by the thousand on green threads.
 
 Usage:
-  greenworker (status | check | running | demo | testsite) [options]
+  greenworker (status | check | running | top | demo | testsite) [options]
   greenworker dead [options] <verb> [<id>...]
   greenworker schedule [options] [<verb>] [<id>...]
   greenworker (pause | resume | purge) [options] <queue>...
@@ -33,6 +33,10 @@ Commands:
               Takes what status takes; run needs -A MODULE.
   running     What each worker runs now: task, id, for how long, and the line where
               it stands. Takes what status takes, and --limit.
+  top         See it live: queues, workers, keys that are limited, how fast it goes,
+              and in one line what limits it now. j and k choose a row, p pauses it
+              or has it go on, l changes a key's limit, q quits. Takes what status
+              takes, --every, --no-color, and --once: one frame, or --json.
   pause       Have workers claim nothing from each <queue>, from the next claim on;
               what runs goes on, and so do sends. Takes what status takes.
   resume      Have workers claim from each <queue> again.
@@ -129,6 +133,9 @@ Options:
   --id ID                   For send: under this id, of which one is present at a
                             time.
   --wait                    For send: wait until it has ended, and print its result.
+  --once                    For top: print one frame, and exit.
+  --every SECONDS           For top: look so often. Default: 1
+  --no-color                For top: no colours, as with NO_COLOR=1.
   -h, --help                Show this.
   --version                 Show the version.
 
@@ -178,6 +185,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "schedule": _SERVER,
     "running": (*_SERVER, "limit"),
+    "top": (*_SERVER, "once", "every", "no-color"),
     "pause": _SERVER,
     "resume": _SERVER,
     "purge": (*_SERVER, "yes", "dry-run"),

@@ -8,10 +8,12 @@ same names; `tests/lua/test_prelude.py` holds the two together.
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from greenworker.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/@-]{1,64}")
+_SAFE = re.compile(r"[A-Za-z0-9_.:/@-]+").fullmatch
 
 PRIORITIES = range(10)
 
@@ -29,6 +31,11 @@ def check_name(kind: str, name: object) -> str:
         f"{kind} {name!r}: use 1 to 64 letters, digits and _ . : / @ - "
         "(no blanks, no braces, no commas)"
     )
+
+
+def escape(text: str) -> str:
+    """The same without a blank, a comma, a brace or a line end: as it stands in envelopes, and in keys."""
+    return text if _SAFE(text) else quote(text, safe="/:@")
 
 
 def nil(root: str) -> str:
@@ -159,6 +166,10 @@ def seen(root: str) -> str:
 
 def seen_dropped(root: str) -> str:
     return root + "seen:dropped"
+
+
+def limits_by(root: str) -> str:
+    return root + "limits:by"
 
 
 def stats(root: str) -> str:

@@ -12,20 +12,19 @@ Scripts read and rewrite the head only; they never parse JSON. The server fills 
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from greenworker import codec
 from greenworker.errors import MalformedMessage, NotEncodable, PayloadTooLarge
+from greenworker.keys import escape
 
 # A float is seconds from the moment the server receives it; a datetime is absolute.
 Moment = float | datetime
 
-_SAFE = re.compile(r"[A-Za-z0-9_.:/@-]+").fullmatch
 _VERSION = b"1"
 
 
@@ -85,10 +84,19 @@ class Delivery:
     @property
     def lock(self) -> bytes:
         """What it may hold until it is done, as lua/prelude.lua reads it; b"" as a rule."""
-        if b" unique=d" not in self.envelope:
+        return self._in_head(b" unique=d")
+
+    @property
+    def keys(self) -> bytes:
+        """What it is limited by, as the head has it: one key, or two with %2C between; b"" as a rule."""
+        return self._in_head(b" keys=")
+
+    def _in_head(self, begin: bytes) -> bytes:
+        if begin not in self.envelope:
             return b""
-        at = self.envelope.find(b" unique=d", 0, self.envelope.find(b"\n"))
-        return b"" if at < 0 else self.envelope[at + 9 :].split(None, 1)[0]
+        end = self.envelope.find(b"\n")
+        at = self.envelope.find(begin, 0, end)
+        return b"" if at < 0 else self.envelope[at + len(begin) : end].partition(b" ")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +106,17 @@ class Outcome:
     done: `result` is kept for `result_ttl` s. retry: again after `delay` s as `envelope`;
     later: likewise, but nothing has run. dead: `result` tells the failure, `reason` is one
     word for it. cancelled: as done. release: back to the front of its queue, as if never claimed.
+    throttled: the key `reason` (escaped; empty: its first one) is held for `delay` s (-1: as long as the
+    server sees fit), and it waits there. `took`: seconds that the run took, of what has keys; else 0.
     """
 
-    kind: Literal["done", "retry", "later", "dead", "cancelled", "release"]
+    kind: Literal["done", "retry", "later", "dead", "cancelled", "release", "throttled"]
     result: bytes = b""
     result_ttl: float = 0.0
     delay: float = 0.0
     envelope: bytes = b""
     reason: str = ""
+    took: float = 0.0
 
     @property
     def size(self) -> int:
@@ -131,9 +142,9 @@ def encode_body(message: Message) -> bytes:
 
 def encode_tail(message: Message) -> bytes:
     """The head's fields that the sender decides alone, and the body: '<ttl> <queue> <task> …\\n<body>'."""
-    head = f"{round(message.result_ttl * 1000)} {message.queue} {_escape(message.task)}"
+    head = f"{round(message.result_ttl * 1000)} {message.queue} {escape(message.task)}"
     for name, value in message.options.items():
-        head += f" {name}={_escape(value)}"
+        head += f" {name}={escape(value)}"
     return b"%b\n%b" % (head.encode(), encode_body(message))
 
 
@@ -185,13 +196,19 @@ def with_option(envelope: bytes, name: str, value: str | None) -> bytes:
     prefix = f"{name}=".encode()
     fields = [part for part in head.split(b" ") if not part.startswith(prefix)]
     if value is not None:
-        fields.append(prefix + _escape(value).encode())
+        fields.append(prefix + escape(value).encode())
     return b" ".join(fields) + b"\n" + body
+
+
+def keys_of(options: Mapping[str, str]) -> tuple[str, ...]:
+    """What a message is limited by, as people write it; nothing as a rule."""
+    told = options.get("keys")
+    return tuple(told.split(",")) if told else ()
 
 
 def mark_of(kind: Literal["task", "tag"], name: str) -> str:
     """What cancels all messages of a task, or with a tag, as scripts know it."""
-    return f"{kind}:{_escape(name)}"
+    return f"{kind}:{escape(name)}"
 
 
 def is_marked(envelope: bytes, marks: Mapping[str, int]) -> bool:
@@ -246,7 +263,3 @@ def _culprit(message: Message) -> int | str | None:
 
 def _decode_options(fields: list[str]) -> dict[str, str]:
     return {name: unquote(value) for name, _, value in (part.partition("=") for part in fields)}
-
-
-def _escape(text: str) -> str:
-    return text if _SAFE(text) else quote(text, safe="/:@")

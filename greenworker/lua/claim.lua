@@ -1,6 +1,8 @@
 -- claim: up to n messages into this incarnation's processing list, by queue
 -- order, then priority, then age.
 --
+-- In a queue and priority, what has a key and what has none take turns, and so do the keys (lines.lua).
+--
 -- ARGV  wid, seq, n, most bytes, queues...
 -- Returns {now ms, next due ms or -1, 1 if more is waiting, or 2 if nothing more is for this
 --         worker until it has settled what it holds, id, envelope, id, envelope, ...};
@@ -40,6 +42,9 @@ end
 
 -- All that is looked at, before anything is popped: what is of a wrong type is refused here.
 local lines = {}
+local keyed = redis.pcall('HMGET', KEYED, unpack(ARGV, 5))
+if keyed.err then refuse(KEYED .. ' is not a hash') end
+local are_keyed = false
 local paused = redis.call('SMISMEMBER', PAUSED, MARKED, unpack(ARGV, 5))
 if paused[1] == 1 then
   require_type(MARKS, 'hash')
@@ -47,7 +52,7 @@ if paused[1] == 1 then
 end
 for i = 5, #ARGV do
   local queue = ARGV[i]
-  local line = {waiting = 0, suspects = 0}
+  local line = {waiting = 0, suspects = 0, keyed = 0}
   -- A paused queue is as one where nothing waits.
   if paused[i - 3] == 0 then
     line.suspects = redis.call('LLEN', suspects_key(queue))
@@ -55,15 +60,21 @@ for i = 5, #ARGV do
       line[priority] = redis.call('LLEN', ready_key(queue, priority))
       line.waiting = line.waiting + line[priority]
     end
+    line.keyed = tonumber(keyed[i - 4] or 0)
+    if line.keyed > 0 then
+      are_keyed = true
+      require_type(wake_key(queue), 'list')
+      for priority = 9, 0, -1 do require_type(turn_key(queue, priority), 'list') end
+    end
   end
-  if line.waiting + line.suspects > 0 then
+  if line.waiting + line.keyed + line.suspects > 0 then
     require_type(wake_key(queue), 'list')
     require_type(room_key(queue), 'string')
-    line.share, line.first = share(queue, line.waiting)
+    line.share, line.first = share(queue, line.waiting + line.keyed)
   end
   lines[i] = line
 end
-local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
+local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
 local holds_any = redis.call('HLEN', PROCESSING) > 0
 
 redis.call('DEL', NIL)
@@ -75,10 +86,10 @@ local now = now_ms()
 local reply, held = {now, -1, 0}, {}
 local bytes, looked, full = 0, 0, false
 
--- One popped id: claimed, or ended here. False when it no longer fits this claim.
-local function take(id)
+-- One popped id: claimed, or ended here. False when it no longer fits this claim. `envelope`: where it was read before.
+local function take(id, envelope)
   looked = looked + 1
-  local envelope = redis.call('HGET', MSG, id)
+  if envelope == nil then envelope = redis.call('HGET', MSG, id) end
   if envelope then
     local size = math.min(#envelope, LARGEST)
     if bytes > 0 and bytes + size > most then return false end
@@ -111,13 +122,92 @@ local function pop(key, room)
   end
 end
 
--- The next suspect, if it still is one to run: it leaves its list for what is held, or has ended.
+-- The first of a message's keys that refuses it, or nil.
+local function who_refuses(first, second)
+  if first and refusal(known(first), now) then return first end
+  if second and refusal(known(second), now) then return second end
+end
+
+-- A message was claimed: it holds a permit of each of its keys.
+local function start_all(id, first, second)
+  if first then start(known(first), id, now) end
+  if second then start(known(second), id, now) end
+end
+
+-- From the lines of keys, one of each in turn, as long as there is room.
+local function pop_in_turn(queue, priority, room)
+  local turn, at = turn_key(queue, priority), priority .. ':' .. queue
+
+  -- The next of a key's line: true when it was claimed; nil when the line is empty, or its key may not start one.
+  local function pop_next(one, list)
+    local id = redis.pcall('RPOP', list)
+    if type(id) ~= 'string' then
+      one.lines[at], one.changed = nil, true
+      return nil
+    end
+    local envelope = redis.call('HGET', MSG, id)
+    local first, second = keys_in(envelope or '')
+    local other = first ~= one.key and first or second
+    if other == one.key then other = nil end
+    if other and refusal(known(other), now) then
+      -- There it waits until that one may start it.
+      looked = looked + 1
+      if redis.call('LPUSH', line_key(queue, priority, other), id) == 1 then enter(other, queue, priority, now) end
+      return false
+    end
+    local before = #held
+    if not take(id, envelope) then
+      redis.call('RPUSH', list, id)
+      full = true
+      return nil
+    end
+    count_line(queue, -1)
+    if #held == before then return false end
+    start_all(id, one.key, other)
+    return true
+  end
+
+  while room > 0 and not full and looked < LOOK_AT_MOST do
+    local key = redis.call('RPOP', turn)
+    if not key then return end
+    local one = known(key)
+    local list, claimed = line_key(queue, priority, key), false
+    looked = looked + 1
+    local when = refusal(one, now)
+    -- Who is alone takes as much as it may: there is nobody to take turns with.
+    while not when and room > 0 and looked < LOOK_AT_MOST do
+      claimed = pop_next(one, list)
+      if claimed then room = room - 1 end
+      if claimed == nil then break end
+      when = refusal(one, now)
+      if claimed and redis.call('LLEN', turn) > 0 then break end
+    end
+    if one.lines[at] and not full and redis.pcall('LLEN', list) == 0 then
+      one.lines[at], one.changed = nil, true
+    elseif one.lines[at] and when then
+      park(one, at, when)
+    elseif one.lines[at] then
+      -- Whom the bytes of this claim were not enough for is the next one.
+      redis.call(full and 'RPUSH' or 'LPUSH', turn, key)
+    end
+  end
+end
+
+-- The next suspect, if it still is one to run: it leaves its list for what is held, or has ended. One that a limit
+-- refuses goes behind the others.
 local function pop_suspect(key, id)
   local before = #held
+  local first, second = keys_in(redis.call('HGET', MSG, id) or '')
+  if who_refuses(first, second) then
+    looked = looked + 1
+    redis.call('RPOPLPUSH', key, key)
+    return false
+  end
   full = not take(id)
   if full then return false end
   redis.call('RPOP', key)
   if #held == before then return false end
+  start_all(id, first, second)
   redis.call('ZADD', SUSPECTED, now, id)
   return true
 end
@@ -127,7 +217,10 @@ end
 local function pop_suspects(key, room, beside)
   local few = redis.call('ZCARD', SUSPECTED)
   if few == 1 and crashes_of(redis.call('ZRANGE', SUSPECTED, 0, 0)[1]) >= ALONE_AFTER then return end
-  while few < FEW and room > 0 and not full and looked < LOOK_AT_MOST do
+  -- (Each once: those that a limit refuses go round.)
+  local left = math.min(redis.call('LLEN', key), FEW * 2)
+  while few < FEW and room > 0 and left > 0 and not full and looked < LOOK_AT_MOST do
+    left = left - 1
     -- One by one: behind one that has expired may wait one that runs alone.
     local id = redis.call('LINDEX', key, -1)
     local crashes = crashes_of(id)
@@ -169,7 +262,9 @@ local function makes_room_for_one()
   for i = 5, #ARGV do
     local queue, line = ARGV[i], lines[i]
     local key = suspects_key(queue)
-    while line.suspects > 0 and n > 0 and looked < LOOK_AT_MOST do
+    local left = math.min(line.suspects, FEW * 2)
+    while left > 0 and n > 0 and looked < LOOK_AT_MOST do
+      left = left - 1
       local id = redis.call('LINDEX', key, -1)
       if not id or crashes_of(id) < SOLITARY_AFTER then break end
       if holds_any then
@@ -190,32 +285,51 @@ end
 local function claim_from(queue, line)
   if line.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2, beside[queue]) end
   local waiting = line.waiting
-  if waiting == 0 then return end
+  if waiting + line.keyed == 0 then return end
   local room = math.min(n - #held / 2, line.share)
+  local taken = 0
+  local function from(takes, ...)
+    local before = #held
+    takes(...)
+    taken = taken + (#held - before) / 2
+  end
   for priority = 9, 0, -1 do
-    if line[priority] > 0 then
-      local before = #held
-      pop(ready_key(queue, priority), room)
-      room = room - (#held - before) / 2
-      waiting = waiting - line[priority] + redis.call('LLEN', ready_key(queue, priority))
+    local plain, with_keys = line[priority] > 0, line.keyed > 0 and redis.call('LLEN', turn_key(queue, priority)) > 0
+    if plain and with_keys then
+      -- Half of the room for each, and what one of them leaves is the other's. Of a room for one, by turns.
+      local left = room - taken
+      local half = seq % 2 == 0 and math.ceil(left / 2) or math.floor(left / 2)
+      from(pop, ready_key(queue, priority), half)
+      from(pop_in_turn, queue, priority, room - taken)
+      from(pop, ready_key(queue, priority), room - taken)
+    elseif with_keys then
+      from(pop_in_turn, queue, priority, room - taken)
+    elseif plain then
+      from(pop, ready_key(queue, priority), room - taken)
     end
+    if plain then waiting = waiting - line[priority] + redis.call('LLEN', ready_key(queue, priority)) end
+    if line.keyed > 0 then waiting = waiting + redis.call('LLEN', turn_key(queue, priority)) end
   end
   if waiting > 0 then
     reply[3] = 1
-    wake(queue)
+    to_wake[queue] = true
   end
 end
 
+if are_keyed then look_at_due(now, CHUNK) end
 if makes_room_for_one() then
   reply[3] = 2
   -- It may have taken tokens that are for others.
   for i = 5, #ARGV do
-    if lines[i].waiting > 0 then wake(ARGV[i]) end
+    if lines[i].waiting + lines[i].keyed > 0 then to_wake[ARGV[i]] = true end
   end
 else
   for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
 end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end
-if due[2] then reply[2] = tonumber(due[2]) end
+if are_keyed then due = next_of_both() end
+if due then reply[2] = tonumber(due) end
+if next(known_here) or next(line_counts) then close_lines(now) end
+wake_all()
 close()
 return reply

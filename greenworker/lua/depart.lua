@@ -5,10 +5,12 @@ local function stop_listening(queue, wid)
   if redis.pcall('SREM', consumers_key(queue), wid) ~= 1 then return end
   -- It may have taken a wake token along.
   for priority = 9, 0, -1 do
-    local waiting = redis.pcall('LLEN', ready_key(queue, priority))
-    if type(waiting) == 'number' and waiting > 0 then
-      if redis.pcall('LLEN', wake_key(queue)) == 0 then wake(queue) end
-      return
+    for _, list in ipairs({ready_key(queue, priority), turn_key(queue, priority)}) do
+      local waiting = redis.pcall('LLEN', list)
+      if type(waiting) == 'number' and waiting > 0 then
+        if redis.pcall('LLEN', wake_key(queue)) == 0 then wake(queue) end
+        return
+      end
     end
   end
 end
@@ -19,6 +21,7 @@ local function depart(wid)
   redis.call('HDEL', ABOUT, wid)
   redis.call('HDEL', LEASES, wid)
   redis.call('HDEL', SEQ, wid)
+  forget_declared(wid)
   redis.call('DEL', suspected_key(wid), solitary_key(wid), cancels_key(wid))
   for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do stop_listening(queue, wid) end
 end

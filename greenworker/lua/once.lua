@@ -46,8 +46,10 @@ local function replace(id, envelope, by, list)
     end
     if not place then
       local task = string.match(envelope, '^1 %d+ %d+ %d %d+ %d+ %d+ %S+ (%S+)') or '?'
+      -- In whose line it lies it still tells.
+      local keys = string.match(envelope, '^[^\n]*( keys=[^ \n]+)') or ''
       redis.call('HSET', MSG, id, table.concat({'1', deliveries, attempt, priority, sent, WAS_CANCELLED, ttl, queue, task,
-        'replaced=' .. by}, ' ') .. '\n')
+        'replaced=' .. by}, ' ') .. keys .. '\n')
       tell_replaced(id, ttl, by)
       return nil
     end
@@ -80,7 +82,7 @@ local function send_once(id, queue, priority, due, expires, rest, now, buried, w
     if holder and not (select(2, lock_in(envelope)) == 'd' and is_held(holder)) then
       -- First: a tick may begin here, and Redis refuses this at maxmemory (what `replace` begins with it does not).
       redis.call('HSET', UNIQUE, lock, id)
-      place = replace(holder, envelope, id, due <= now and not before and ready_key(queue, priority) or nil)
+      place = replace(holder, envelope, id, due <= now and not before and (list_of(queue, priority, rest)) or nil)
     end
   end
   send(id, queue, priority, due, expires, rest, now, buried, woken, place)

@@ -15,7 +15,7 @@ local function waits(queue)
   -- By existence, of whatever type: too late to refuse any.
   if redis.call('EXISTS', suspects_key(queue)) == 1 then return true end
   for priority = 0, 9 do
-    if redis.call('EXISTS', ready_key(queue, priority)) == 1 then return true end
+    if redis.call('EXISTS', ready_key(queue, priority), turn_key(queue, priority)) > 0 then return true end
   end
 end
 

@@ -1,30 +1,34 @@
 -- purge: what waits in a queue is dropped, the next in line first. What is delayed, or waits for a retry, stays.
 --
--- ARGV  queue, n, most bytes, ms: nothing that was sent later; '' for now; 'dry' (count, change nothing) or ''
+-- ARGV  queue, n, most bytes, ms: nothing that was sent later; '' for now; 'dry' (count, change nothing) or ''; where it
+--       goes on with the lines of keys: '0' at first
 -- Returns {purged, expired, entries that are no messages and were buried, that ms, 1 if there is more, cancelled
---         before}; when dry, {how many wait, 0, 0, that ms, 0, 0}.
+--         before, where to go on}; when dry, {how many wait, 0, 0, that ms, 0, 0, '0'}.
 --
 -- Who waits for one is told that it was cancelled. What had expired before is EXPIRED, as everybody was told.
 
 local queue, n, most, before, dry = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'dry'
+local cursor, CHUNK = ARGV[6], 100
 
 require_type(MSG, 'hash')
+require_type(KEYED, 'hash')
+require_type(KNOWN, 'hash')
 local lists = {suspects_key(queue)}
 for priority = 9, 0, -1 do lists[#lists + 1] = ready_key(queue, priority) end
-local waiting = 0
+local waiting = tonumber(redis.call('HGET', KEYED, queue) or 0)
 for _, key in ipairs(lists) do
   require_type(key, 'list')
   waiting = waiting + redis.call('LLEN', key)
 end
 local now = now_ms()
 before = before or now
-if dry then return {waiting, 0, 0, before, 0, 0} end
+if dry then return {waiting, 0, 0, before, 0, 0, '0'} end
 
 redis.call('DEL', NIL)
 local looked, bytes, more = 0, 0, 0
 
 -- The next in line ends; false when it is to stay, since it came later or does not fit this call.
-local function drop_next(key)
+local function drop_next(key, is_line)
   local id = redis.call('LINDEX', key, -1)
   if not id then return false end
   local envelope = redis.call('HGET', MSG, id)
@@ -37,6 +41,7 @@ local function drop_next(key)
   end
   looked, bytes = looked + 1, bytes + size
   redis.call('RPOP', key)
+  if is_line then count_line(queue, -1) end
   if not weeded(id, envelope, now, 'purge') then finish(id, 'purged', tonumber(ttl), CANCELLED, (lock_in(envelope))) end
   return true
 end
@@ -44,7 +49,21 @@ end
 for _, key in ipairs(lists) do
   while more == 0 and drop_next(key) do end
 end
+-- Then the lines of keys, which only what is known of the keys tells: a chunk, again and again until nothing of it is left.
+if more == 0 and redis.call('HEXISTS', KEYED, queue) == 1 then
+  local next_cursor, found = unpack(redis.call('HSCAN', KNOWN, cursor, 'COUNT', CHUNK))
+  for i = 1, #found, 2 do
+    for at in string.gmatch(select(12, string.match(found[i + 1], STATE)) or '', '[tp]([^;]+)') do
+      local priority, of = string.match(at, '^(%d):(.*)$')
+      local key = of == queue and line_key(queue, priority, found[i])
+      -- By its type: too late to refuse any.
+      while key and not mistyped(key, 'list') and more == 0 and drop_next(key, true) do end
+    end
+  end
+  if more == 0 and next_cursor ~= '0' then more, cursor = 1, next_cursor end
+end
 redis.call('DEL', room_key(queue))
-local told = {counted.purged or 0, counted.expired or 0, counted.foreign or 0, before, more, counted.cancelled or 0}
+local told = {counted.purged or 0, counted.expired or 0, counted.foreign or 0, before, more, counted.cancelled or 0, cursor}
+close_lines(now)
 close()
 return told

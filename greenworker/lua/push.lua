@@ -15,9 +15,9 @@ local FIELDS, FIRST = 6, 3
 require_sending()
 local checked = {}
 for i = FIRST, #ARGV, FIELDS do
-  local key = ready_key(ARGV[i + 1], ARGV[i + 2])
+  local key = list_of(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5])
   if not checked[key] then
-    local wrong = wrong_line(ARGV[i + 1], ARGV[i + 2])
+    local wrong = wrong_line(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5])
     if wrong then refuse(wrong) end
     checked[key] = true
   end
@@ -34,5 +34,5 @@ for i = FIRST, #ARGV, FIELDS do
     added = added + 1
   end
 end
-announce(added, woken)
+announce(added, woken, now)
 return added

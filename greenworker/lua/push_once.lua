@@ -18,7 +18,7 @@ if before then return before end
 require_sending()
 local marks = {}
 for i = FIRST, #ARGV, FIELDS do
-  local wrong = wrong_line(ARGV[i + 1], ARGV[i + 2]) or wrong_lock(ARGV[i + 5])
+  local wrong = wrong_line(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]) or wrong_lock(ARGV[i + 5])
   if wrong then refuse(wrong) end
   if ARGV[i + 6] ~= '' then marks[#marks + 1] = ARGV[i + 6] end
 end
@@ -51,7 +51,7 @@ for i = FIRST, #ARGV, FIELDS do
   fates[#fates + 1] = fate
   firsts[#firsts + 1] = first
 end
-announce(added, woken)
+announce(added, woken, now)
 if filter then write_filter(scope, filter) end
 local answer = table.concat(fates) .. ' ' .. table.concat(firsts, ' ')
 redis.call('SET', PUSH, answer, 'PX', ARGV[2])

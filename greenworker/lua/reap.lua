@@ -38,6 +38,8 @@ local function exists(key) return redis.call('EXISTS', key) == 1 end
 -- By existence, of whatever type: too late to refuse any.
 local function is_used(queue)
   if exists(consumers_key(queue)) or exists(suspects_key(queue)) then return true end
+  -- pcall: too late to refuse a key of a wrong type.
+  if redis.pcall('HEXISTS', KEYED, queue) ~= 0 then return true end
   for priority = 0, 9 do
     if exists(ready_key(queue, priority)) then return true end
   end
@@ -92,6 +94,7 @@ if wid then
         deliveries = deliveries + 1
         envelope = string.gsub(envelope, '^1 %d+', '1 ' .. deliveries, 1)
       end
+      give_back(id, now, keys_in(envelope))
       if was_cancelled(envelope) then
         finish(id, 'cancelled', tonumber(ttl), CANCELLED, (lock_in(envelope)))
       elseif solitary == id and deliveries >= SUSPECT_AFTER + max then
@@ -106,11 +109,13 @@ if wid then
         returned = returned + 1
       end
     elseif envelope then
-      wake(make_ready_anywhere(id))
+      make_ready(id, nil, false, now)
     end
     redis.call('HDEL', PROCESSING, id)
   end
   if returned > 0 then count('reaped', returned) end
+  close_lines(now)
+  wake_all()
   close()
   if redis.call('HLEN', PROCESSING) == 0 then depart(wid) end
 end

@@ -18,13 +18,19 @@ for i = 1, #held, 2 do
   ids[#ids + 1], envelopes[id], bytes = id, envelope, bytes + #(envelope or '')
 end
 redis.call('DEL', NIL)
+local now = now_ms()
 
 -- The oldest last: it is the next one popped. (Of more than some hundred the order is not kept.)
 for i = #ids, 1, -1 do
   local id = ids[i]
-  if envelopes[id] then wake(make_ready(id, envelopes[id], true) or make_ready_anywhere(id)) end
+  if envelopes[id] then
+    make_ready(id, envelopes[id], true, now)
+    give_back(id, now, keys_in(envelopes[id]))
+  end
   redis.call('HDEL', PROCESSING, id)
 end
+close_lines(now)
+wake_all()
 local left = redis.call('HLEN', PROCESSING)
 if left == 0 then depart(wid) end
 return left

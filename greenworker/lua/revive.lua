@@ -72,10 +72,9 @@ for i = FIRST, #ARGV, 2 do
     local lock = lock_in(envelope)
     if lock then locks[#ids + 1], taken[lock] = lock, true end
     seen[id] = true
-    local key = ready_key(queue, priority)
+    local key = home(fresh(envelope))
     if not checked[key] then
-      require_type(key, 'list')
-      require_type(wake_key(queue), 'list')
+      require_home(fresh(envelope))
       checked[key] = true
     end
     reply[#reply + 1] = 'r'
@@ -88,19 +87,16 @@ if dry then return reply end
 
 redis.call('SET', PUSH, reply, 'PX', ttl)
 if #ids == 0 then return reply end
-local woken = {}
 for k, id in ipairs(ids) do
   local envelope = fresh(envelopes[k])
   redis.call('HSET', MSG, id, envelope)
   if locks[k] then redis.call('HSET', UNIQUE, locks[k], id) end
   redis.call('DEL', result_key(id))
-  woken[make_ready(id, envelope)] = true
+  make_ready(id, envelope, false, now)
 end
 redis.call('ZREM', DEAD, unpack(ids))
 redis.call('HDEL', RECORDS, unpack(ids))
 redis.call('HINCRBY', STATS, 'revived', #ids)
-for queue in pairs(woken) do
-  redis.call('SADD', QUEUES, queue)
-  wake(queue)
-end
+close_lines(now)
+wake_all()
 return reply

@@ -21,7 +21,7 @@ local fates, sent, woken, refused = {}, 0, {}, nil
 for i = 1, #ARGV, FIELDS do
   local name, when, due, next_due, at, id, queue, priority, expires, rest = unpack(ARGV, i, i + FIELDS - 1)
   local one, fate = read_schedule(name), '-'
-  local wrong = at ~= '' and (wrong_line(queue, priority) or wrong_lock(rest))
+  local wrong = at ~= '' and (wrong_line(queue, priority, rest) or wrong_lock(rest))
   if wrong then
     refused = wrong
   elseif one and one.when == when and one.paused == 0 and one.due == tonumber(due) and one.due <= now
@@ -38,6 +38,6 @@ for i = 1, #ARGV, FIELDS do
   end
   fates[#fates + 1] = fate
 end
-announce(sent, woken)
+announce(sent, woken, now)
 if refused then refuse(refused) end
 return table.concat(fates)

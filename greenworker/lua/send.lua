@@ -21,9 +21,11 @@ local function require_sending()
   require_type(RECORDS, 'hash')
 end
 
--- Why nothing can be sent there, or nil.
-local function wrong_line(queue, priority)
-  return mistyped(ready_key(queue, priority), 'list') or mistyped(wake_key(queue), 'list')
+-- Why nothing can be sent there, or nil. `rest` tells the key in whose line it would wait.
+local function wrong_line(queue, priority, rest)
+  local list, first = list_of(queue, priority, rest)
+  return mistyped(list, 'list') or mistyped(wake_key(queue), 'list')
+    or (first and mistyped(turn_key(queue, priority), 'list')) or nil
 end
 
 -- Whether an id that is present makes way: it was cancelled and nobody holds it, so it has ended for everybody, and
@@ -39,10 +41,12 @@ local function make_way(id, key)
   if lock then release_lock(id, lock) end
   redis.call('HINCRBY', STATS, was_replaced(envelope) and 'replaced' or 'cancelled', 1)
   if redis.call('ZREM', SCHEDULED, id) == 1 then return 'gone' end
-  local line = home(envelope)
-  if line == key then return 'in line' end
+  local line, queue, priority, first, second = home(envelope)
+  if line == key and not second then return 'in line' end
   -- pcall: too late to refuse a key of a wrong type.
-  redis.pcall('LREM', line, -1, id)
+  local found = redis.pcall('LREM', line, -1, id)
+  if found ~= 1 and second then found = redis.pcall('LREM', line_key(queue, priority, second), -1, id) end
+  if first and found == 1 then count_line(queue, -1) end
   return 'gone'
 end
 
@@ -52,7 +56,8 @@ end
 local function send(id, queue, priority, due, expires, rest, now, buried, woken, place)
   expires = expires == '' and '0' or deadline(expires, now)
   local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. expires .. ' ' .. rest
-  local key, left = ready_key(queue, priority), nil
+  local key, first = list_of(queue, priority, rest)
+  local left
   if redis.call('HSETNX', MSG, id, envelope) == 0 then
     left = make_way(id, due <= now and key)
     if not left then return false end
@@ -66,20 +71,27 @@ local function send(id, queue, priority, due, expires, rest, now, buried, woken,
   elseif place then
     redis.call('LSET', key, place, id)
   elseif left ~= 'in line' then
-    redis.call('LPUSH', key, id)
+    local length = redis.call('LPUSH', key, id)
+    if first then
+      count_line(queue, 1)
+      if length == 1 then enter(first, queue, priority, now) end
+    end
   end
   if not woken[queue] then
     woken[queue] = true
     redis.call('SADD', QUEUES, queue)
   end
-  if due <= now then woken[queue] = 'now' end
+  -- (Whether a key may start one, it says itself: to_wake.)
+  if due <= now and not first then woken[queue] = 'now' end
   return true
 end
 
 -- After the last one.
-local function announce(sent, woken)
+local function announce(sent, woken, now)
   for queue, how in pairs(woken) do
-    if how == 'now' then wake(queue) end
+    if how == 'now' then to_wake[queue] = true end
   end
+  close_lines(now)
+  wake_all()
   if sent > 0 then redis.call('HINCRBY', STATS, 'enqueued', sent) end
 end

@@ -1,18 +1,23 @@
 -- settle: ends deliveries and gives them up, in one step with their results.
 --
--- ARGV  wid, then for each delivery: id, seq, outcome, a, b, c
+-- ARGV  wid, n, then for each of n deliveries: id, seq, outcome, a, b, c
 --       done    a = result ttl ms, b = result, c = the lock that it may hold, or ''
 --       retry   a = delay ms, b = the complete replacement envelope
 --       later   as retry, for what has not run (counts as no retry)
 --       dead    a = result ttl ms, b = result, c = reason
 --       cancelled  as done
 --       release back to where it came from, next in line
+--       throttled  as release, and its key is held: a = for so many ms, or -1 for as long as we think; c = which of its
+--                  keys, or '' for the first
+--       and then for each of them that has keys: id, ms that it ran, keys as its head has them
 -- What was cancelled meanwhile neither waits nor runs again: a retry, a later or a release ends it.
 -- Returns 1 for each, or 0 when the delivery was no longer this incarnation's.
 
 local wid = ARGV[1]
 local PROCESSING, SUSPECTED = processing_key(wid), suspected_key(wid)
-local FIELDS, FIRST = 6, 2
+local FIELDS, FIRST, BEHIND = 6, 3, 3 + 6 * tonumber(ARGV[2])
+local GOES_BACK = {release = true, throttled = true}
+local PASSED = {done = true, retry = false, dead = false}
 
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
@@ -23,7 +28,9 @@ require_type(QUEUES, 'set')
 local alive = redis.call('ZSCORE', WORKERS, wid)
 
 local ids = {}
-for i = FIRST, #ARGV, FIELDS do ids[#ids + 1] = ARGV[i] end
+for i = FIRST, BEHIND - 1, FIELDS do ids[#ids + 1] = ARGV[i] end
+local ran = {}
+for i = BEHIND, #ARGV, 3 do ran[ARGV[i]] = {took = tonumber(ARGV[i + 1]), keys = ARGV[i + 2]} end
 local held = {}
 for k, seq in ipairs(redis.call('HMGET', PROCESSING, unpack(ids))) do held[ids[k]] = seq end
 -- All that may be refused, before the first write.
@@ -39,12 +46,26 @@ if next(suspected) then
 end
 for k, id in ipairs(ids) do
   local i = FIRST + (k - 1) * FIELDS
-  if ARGV[i + 2] == 'release' and held[id] == ARGV[i + 1] then require_home(redis.call('HGET', MSG, id)) end
+  if GOES_BACK[ARGV[i + 2]] and held[id] == ARGV[i + 1] then require_home(redis.call('HGET', MSG, id)) end
 end
 
 redis.call('DEL', NIL)
 local now = now_ms()
 local reply, settled = {}, {}
+
+-- What its run tells of its keys; then its permits come back.
+local function note_run(id, outcome, a, named)
+  local run = ran[id]
+  local first, second = keys_in(' keys=' .. run.keys .. '\n')
+  if not first then return end
+  local began = now - run.took
+  if outcome == 'throttled' then
+    throttle(known(named == second and second or first), tonumber(a), began, now)
+  elseif PASSED[outcome] ~= nil then
+    for _, key in ipairs({first, second}) do note_end(known(key), run.took, PASSED[outcome], began, now) end
+  end
+  give_back(id, now, first, second)
+end
 
 for k, id in ipairs(ids) do
   local i = FIRST + (k - 1) * FIELDS
@@ -53,18 +74,21 @@ for k, id in ipairs(ids) do
     reply[k] = 1
     held[id] = nil
     settled[#settled + 1] = id
+    if ran[id] then note_run(id, outcome, a, ARGV[i + 5]) end
     if outcome == 'done' then
       finish(id, 'done', tonumber(a), b, ARGV[i + 5])
     elseif outcome == 'cancelled' then
       finish(id, 'cancelled', tonumber(a), b, ARGV[i + 5])
     else
       local envelope = redis.call('HGET', MSG, id)
+      if envelope and not ran[id] then give_back(id, now, keys_in(envelope)) end
       if outcome == 'dead' then
         bury(id, tonumber(a), b, now, ARGV[i + 5], wid, envelope or '')
       elseif was_cancelled(envelope) then
         finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED, (lock_in(envelope)))
-      elseif outcome == 'release' then
-        if envelope then wake(make_ready(id, envelope, true) or make_ready_anywhere(id)) end
+      elseif GOES_BACK[outcome] then
+        if envelope then make_ready(id, envelope, true, now) end
+        if outcome == 'throttled' then count('throttled') end
       else
         redis.call('HSET', MSG, id, b)
         redis.call('ZADD', SCHEDULED, now + tonumber(a), id)
@@ -84,7 +108,9 @@ if #cleared > 0 then
   for _, id in ipairs(cleared) do
     if id == solitary then redis.call('DEL', solitary_key(wid)) end
   end
-  for _, queue in ipairs(waiting) do wake(queue) end
+  for _, queue in ipairs(waiting) do to_wake[queue] = true end
 end
+close_lines(now)
+wake_all()
 close()
 return reply

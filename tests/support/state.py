@@ -65,7 +65,7 @@ def check_whole(state: State) -> None:
     """
     places: Counter[str] = Counter()
     for key, value in state.items():
-        if key.startswith(("ready:", "suspects:", "processing:")) or key == "scheduled":
+        if key.startswith(("ready:", "line:", "suspects:", "processing:")) or key == "scheduled":
             places.update(list(value))
     present = state.get("msg", {})
     assert places == Counter(dict.fromkeys(present, 1)), "an id is in no place, or in several"
@@ -150,11 +150,14 @@ class Space:
         expires: Moment | None = None,
         result_ttl: float = 3600.0,
         args: Sequence[Any] = (),
+        key: str = "",
     ) -> int:
+        """`key`: what limits go by; two with a comma between."""
         fields: list[bytes | str | int] = []
+        options = {"keys": key} if key else {}
         for id in ids:
             fields += push_fields(
-                Message(id, "t", args, {}, {}, queue, priority, result_ttl, due, expires)
+                Message(id, "t", args, {}, {}, queue, priority, result_ttl, due, expires, options)
             )
         return self.broker.push(push_id or uuid4().hex, fields)
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from greenworker import App, DeadLetter, __version__, cli, codec
-from greenworker.commands import completion, dead, logs, schedule, testsite
+from greenworker.commands import completion, dead, logs, schedule, testsite, top
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import BY_FLAG_ALONE, Options
 from greenworker.errors import ConfigError
-from greenworker.task import TaskOptions
+from greenworker.task_options import TaskOptions
 from greenworker.worker import WorkerConfig
 from greenworker.worker.config import default_name
 
@@ -105,6 +105,10 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("list show", "worker", ["list", "show"]),
         ("running", "running", []),
         ("running -A m --limit 5", "running", ["m"]),
+        ("top", "top", []),
+        ("top --once --json -A m", "top", ["m"]),
+        ("-u redis://h top --every 2 --no-color", "top", []),
+        ("worker top", "worker", ["top"]),
         ("pause mail", "pause", []),
         ("pause mail slow -A m", "pause", ["m"]),
         ("-A m resume mail", "resume", ["m"]),
@@ -351,6 +355,7 @@ def test_all_options_at_once() -> None:
         ("completion", "completion for which shell? bash, zsh or fish"),
         ("completion bash zsh", "completion makes no sense of 'zsh'"),
         ("running app.tasks", "its module is given by -A"),
+        ("top app.tasks", "its module is given by -A"),
         ("running --id", "--id needs a value"),
         ("demo app.tasks", "makes no sense of 'app.tasks'"),
         ("-c 3 status app.tasks", "greenworker worker status"),
@@ -440,6 +445,15 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("--cancel-grace -1 m", "--cancel-grace -1: give seconds, 0 or more"),
         ("--dry-run m", "--dry-run is for dead, purge and cancel"),
         ("running --limit 0", "--limit 0: give a whole number"),
+        ("top --limit 3", "--limit is not for top"),
+        ("top --every 0", "--every 0: give seconds, 0.1 or more"),
+        ("top --every x", "--every x: give seconds"),
+        ("top --json", "--json is for top --once"),
+        ("top", "top needs a terminal to read keys from and to draw on; see top --once"),
+        ("--once m", "--once is for top"),
+        ("--every 3 m", "--every is for top"),
+        ("--no-color m", "--no-color is for top"),
+        ("status --once", "--once is not for status"),
         ("pause a,b", "queue 'a,b': use 1 to 64 letters"),
         ("completion tcsh", "completion for 'tcsh': there are bash, zsh, fish"),
         ("send fetch", "which task is 'fetch'? greenworker send app.tasks:add '[1, 2]'"),
@@ -455,11 +469,11 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("testsite app.tasks", "greenworker worker testsite"),
         (
             "--namespace x m",
-            "--namespace is for status, check, dead, schedule, running, pause, resume, purge and cancel",
+            "--namespace is for status, check, dead, schedule, running, top, pause, resume, purge and cancel",
         ),
         (
             "--json m",
-            "--json is for status, check, dead, schedule, running, pause, resume, purge, cancel and send",
+            "--json is for status, check, dead, schedule, running, top, pause, resume, purge, cancel and send",
         ),
         ("schedule pause", "schedule pause: which ones?"),
         ("schedule paus x", "schedule 'paus': there are list, pause, resume and run"),
@@ -605,7 +619,7 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     assert set(DEFAULTS) == {
         "concurrency", "threads", "queues", "name", "timeout", "grace", "cancel-grace", "lease", "block-warn",
         "max-block", "max-stuck",
-        "loglevel", "namespace", "limit",
+        "loglevel", "namespace", "limit", "every",
     }  # fmt: skip
     for option in (
         "concurrency",
@@ -626,6 +640,7 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     assert DEFAULTS["loglevel"] == "info"
     assert logs.level_of(parse("m")) == 20
     assert app_or_url(parse("status -u redis://h")).namespace == DEFAULTS["namespace"]
+    assert float(DEFAULTS["every"]) == top.EVERY
     limit, _, what = DEFAULTS["limit"].partition(" ")
     assert what == "for check and running, none for dead"
     for ask in (App.check, App.running):

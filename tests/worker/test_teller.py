@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import gevent
+import orjson
 import pytest
 from gevent.event import Event
 from gevent.monkey import get_original
 
 from greenworker.app import App
 from greenworker.errors import ConfigError
-from greenworker.running import Running, RunningTask
+from greenworker.running import Running, RunningTask, Vitals, read_answer, read_vitals
 from greenworker.worker import teller
 from greenworker.worker.dump import describe_running
 from tests.support.eventually import eventually
@@ -300,3 +302,53 @@ def test_of_many_the_first_ones_are_named(app: App, start: Start) -> None:
     assert len(app.running(limit=1_000_000, timeout=20).tasks) == 1000, "one worker names no more"
     go.set()
     eventually(lambda: not worker.stats.running)
+
+
+def test_vitals_come_with_an_answer(app: App, start: Start, hold: tuple[Any, Event]) -> None:
+    task, go = hold
+
+    @app.task(name="fails")
+    def fails() -> None:
+        raise ValueError
+
+    start(name="bee", concurrency=7, lease=60.0)
+    control = app.client.control
+    fails.delay()
+    task.delay()
+
+    def ask() -> Vitals:
+        moment, (bee,) = control.ask(0)
+        (said,) = eventually(lambda: [said for _, said in control.answers(moment, [bee.id])])
+        assert read_answer(bee, said).tasks == [], "nobody asked what runs"
+        vitals = read_vitals(said)
+        assert vitals is not None
+        return vitals
+
+    first = eventually(lambda: vitals if (vitals := ask()).failed and vitals.used else None)
+    assert (first.size, first.used, first.stuck) == (7, 1, 0)
+    assert (first.begun, first.succeeded, first.failed) == (2, 0, 1)
+    assert 1 << 20 < first.memory < 10 << 30
+    assert first.cpu > 0
+    assert 0 < first.up < 60
+    # It is slowed down
+    block(0.3)
+    second = eventually(lambda: vitals if (vitals := ask()).worst_lag > 0.02 else None)
+    assert second.worst_lag >= second.lag > 0
+    assert second.up > first.up
+    go.set()
+    eventually(lambda: ask().succeeded == 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"x", b'{"vitals":7}', b'{"vitals":{}}', b'{"tasks":[],"total":0}'],
+)  # fmt: skip
+def test_vitals_that_are_none(said: bytes) -> None:
+    assert read_vitals(said) is None
+
+
+@pytest.mark.parametrize("wrong", ["x", True, -1, None, 1e300])
+def test_vitals_that_make_no_sense(wrong: object) -> None:
+    vitals = dict.fromkeys((field.name for field in fields(Vitals)), 1)
+    assert read_vitals(orjson.dumps({"vitals": vitals})) == Vitals(**vitals)
+    assert read_vitals(orjson.dumps({"vitals": {**vitals, "memory": wrong}})) is None

@@ -1,0 +1,270 @@
+-- Stands before every script that moves messages: what is allowed of a key, and what is known of it.
+--
+-- A key is what a limit is counted by; a message names one or two in its head: keys=<key>%2C<key>. Whoever runs it holds
+-- a permit of each (held:<key>), from the claim until it is settled or reaped.
+--
+-- What is damaged here costs a limit, never a message: hence the pcalls, where a message is on its way.
+
+local LIMITS, LIMITS_BY, KNOWN = ROOT .. 'limits', ROOT .. 'limits:by', ROOT .. 'keys'
+local LATER, IDLE, KEYED = ROOT .. 'later', ROOT .. 'idle', ROOT .. 'keyed'
+
+local function held_key(key) return ROOT .. 'held:' .. key end
+
+-- When nothing but a permit that comes back, or somebody's word, can change it.
+local NEVER = math.huge
+local FOR_EVER = 9000000000000000
+local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
+-- ms for which starts are counted.
+local WINDOW = 10000
+-- What is known of each key that this script has met; the text of one.
+local known_here, STATE = {}, nil
+local keys_in, limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
+local memorable_until, close_keys
+
+do  -- Lua has room for 200 locals: what nobody else needs stays in here
+-- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
+local REMEMBER, REMEMBER_RATE = 15000, 3600000
+-- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest that is believed.
+local PAUSE, PAUSE_MOST, HOLD_MOST = 1000, 300000, 3600000
+-- Throttles one after the other until its circuit is open: then one message at a time, until one has got through.
+local CIRCUIT_AFTER = 5
+-- How many durations are kept.
+local TOOK_MOST = 24
+
+function keys_in(envelope)
+  local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
+  local at = string.find(line, ' keys=', 1, true)
+  if not at then return nil end
+  local first, second = string.match(line, '^([%w_.~:/@%%-]+)', at + 6), nil
+  if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(.-)%%2C(.+)$') end
+  if first and #first <= 600 and #(second or '') <= 600 then return first, second end
+end
+
+-- limits['#']: a number that grows with each change, and the patterns that have a *, the most specific one first.
+local generation, patterns
+local function read_generation()
+  local line = redis.pcall('HGET', LIMITS, '#')
+  generation, patterns = '0', {}
+  if type(line) ~= 'string' then return end
+  for word in string.gmatch(line, '%S+') do
+    if #patterns == 0 and generation == '0' then generation = word else patterns[#patterns + 1] = word end
+  end
+end
+
+-- After a change: the patterns that have a *, in the order in which they count, under '#'.
+function note_patterns()
+  read_generation()
+  local wild, order = {}, {}
+  for _, pattern in ipairs(redis.call('HKEYS', LIMITS)) do
+    -- (Neither # nor ? can be in a pattern.)
+    local _, stars = string.gsub(pattern, '*', '*')
+    if stars > 0 then
+      wild[#wild + 1] = pattern
+      order[pattern] = #pattern - stars
+    end
+  end
+  table.sort(wild, function(a, b)
+    if order[a] ~= order[b] then return order[a] > order[b] end
+    return a < b
+  end)
+  generation, patterns = string.format('%.0f', (tonumber(generation) or 0) + 1), wild
+  redis.call('HSET', LIMITS, '#', table.concat({generation, unpack(wild)}, ' '))
+end
+
+-- Limits that the code of a worker declared that is no more, and no other worker's.
+function forget_declared(wid)
+  local said = redis.pcall('HGET', LIMITS_BY, wid)
+  if type(said) ~= 'string' then return end
+  redis.call('HDEL', LIMITS_BY, wid)
+  local others = ' ' .. table.concat(redis.call('HVALS', LIMITS_BY), ' ') .. ' '
+  local changed = false
+  for pattern in string.gmatch(said, '%S+') do
+    local line = redis.pcall('HGET', LIMITS, pattern)
+    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and not string.find(others, ' ' .. pattern .. ' ', 1, true) then
+      changed = redis.call('HDEL', LIMITS, pattern) == 1 or changed
+    end
+  end
+  if changed then
+    note_patterns()
+    redis.call('HSET', LIMITS, '?', '0')
+  end
+end
+
+local function fits(pattern, key)
+  return string.find(key, '^' .. string.gsub(string.gsub(pattern, '[^%w*]', '%%%0'), '%*', '.*') .. '$') ~= nil
+end
+
+-- The limit that counts for a key: its own, or that of the first pattern that fits. Returns pattern and spec, or nil.
+function limit_for(key)
+  local line = redis.pcall('HGET', LIMITS, key)
+  if type(line) == 'string' then return key, string.match(line, '^%a %d+ (.*)$') end
+  for _, pattern in ipairs(patterns) do
+    if fits(pattern, key) then
+      line = redis.pcall('HGET', LIMITS, pattern)
+      if type(line) == 'string' then return pattern, string.match(line, '^%a %d+ (.*)$') end
+    end
+  end
+end
+
+-- '100/60000', starts per ms, as ms per start.
+local function interval_of(rate)
+  local starts, ms = string.match(rate or '', '^([%d.]+)/([%d.]+)$')
+  return starts and tonumber(ms) / tonumber(starts)
+end
+
+-- A spec as numbers; what is not limited is nil.
+local function read_spec(spec)
+  local said = {}
+  for name, value in string.gmatch(spec or '', '(%l+)=(%S+)') do said[name] = value end
+  return {concurrency = tonumber(said.concurrency), delay = tonumber(said.delay), interval = interval_of(said.rate),
+    burst = tonumber(said.burst), adaptive = said.adaptive == '1',
+    slowest = interval_of(said.floor), fastest = interval_of(said.ceiling)}
+end
+
+-- What is known of a key, a line of that hash:
+--     <generation> <tat> <last> <hold> <strikes> <struck> <phase> <rate> <window> <throttled> <took,took> <lines> <spec>
+-- generation  of the limits by which `spec` is the one that counts
+-- tat         the theoretical arrival time of GCRA (ITU-T I.371), ms
+-- last        when one was started last, ms
+-- hold        nothing is handed out until then, ms
+-- strikes     throttles one after the other; struck: when the last one was counted, ms
+-- phase       its circuit is closed 0, open 1, or somebody has stopped it 2
+-- rate        what adapt.lua knows, or -
+-- window      starts: since when, so many, so many in the window before
+-- throttled   in all
+-- took        how long the last ones ran, ms
+-- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between
+STATE = '^(%S+) (%S+) (%S+) (%S+) (%d+) (%S+) (%d) (%S+) (%S+) (%d+) (%S+) (%S+) (.*)$'
+
+local function read_lines(text)
+  local lines = {}
+  for how, at in string.gmatch(text, '([tp])([^;]+)') do lines[at] = how end
+  return lines
+end
+
+-- What is known of a key, by the limits as they are now.
+function known(key)
+  local one = known_here[key]
+  if one then return one end
+  if not generation then read_generation() end
+  local line = redis.pcall('HGET', KNOWN, key)
+  local gen, tat, last, hold, strikes, struck, phase, rate, window, throttled, took, lines, spec =
+    string.match(type(line) == 'string' and line or '', STATE)
+  one = {key = key, gen = gen, tat = tonumber(tat) or 0, last = tonumber(last) or 0, hold = tonumber(hold) or 0,
+    strikes = tonumber(strikes) or 0, struck = tonumber(struck) or 0, phase = tonumber(phase) or CLOSED,
+    rate = rate or '-', window = window or '0,0,0', throttled = tonumber(throttled) or 0, took = took or '-',
+    lines = read_lines(lines or ''), spec = spec or ''}
+  if gen ~= generation then
+    local _, now_spec = limit_for(key)
+    one.gen, one.spec, one.changed = generation, now_spec or '', true
+  end
+  one.allowed = read_spec(one.spec)
+  known_here[key] = one
+  return one
+end
+
+function out(one)
+  if not one.out then
+    local held = redis.pcall('SCARD', held_key(one.key))
+    one.out = type(held) == 'number' and held or 0
+  end
+  return one.out
+end
+
+-- How many may start at once. Where nobody has said it: as many as the rate allows in that many ms, since who comes a few ms
+-- late for each turn of a fast one would else fall behind.
+local BURST_WITHIN = 100
+local function burst_of(allowed, interval)
+  return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
+end
+
+-- Nil where one may start now; else when it may, in ms, or NEVER.
+function refusal(one, now)
+  if one.phase == STOPPED then
+    if one.hold > now then return one.hold < FOR_EVER and one.hold or NEVER end
+    one.phase, one.changed = CLOSED, true
+  end
+  local allowed = one.allowed
+  local most = allowed.concurrency
+  if one.phase == CIRCUIT then most = math.min(most or 1, 1) end
+  if most and out(one) >= most then return NEVER end
+  local at = math.max(one.hold, one.last + (allowed.delay or 0))
+  local interval = interval_now(one)
+  if interval then at = math.max(at, one.tat - (burst_of(allowed, interval) - 1) * interval) end
+  -- Scores are whole ms, and one that comes too early would be refused again.
+  at = math.ceil(at)
+  return at > now and at or nil
+end
+
+function start(one, id, now)
+  redis.pcall('SADD', held_key(one.key), id)
+  one.out = one.out and one.out + 1
+  one.last, one.changed = now, true
+  local interval = interval_now(one)
+  if interval then one.tat = math.max(one.tat, now) + interval end
+  local since, n, before = string.match(one.window, '^(%d+),(%d+),(%d+)$')
+  since, n = tonumber(since), tonumber(n)
+  if now - since >= WINDOW then
+    before, since, n = now - since < 2 * WINDOW and n or 0, now - now % WINDOW, 0
+  end
+  one.window = string.format('%.0f,%d,%d', since, n + 1, before)
+end
+
+-- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
+function throttle(one, wait, began, now)
+  one.throttled, one.changed = one.throttled + 1, true
+  -- What began before the last one was told of tells the same again.
+  if began >= one.struck then
+    one.strikes, one.struck = one.strikes + 1, now
+    if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
+    slower(one, now)
+  end
+  local pause = math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST)
+  if wait >= 0 and one.strikes <= 1 then pause = 0 end
+  one.hold = math.max(one.hold, now + math.min(math.max(wait, pause), HOLD_MOST))
+end
+
+-- How a run that began then has ended: it got through, or it failed of something else.
+function note_end(one, took, passed, began, now)
+  one.changed = true
+  local kept = one.took == '-' and '' or one.took .. ','
+  local _, commas = string.gsub(kept, ',', ',')
+  if commas >= TOOK_MOST then kept = string.gsub(kept, '^[^,]*,', '', 1) end
+  one.took = kept .. string.format('%.0f', took)
+  if began < one.struck then return end
+  if passed then
+    one.strikes = 0
+    if one.phase == CIRCUIT then one.phase = CLOSED end
+    faster(one, took, now)
+  elseif one.phase == CIRCUIT then
+    one.hold = math.max(one.hold, now + math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST))
+  end
+end
+
+-- Until when a key that nothing waits for or runs is to be remembered, ms.
+function memorable_until(one)
+  if one.hold >= FOR_EVER then return NEVER end
+  local at = math.max(one.last + (one.allowed.delay or 0), one.tat, one.hold, one.last + REMEMBER)
+  if one.strikes > 0 or one.rate ~= '-' then at = math.max(at, one.last + REMEMBER_RATE) end
+  return at
+end
+
+local function write_known(one)
+  local lines = {}
+  for at, how in pairs(one.lines) do lines[#lines + 1] = how .. at end
+  local text = string.format('%s %.3f %.0f %.0f %d %.0f %d %s %s %.0f %s %s %s', one.gen, one.tat, one.last, one.hold,
+    one.strikes, one.struck, one.phase, one.rate, one.window, one.throttled, one.took,
+    #lines > 0 and table.concat(lines, ';') or '-', one.spec)
+  redis.pcall('HSET', KNOWN, one.key, text)
+end
+
+-- After the last change: what is known of each key that was met.
+function close_keys(now)
+  for key, one in pairs(known_here) do
+    if one.changed then
+      write_known(one)
+      if not next(one.lines) then redis.pcall('ZADD', IDLE, 'NX', string.format('%.0f', now + REMEMBER), key) end
+    end
+  end
+end
+end
