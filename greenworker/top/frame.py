@@ -17,6 +17,7 @@ from greenworker.top.words import age, memory, number, rate
 HELP = ("j/k choose", "p pause", "l limit", "s sort", "q quit")
 KEYS_AT_ONCE = 20  # where no height says how many
 _VERDICT_LINES = 4
+_MUTE = "this user of the server may not ask workers how they are"
 
 QUEUE, KEY = "queue", "key"
 
@@ -62,6 +63,8 @@ def frame(sample: Sample | None, verdict: Verdict, look: Look) -> list[Line]:
     body: list[Line] = []
     if sample is not None:
         head.append(_totals(sample, look.width))
+        if sample.mute:
+            head.append([(cut(_MUTE, look.width), "dim")])
         left = None if look.height is None else look.height - len(head) - len(foot)
         body = _sections(sample, look, left)
     lines = [*head, *body]
@@ -213,7 +216,7 @@ def _state_of_worker(worker: Worker) -> Span:
     if worker.heard.silent:
         return "silent", "bad"
     if worker.heard.blocks:
-        return f"blocked {age(worker.heard.seconds)}", "bad"
+        return "blocked", "bad"
     vitals = worker.heard.vitals
     if vitals is not None and vitals.stuck:
         return f"{vitals.stuck} stuck", "warn"
