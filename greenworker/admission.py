@@ -112,11 +112,8 @@ class Admission:
         changed = [_raw(one) for one in self._run("limit_set", origin, worker, *fields)]
         # What waits under a key that is named itself the script has looked at.
         if any("*" in pattern for pattern in changed):
-            cursor: Any = b"0"
-            while True:
-                cursor, _ = self._run("limit_look", cursor, MAX_COUNT)
-                if cursor == b"0":
-                    break
+            while self._run("limit_look", MAX_COUNT):
+                pass
         return [unquote(pattern) for pattern in changed]
 
     def _look(self, cursor: str, count: int, named: Sequence[str]) -> tuple[str, list[KeyState]]:

@@ -1,7 +1,7 @@
 """greenworker runs I/O-bound tasks by the thousand on green threads.
 
 Usage:
-  greenworker (status | check | running | top | demo) [options]
+  greenworker (status | check | running | top | demo | testsite) [options]
   greenworker dead [options] <verb> [<id>...]
   greenworker schedule [options] [<verb>] [<id>...]
   greenworker (pause | resume | purge) [options] <queue>...
@@ -56,6 +56,9 @@ Commands:
               or fish. For bash: eval "$(greenworker completion bash)"
   demo        Crawl a local web site with a server, a worker and tasks of its
               own: the main job on real input, in about 15 seconds.
+  testsite    Serve web sites to test crawlers on, many hosts with limits and traps,
+              and tell what they saw. Its options are its own, and stand behind it:
+              greenworker testsite --help
 
 Options:
   -A MODULE, --app MODULE   The tasks' module, for <module>.
@@ -192,6 +195,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "completion": (),
     "demo": (),
+    "testsite": (),
 }
 _FOR_ALL = ("app", "url", "workdir")
 # What a command that lacks something is asked.
@@ -209,6 +213,8 @@ def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
         # Names and errors may hold what this terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if argv and argv[0] == "testsite":
+            return _testsite(argv[1:])
         options = parse(argv)
         if options.flag("version"):
             print(f"greenworker {__version__}")
@@ -248,6 +254,13 @@ def parse(argv: Sequence[str]) -> Options:
     return Options(parsed)
 
 
+def _testsite(argv: Sequence[str]) -> int:
+    # It has a manual of its own: many options, that here would be a worker's (--burst, -c).
+    from greenworker.commands import testsite
+
+    return testsite.run(argv)
+
+
 def _command(options: Options, early_ssl: Sequence[str]) -> int:
     command = next((name for name in COMMANDS if options.flag(name, command=True)), None)
     if command is not None and command != "dead":  # its verbs have options of their own
@@ -256,6 +269,8 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
         from greenworker.demo import crawl
 
         return crawl.run()
+    if command == "testsite":
+        return _testsite(())
     workdir = options.text("workdir")
     if workdir is not None:
         if not Path(workdir).is_dir():

@@ -12,18 +12,26 @@ local function held_key(key) return ROOT .. 'held:' .. key end
 
 -- When nothing but a permit that comes back, or somebody's word, can change it.
 local NEVER = math.huge
+local FOR_EVER = 9000000000000000
+local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
+-- ms for which starts are counted.
+local WINDOW = 10000
+-- What is known of each key that this script has met; the text of one.
+local known_here, STATE = {}, nil
+local keys_in, limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
+local memorable_until, close_keys
+
+do  -- Lua has room for 200 locals: what nobody else needs stays in here
 -- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
 local REMEMBER, REMEMBER_RATE = 15000, 3600000
 -- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest that is believed.
 local PAUSE, PAUSE_MOST, HOLD_MOST = 1000, 300000, 3600000
 -- Throttles one after the other until its circuit is open: then one message at a time, until one has got through.
 local CIRCUIT_AFTER = 5
-local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
-local FOR_EVER = 9000000000000000
--- ms for which starts are counted; how many durations are kept.
-local WINDOW, TOOK_MOST = 10000, 24
+-- How many durations are kept.
+local TOOK_MOST = 24
 
-local function keys_in(envelope)
+function keys_in(envelope)
   local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
   local at = string.find(line, ' keys=', 1, true)
   if not at then return nil end
@@ -44,7 +52,7 @@ local function read_generation()
 end
 
 -- After a change: the patterns that have a *, in the order in which they count, under '#'.
-local function note_patterns()
+function note_patterns()
   read_generation()
   local wild, order = {}, {}
   for _, pattern in ipairs(redis.call('HKEYS', LIMITS)) do
@@ -64,7 +72,7 @@ local function note_patterns()
 end
 
 -- Limits that the code of a worker declared that is no more, and no other worker's.
-local function forget_declared(wid)
+function forget_declared(wid)
   local said = redis.pcall('HGET', LIMITS_BY, wid)
   if type(said) ~= 'string' then return end
   redis.call('HDEL', LIMITS_BY, wid)
@@ -87,7 +95,7 @@ local function fits(pattern, key)
 end
 
 -- The limit that counts for a key: its own, or that of the first pattern that fits. Returns pattern and spec, or nil.
-local function limit_for(key)
+function limit_for(key)
   local line = redis.pcall('HGET', LIMITS, key)
   if type(line) == 'string' then return key, string.match(line, '^%a %d+ (.*)$') end
   for _, pattern in ipairs(patterns) do
@@ -109,7 +117,7 @@ local function read_spec(spec)
   local said = {}
   for name, value in string.gmatch(spec or '', '(%l+)=(%S+)') do said[name] = value end
   return {concurrency = tonumber(said.concurrency), delay = tonumber(said.delay), interval = interval_of(said.rate),
-    burst = tonumber(said.burst) or 1, adaptive = said.adaptive == '1',
+    burst = tonumber(said.burst), adaptive = said.adaptive == '1',
     slowest = interval_of(said.floor), fastest = interval_of(said.ceiling)}
 end
 
@@ -126,9 +134,7 @@ end
 -- throttled   in all
 -- took        how long the last ones ran, ms
 -- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between
-local STATE = '^(%S+) (%S+) (%S+) (%S+) (%d+) (%S+) (%d) (%S+) (%S+) (%d+) (%S+) (%S+) (.*)$'
-
-local known_here = {}
+STATE = '^(%S+) (%S+) (%S+) (%S+) (%d+) (%S+) (%d) (%S+) (%S+) (%d+) (%S+) (%S+) (.*)$'
 
 local function read_lines(text)
   local lines = {}
@@ -137,7 +143,7 @@ local function read_lines(text)
 end
 
 -- What is known of a key, by the limits as they are now.
-local function known(key)
+function known(key)
   local one = known_here[key]
   if one then return one end
   if not generation then read_generation() end
@@ -157,7 +163,7 @@ local function known(key)
   return one
 end
 
-local function out(one)
+function out(one)
   if not one.out then
     local held = redis.pcall('SCARD', held_key(one.key))
     one.out = type(held) == 'number' and held or 0
@@ -165,8 +171,15 @@ local function out(one)
   return one.out
 end
 
+-- How many may start at once. Where nobody has said it: as many as the rate allows in that many ms, since who comes a few ms
+-- late for each turn of a fast one would else fall behind.
+local BURST_WITHIN = 100
+local function burst_of(allowed, interval)
+  return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
+end
+
 -- Nil where one may start now; else when it may, in ms, or NEVER.
-local function refusal(one, now)
+function refusal(one, now)
   if one.phase == STOPPED then
     if one.hold > now then return one.hold < FOR_EVER and one.hold or NEVER end
     one.phase, one.changed = CLOSED, true
@@ -177,13 +190,13 @@ local function refusal(one, now)
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
   local interval = interval_now(one)
-  if interval then at = math.max(at, one.tat - (allowed.burst - 1) * interval) end
+  if interval then at = math.max(at, one.tat - (burst_of(allowed, interval) - 1) * interval) end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
   return at > now and at or nil
 end
 
-local function start(one, id, now)
+function start(one, id, now)
   redis.pcall('SADD', held_key(one.key), id)
   one.out = one.out and one.out + 1
   one.last, one.changed = now, true
@@ -198,7 +211,7 @@ local function start(one, id, now)
 end
 
 -- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
-local function throttle(one, wait, began, now)
+function throttle(one, wait, began, now)
   one.throttled, one.changed = one.throttled + 1, true
   -- What began before the last one was told of tells the same again.
   if began >= one.struck then
@@ -212,7 +225,7 @@ local function throttle(one, wait, began, now)
 end
 
 -- How a run that began then has ended: it got through, or it failed of something else.
-local function note_end(one, took, passed, began, now)
+function note_end(one, took, passed, began, now)
   one.changed = true
   local kept = one.took == '-' and '' or one.took .. ','
   local _, commas = string.gsub(kept, ',', ',')
@@ -229,7 +242,7 @@ local function note_end(one, took, passed, began, now)
 end
 
 -- Until when a key that nothing waits for or runs is to be remembered, ms.
-local function memorable_until(one)
+function memorable_until(one)
   if one.hold >= FOR_EVER then return NEVER end
   local at = math.max(one.last + (one.allowed.delay or 0), one.tat, one.hold, one.last + REMEMBER)
   if one.strikes > 0 or one.rate ~= '-' then at = math.max(at, one.last + REMEMBER_RATE) end
@@ -246,11 +259,12 @@ local function write_known(one)
 end
 
 -- After the last change: what is known of each key that was met.
-local function close_keys(now)
+function close_keys(now)
   for key, one in pairs(known_here) do
     if one.changed then
       write_known(one)
       if not next(one.lines) then redis.pcall('ZADD', IDLE, 'NX', string.format('%.0f', now + REMEMBER), key) end
     end
   end
+end
 end

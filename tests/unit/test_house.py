@@ -77,6 +77,12 @@ STOREYS = (
     ("testing.moving", "testing.private"),
     ("testing.draining",),
     ("testing",),
+    ("testsite.counting",),
+    ("testsite.plan",),
+    ("testsite.http", "testsite.text", "testsite.traps"),
+    ("testsite.site",),
+    ("testsite.server", "testsite.process"),
+    ("testsite",),
     ("",),  # greenworker/__init__.py: the public face, which names what lies below it
     ("contrib", "contrib.*"),
     ("demo", "demo.*"),
