@@ -241,6 +241,9 @@ class Consumer(Service):
         me.known = me.used
         self._recovered()  # now, and not after the wait that may follow
         self._begin(me, claim.deliveries)
+        if claim.next_due is not None:
+            # Also where no slot is left: others may have one, and wait to be woken.
+            self._expect(claim.next_due)
         if len(claim.deliveries) >= room or self._stopping:
             return
         # What ended while the claim was under way may have become a retry behind its back.
@@ -248,8 +251,6 @@ class Consumer(Service):
             self.over.set()
             self._stopping = True
             return
-        if claim.next_due is not None:
-            self._expect(claim.next_due)
         if claim.alone:
             # Tokens are for others now.
             self._membership.room.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -9,14 +10,16 @@ from greenworker.broker import MAX_COUNT, Broker
 from greenworker.worker.canceller import Canceller
 from greenworker.worker.service import Service
 
-_NEAR = 0.005  # seconds: nobody is woken for less
+_SLACK = 0.001  # seconds: the server's clock is told in whole milliseconds
+# Seconds between two looks: of a thousand keys that may run again one after the other, some wait so long for others.
+_APART = 0.005
 _COMBING = (
     0.005  # seconds between the calls of a pass that a mark needs, each of which takes as long
 )
 
 
 class Scheduler(Service):
-    """Promotes delayed messages and retries; every worker does, for all."""
+    """Promotes delayed messages and retries, and keys that may run again; every worker does, for all."""
 
     name = "scheduler"
 
@@ -30,15 +33,38 @@ class Scheduler(Service):
         super().__init__(every)
         self._broker = broker
         self._next_look = 0.0
+        self._was_told = False
         self._on_asked = on_asked  # told, at each look, what workers are asked
         self._canceller = canceller
 
     def expect(self, due_in: float) -> None:
         """Something is due in so many seconds: be there."""
-        if time.monotonic() + due_in < self._next_look - _NEAR:
+        at = time.monotonic() + due_in + _SLACK
+        if at < self._next_look:
+            self._next_look, self._was_told = at, True
             self.wake()
 
     def step(self) -> float | None:
+        began = time.monotonic()
+        was_told, self._was_told = self._was_told, False
+        if was_told and began < self._next_look:
+            return self._next_look - began
+        # What somebody expects from now on, the server may not have known of when it answered.
+        self._next_look = math.inf
+        try:
+            wait = self._look()
+        except BaseException:
+            self._next_look = 0.0
+            raise
+        if wait == 0:
+            self._next_look = 0.0
+            return 0.0
+        now = time.monotonic()
+        wait = max(min(wait, self._next_look - now), began + _APART - now, 0.0)
+        self._next_look = now + wait
+        return wait
+
+    def _look(self) -> float:
         canceller = self._canceller
         told = self._broker.promote(*(canceller.says() if canceller is not None else ()))
         if told.asked:
@@ -48,6 +74,4 @@ class Scheduler(Service):
             return 0.0
         # What is sent meanwhile may be due sooner: look again after `every` at the latest.
         every = _COMBING if combs else self.every or 0.5
-        wait = every if told.next_due is None else min(every, told.next_due + 0.001)
-        self._next_look = time.monotonic() + wait
-        return wait
+        return every if told.next_due is None else min(every, told.next_due + _SLACK)

@@ -247,6 +247,18 @@ def test_the_scheduler_is_told_what_is_due_next(bench: Bench) -> None:
     assert 29.0 < bench.expected[0] <= 30.0
 
 
+def test_who_is_full_tells_as_well_when_more_is_due(
+    space: Space, open_bench: Callable[..., Bench]
+) -> None:
+    """Others wait to be woken, and have been told by nobody."""
+    space.push("late", due=30.0)
+    space.push("m1")
+    bench = open_bench(size=1)
+    bench.consumer.step()
+    assert bench.slots.ids == ["m1"]
+    assert 29.0 < bench.expected[0] <= 30.0
+
+
 # Lost replies
 
 

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import gevent
 import pytest
 
+from greenworker.broker import Broker, Promotion
 from greenworker.worker.scheduler import Scheduler
 from tests.support.eventually import eventually
 from tests.support.server import Server
 from tests.support.state import Space
+
+
+class Looks:
+    """Stands for a broker, and counts how often it is asked."""
+
+    def __init__(self, *answers: float | None) -> None:
+        self.answers = list(answers)  # in how many seconds the next one is due
+        self.count = 0
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def promote(self, *_: object) -> Promotion:
+        self.count += 1
+        self.meanwhile()
+        return Promotion(0, self.answers.pop(0), b"")
 
 
 def now_ms(space: Space) -> int:
@@ -76,6 +93,43 @@ def test_it_is_woken_for_what_is_due_sooner_than_its_next_look(space: Space) -> 
     scheduler.expect(0.05)
     eventually(lambda: space.waiting() == ["m1"])
     scheduler.stop()
+
+
+def test_what_it_is_told_while_the_server_answers_is_not_forgotten() -> None:
+    """A key was parked right after the server had looked, and who parked it was answered first."""
+    looks = Looks(None)
+    scheduler = Scheduler(cast(Broker, looks), every=3600.0)
+    looks.meanwhile = lambda: scheduler.expect(10.0)
+    assert 9.0 < (scheduler.step() or 0.0) <= 10.001
+
+
+def test_it_does_not_ask_before_what_it_was_told_of_is_due() -> None:
+    looks = Looks(None)
+    scheduler = Scheduler(cast(Broker, looks), every=3600.0)
+    scheduler.step()
+    scheduler.expect(10.0)
+    assert 9.0 < (scheduler.step() or 0.0) <= 10.001
+    assert looks.count == 1
+
+
+def test_a_look_that_fails_is_repeated_whatever_it_is_told() -> None:
+    looks = Looks()
+    scheduler = Scheduler(cast(Broker, looks), every=3600.0)
+    for count in (1, 2):
+        with pytest.raises(IndexError):
+            scheduler.step()
+        scheduler.expect(10.0)
+        assert looks.count == count
+
+
+def test_however_many_are_due_one_after_the_other_it_does_not_spin() -> None:
+    looks = Looks(*[0.0] * 5)
+    scheduler = Scheduler(cast(Broker, looks), every=3600.0)
+    for _ in range(5):
+        began = time.monotonic()
+        wait = scheduler.step()
+        assert wait is not None
+        assert wait + time.monotonic() - began >= 0.005
 
 
 def test_more_than_one_calls_worth_is_moved_without_a_pause(space: Space) -> None:
