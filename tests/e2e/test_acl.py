@@ -174,6 +174,7 @@ def test_a_day_in_the_life_of_three_users(guarded: Guarded, guarded_project: Pro
     late = tasks.hold.delay("later")
     eventually(lambda: len(project.notes) == 3)
     second.signal(15)
+    second.wait_for("stopping: ")  # of two at once it may hear one
     second.signal(15)
     assert second.wait() == 0
     expired = tasks.add.apply_async((1, 2), expires=0.05)
