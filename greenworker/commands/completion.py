@@ -16,7 +16,7 @@ from greenworker.errors import ConfigError
 
 # As the manual lists what there is to choose from.
 _CHOICES = re.compile(r"\w+(?:, \w+)+ or \w+")
-_FOR_ALL = ("app", "url", "workdir", "help", "version")
+_FOR_ALL = ("app", "url", "workdir", "concurrency", "help", "version")  # the worker as well
 
 
 @dataclass(frozen=True, slots=True)
