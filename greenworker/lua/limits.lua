@@ -142,6 +142,13 @@ local function read_lines(text)
   return lines
 end
 
+-- How many may start at once. Where nobody has said it: as many as the rate allows in that many ms, since who comes a few ms
+-- late for each turn of a fast one would else fall behind.
+local BURST_WITHIN = 100
+local function burst_of(allowed, interval)
+  return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
+end
+
 -- What is known of a key, by the limits as they are now.
 function known(key)
   local one = known_here[key]
@@ -159,6 +166,9 @@ function known(key)
     one.gen, one.spec, one.changed = generation, now_spec or '', true
   end
   one.allowed = read_spec(one.spec)
+  local interval = gen and one.spec ~= spec and interval_now(one)
+  -- What was spent by the former rate is not owed by the new one: its burst is spent.
+  if interval then one.tat = math.min(one.tat, one.last + burst_of(one.allowed, interval) * interval) end
   known_here[key] = one
   return one
 end
@@ -169,13 +179,6 @@ function out(one)
     one.out = type(held) == 'number' and held or 0
   end
   return one.out
-end
-
--- How many may start at once. Where nobody has said it: as many as the rate allows in that many ms, since who comes a few ms
--- late for each turn of a fast one would else fall behind.
-local BURST_WITHIN = 100
-local function burst_of(allowed, interval)
-  return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
 end
 
 -- Nil where one may start now; else when it may, in ms, or NEVER.
