@@ -333,9 +333,11 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
 def _other_than_worker(command: str, options: Options) -> int:
     # Each is imported when it is asked for: most take a while.
     if command == "completion":
-        from greenworker.commands import completion
+        from greenworker.commands import completion, testsite
 
-        return completion.run(options, __doc__ or "", COMMANDS)
+        return completion.run(
+            options, __doc__ or "", COMMANDS, {"testsite": testsite.__doc__ or ""}
+        )
     if command in ("pause", "resume", "purge"):
         from greenworker.commands import queues
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from greenworker import App, DeadLetter, __version__, cli, codec
-from greenworker.commands import completion, dead, limit, logs, schedule, top
+from greenworker.commands import completion, dead, limit, logs, schedule, testsite, top
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import BY_FLAG_ALONE, Options
@@ -141,6 +141,8 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("worker limit", "worker", ["limit"]),
         ("demo", "demo", []),
         ("-q demo", "demo", []),
+        ("testsite", "testsite", []),
+        ("worker testsite", "worker", ["testsite"]),
         ("", "worker", []),
         ("worker", "worker", []),
     ],
@@ -507,6 +509,9 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("send a:b -A m", "name the module once: a:b, or -A m"),
         ("demo -c 5", "--concurrency is not for demo"),
         ("demo --json", "--json is not for demo"),
+        ("-c 5 testsite", "--concurrency is not for testsite"),
+        ("testsite --json", "unknown option --json; see greenworker testsite --help"),
+        ("testsite app.tasks", "greenworker worker testsite"),
         (
             "--namespace x m",
             "--namespace is for status, check, dead, schedule, limit, running, top, pause, resume, purge and cancel",
@@ -934,7 +939,8 @@ def completed(line: str, folder: Path) -> list[str]:
 
 
 def written(shell: str) -> str:
-    manual = completion.read_manual(cli.__doc__, cli.COMMANDS)
+    own = {"testsite": testsite.__doc__ or ""}
+    manual = completion.read_manual(cli.__doc__, cli.COMMANDS, own)
     return completion._SHELLS[shell](manual)
 
 
@@ -950,6 +956,7 @@ def written(shell: str) -> str:
         ("greenworker limit set x --conc", ["--concurrency"]),
         ("greenworker purge mail --y", ["--yes"]),
         ("greenworker purge --li", []),
+        ("greenworker testsite --ho", ["--hosts"]),
         ("greenworker check --li", ["--limit"]),
         ("greenworker --li", []),
         ("greenworker -n check --conc", ["--concurrency"]),
