@@ -20,10 +20,10 @@ from tests.support.server import Server
 # Scripts by who calls them, and what is called besides.
 SHARED = (
     *("prelude", "finish", "weed", "depart", "send", "schedule", "marks", "call_off"),
-    *("unique", "once", "seen"),
+    *("unique", "once", "seen", "adapt", "limits", "lines"),
 )
 FILTERS = ("seen_add", "seen_look", "seen_drop")
-LOOKS = ("seen_look", "status", "dead_ids", "dead_records", "schedule_list")
+LOOKS = ("seen_look", "status", "dead_ids", "dead_records", "schedule_list", "limit_list", "limit_keys")
 EVERYBODY = {"CLIENT|SETNAME", "EVAL", "EVALSHA"}
 SENDING = {"SUBSCRIBE", "UNSUBSCRIBE", "DEL"}
 WORKING = {"INFO", "BRPOP", "HGETALL", "TIME"}
