@@ -104,7 +104,7 @@ def test_embedded_worker_ends_cleanly_with_its_server(examples: Path, url: str) 
         stop(web)
         assert request.result() == {"item": "cup", "price": 9}
     assert web.stdout[-1] == "stopped"
-    assert clients(url) == []
+    eventually(lambda: clients(url) == [])
 
 
 def test_gunicorn_workers_open_connections_of_their_own(examples: Path, url: str) -> None:
