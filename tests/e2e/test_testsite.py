@@ -309,6 +309,16 @@ def test_who_hangs_up_is_open_no_longer() -> None:
     assert (seen.most_at_once, seen.violated, seen.refused, seen.served) == (1, 0, 0, 0)
 
 
+def test_what_is_sent_to_nobody_is_not_served() -> None:
+    """A page that a killed worker had asked for is not proven crawled."""
+    with running_site(hosts=1, latency=0.1) as site:
+        with asked(site.root):
+            pass
+        assert get(site.root)[0] == 200  # takes as long, and began later
+        seen = site.stats().total
+    assert (seen.requests, seen.served) == (2, 1)
+
+
 def test_limits_can_be_set_and_counts_reset() -> None:
     with running_site(hosts=2, latency=0) as site:
         one, two = site.roots
