@@ -192,16 +192,16 @@ function out(one)
   return one.out
 end
 
--- How many may start at once. Where nobody has said it: as many as the rate allows in that many ms, since who comes a few ms
--- late for each turn of a fast one would else fall behind.
-local BURST_WITHIN = 100
-local function burst_of(allowed, interval)
-  return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
+-- ms by which a start may be ahead of its rate. Where nobody has said how many may come at once, only what lets who comes some
+-- ms late for its turn catch up: else a fast rate would never be reached.
+local LATE = 20
+local function ahead(allowed, interval)
+  return allowed.burst and (allowed.burst - 1) * interval or LATE
 end
 
 -- The theoretical arrival time. After a run of starts it is so far ahead at most; further, and another rate was allowed then.
 local function arrival(one, interval)
-  return math.min(one.tat, one.last + burst_of(one.allowed, interval) * interval)
+  return math.min(one.tat, one.last + ahead(one.allowed, interval) + interval)
 end
 
 -- Nil where one may start now; else when it may, in ms, or NEVER.
@@ -216,7 +216,7 @@ function refusal(one, now)
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
   local interval = interval_now(one)
-  if interval then at = math.max(at, arrival(one, interval) - (burst_of(allowed, interval) - 1) * interval) end
+  if interval then at = math.max(at, arrival(one, interval) - ahead(allowed, interval)) end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
   return at > now and at or nil

@@ -31,6 +31,14 @@ local function park(one, at, when)
   if when ~= NEVER then redis.pcall('ZADD', LATER, string.format('%.0f', when), one.key) end
 end
 
+-- Not where a claim does it, which tells its worker when the next one is due.
+local function park_and_tell(one, at, when)
+  park(one, at, when)
+  -- Sooner than all that workers expect: one is woken, to hear of it.
+  local first = when ~= NEVER and redis.pcall('ZRANGE', LATER, 0, 0)
+  if first and first[1] == one.key then to_wake[string.sub(at, 3)] = true end
+end
+
 local WRONG_FOR = 5000  -- ms: where its turn cannot be taken down
 local function take_turns(one, at, now)
   local priority, queue = string.match(at, '^(%d):(.*)$')
@@ -51,7 +59,7 @@ local function enter(key, queue, priority, now)
     return
   end
   local when = refusal(one, now)
-  if when then park(one, at, when) else take_turns(one, at, now) end
+  if when then park_and_tell(one, at, when) else take_turns(one, at, now) end
 end
 
 -- What may run of a key has changed: its parked lines take turns again, or wait until they may.
@@ -70,7 +78,7 @@ local function look_again(one, now)
     elseif not when then
       take_turns(one, at, now)
     elseif when ~= NEVER then
-      park(one, at, when)
+      park_and_tell(one, at, when)
     end
   end
 end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from greenworker.message import Delivery, Outcome
@@ -94,6 +96,41 @@ def test_promotion_wakes_somebody_when_a_key_may_run_again(limited: Limited) -> 
     assert limited.claim_ids() == ["a2"]
 
 
+def test_who_waits_hears_of_a_key_that_may_run_sooner_than_all_others(limited: Limited) -> None:
+    limited.limit("host:*", delay=0.25)
+    limited.push("a1", key="host:a")
+    limited.claim_ids()
+    limited.take_token()
+    limited.goes_by(0.1)
+    limited.push("b1", key="host:b")
+    limited.claim_ids()
+    limited.take_token()
+    # When messages come to keys that may start nothing just now
+    limited.push("b2", key="host:b")
+    assert limited.take_token()
+    limited.push("b3", key="host:b")
+    assert not limited.take_token(), "that one is expected already"
+    limited.push("a2", key="host:a")
+    assert limited.take_token()
+    limited.push("b4", key="host:b")
+    assert not limited.take_token()
+    assert limited.space.claim("w").next_due == pytest.approx(0.15, abs=0.002)
+    limited.check()
+
+
+def test_who_waits_hears_when_a_key_may_run_again_whose_permit_comes_back(limited: Limited) -> None:
+    limited.limit("host:*", concurrency=1, delay=0.25)
+    limited.push("a1", "a2", key="host:a")
+    (first,) = limited.claim()
+    limited.take_token()
+    limited.goes_by(0.1)
+    limited.done(first)
+    assert limited.take_token()
+    assert limited.space.claim("w").next_due == pytest.approx(0.15, abs=0.002)
+    assert not limited.take_token()
+    limited.check()
+
+
 def test_a_rate_admits_its_burst_and_then_one_by_one(limited: Limited) -> None:
     limited.limit("host:*", rate="100/min", burst=20)
     limited.push(*(f"a{n:03}" for n in range(200)), key="host:a")
@@ -106,6 +143,23 @@ def test_a_rate_admits_its_burst_and_then_one_by_one(limited: Limited) -> None:
     limited.goes_by(3600)
     assert len(limited.claim_ids(100)) == 20, "no more than the burst, however long nobody asked"
     limited.check()
+
+
+@pytest.mark.parametrize(("burst", "least", "mean"), [({}, 30, 50), ({"burst": 1}, 50, 62)])
+def test_who_is_late_for_each_turn_of_a_rate_catches_up(
+    limited: Limited, burst: dict[str, int], least: int, mean: int
+) -> None:
+    """By a few ms, and not where a burst of one is asked for."""
+    limited.limit("host:*", rate="20/s", **burst)
+    limited.push(*(f"a{n}" for n in range(50)), key="host:a")
+    starts: list[int] = []
+    while len(starts) < 40:
+        claim = limited.space.claim("w")
+        starts += [limited.clock.ms for _ in claim.deliveries]
+        limited.goes_by((claim.next_due or 0.0) + 0.012)
+    gaps = [later - one for one, later in pairwise(starts)]
+    assert min(gaps) >= least
+    assert sum(gaps) / len(gaps) == pytest.approx(mean, abs=1)
 
 
 def test_the_most_specific_limit_counts_alone(limited: Limited) -> None:
