@@ -26,17 +26,18 @@ local function close_lines(now)
   close_keys(now)
 end
 
+-- True if it waits for a time, and did not before.
 local function park(one, at, when)
   one.lines[at], one.changed = 'p', true
-  if when ~= NEVER then redis.pcall('ZADD', LATER, string.format('%.0f', when), one.key) end
+  return when ~= NEVER and redis.pcall('ZADD', LATER, string.format('%.0f', when), one.key) == 1
 end
 
 -- Not where a claim does it, which tells its worker when the next one is due.
 local function park_and_tell(one, at, when)
-  park(one, at, when)
   -- Sooner than all that workers expect: one is woken, to hear of it.
-  local first = when ~= NEVER and redis.pcall('ZRANGE', LATER, 0, 0)
-  if first and first[1] == one.key then to_wake[string.sub(at, 3)] = true end
+  if park(one, at, when) and redis.pcall('ZRANGE', LATER, 0, 0)[1] == one.key then
+    to_wake[string.sub(at, 3)] = true
+  end
 end
 
 local WRONG_FOR = 5000  -- ms: where its turn cannot be taken down
