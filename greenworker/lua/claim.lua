@@ -146,6 +146,7 @@ end
 -- From the lines of keys, one of each in turn, as long as there is room.
 local function pop_in_turn(queue, priority, room)
   local turn, at = turn_key(queue, priority), priority .. ':' .. queue
+  local others = redis.call('LLEN', turn)
   local passed  -- how many of a line went over to that of their other key
 
   -- The next of a key's line: true when it was claimed; nil when the line is empty, or its key may not start one.
@@ -183,6 +184,7 @@ local function pop_in_turn(queue, priority, room)
   while room > 0 and not full and looked < LOOK_AT_MOST do
     local key = redis.call('RPOP', turn)
     if not key then return end
+    others = others - 1
     local one = known(key)
     local list, claimed = line_key(queue, priority, key), false
     if one.lines[at] ~= 't' then one.lines[at], one.changed = 't', true end  -- whatever was known of it
@@ -194,7 +196,7 @@ local function pop_in_turn(queue, priority, room)
       if claimed then room = room - 1 end
       if claimed == nil then break end
       when = refusal(one, now)
-      if claimed and redis.call('LLEN', turn) > 0 then break end
+      if claimed and others > 0 then break end
       -- Two keys that refuse by turns would have their messages go to and fro, as fast as anybody claims.
       if not when and passed >= PASS_MOST then when = now + PASS_PAUSE end
     end
@@ -205,6 +207,7 @@ local function pop_in_turn(queue, priority, room)
     elseif one.lines[at] then
       -- Whom the bytes of this claim were not enough for is the next one.
       redis.call(full and 'RPUSH' or 'LPUSH', turn, key)
+      others = others + 1
     end
   end
 end

@@ -18,7 +18,7 @@ local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
 local WINDOW = 10000
 -- What is known of each key that this script has met; the text of one.
 local known_here, STATE = {}, nil
-local keys_in, limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
+local keys_in, split_keys, limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
 local memorable_until, close_keys, find_lines
 
 do  -- Lua has room for 200 locals: what nobody else needs stays in here
@@ -28,14 +28,18 @@ local REMEMBER, REMEMBER_RATE = 15000, 3600000
 local PAUSE, PAUSE_MOST, HOLD_MOST = 1000, 300000, 3600000
 -- Throttles one after the other until its circuit is open: then one message at a time, until one has got through.
 local CIRCUIT_AFTER = 5
--- How many durations are kept.
-local TOOK_MOST = 24
+-- Characters that durations may have which are kept: some twenty of them.
+local TOOK_MOST = 120
 
 function keys_in(envelope)
   local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
   local at = string.find(line, ' keys=', 1, true)
-  if not at then return nil end
-  local first, second = string.match(line, '^([%w_.~:/@%%-]+)', at + 6), nil
+  if at then return split_keys(string.match(line, '^[^ \n]+', at + 6)) end
+end
+
+-- As a head has them.
+function split_keys(text)
+  local first, second = string.match(text or '', '^([%w_.~:/@%%-]+)'), nil
   if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(..-)%%2C(.+)$') end
   if second == first then second = nil end
   if first and #first <= 600 and #(second or '') <= 600 then return first, second end
@@ -97,8 +101,16 @@ function forget_declared(wid, now_said)
   return gone
 end
 
+-- What a pattern begins with, and all of it as Lua has patterns; once a call, since a thousand keys may ask.
+local begins, as_lua = {}, {}
 local function fits(pattern, key)
-  return string.find(key, '^' .. string.gsub(string.gsub(pattern, '[^%w*]', '%%%0'), '%*', '.*') .. '$') ~= nil
+  local begin = begins[pattern]
+  if not begin then
+    begin = string.match(pattern, '^[^*]*')
+    begins[pattern] = begin
+    as_lua[pattern] = '^' .. string.gsub(string.gsub(pattern, '[^%w*]', '%%%0'), '%*', '.*') .. '$'
+  end
+  return string.sub(key, 1, #begin) == begin and string.find(key, as_lua[pattern]) ~= nil
 end
 
 -- The limit that counts for a key: its own, or that of the first pattern that fits. Returns pattern and spec, or nil.
@@ -145,6 +157,7 @@ STATE = '^(%S+) ([%d.]+) (%d+) (%d+) (%d+) (%d+) (%d) (%S+) (%d+,%d+,%d+) (%d+) 
 
 local function read_lines(text)
   local lines = {}
+  if text == '-' then return lines end
   for how, at in string.gmatch(text, '([tp])([^;]+)') do lines[at] = how end
   return lines
 end
@@ -173,7 +186,7 @@ function known(key)
   one = {key = key, gen = gen, tat = tonumber(tat) or 0, last = tonumber(last) or 0, hold = tonumber(hold) or 0,
     strikes = tonumber(strikes) or 0, struck = tonumber(struck) or 0, phase = tonumber(phase) or CLOSED,
     rate = rate or '-', window = window or '0,0,0', throttled = tonumber(throttled) or 0, took = took or '-',
-    lines = read_lines(lines or ''), spec = spec or '', is_new = not line, is_damaged = line and not gen}
+    lines = read_lines(lines or ''), spec = spec or '', started = 0, is_new = not line, is_damaged = line and not gen}
   if one.is_damaged then one.lines = find_lines(key) end
   if gen ~= generation then
     local _, now_spec = limit_for(key)
@@ -226,13 +239,18 @@ function start(one, id, now)
   local interval = interval_now(one)
   if interval then one.tat = math.max(arrival(one, interval), now) + interval end
   if redis.pcall('SADD', held_key(one.key), id) == 1 then one.out = one.out and one.out + 1 end
-  one.last, one.changed = now, true
+  one.last, one.changed, one.started = now, true, one.started + 1
+end
+
+-- Its window with those that were started here.
+local function window_of(one)
+  if one.started == 0 then return one.window end
   local since, n, before = string.match(one.window, '^(%d+),(%d+),(%d+)$')
   since, n = tonumber(since), tonumber(n)
-  if now - since >= WINDOW then
-    before, since, n = now - since < 2 * WINDOW and n or 0, now - now % WINDOW, 0
+  if one.last - since >= WINDOW then
+    before, since, n = one.last - since < 2 * WINDOW and n or 0, one.last - one.last % WINDOW, 0
   end
-  one.window = string.format('%.0f,%d,%d', since, n + 1, before)
+  return string.format('%.0f,%d,%s', since, n + one.started, before)
 end
 
 -- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
@@ -254,10 +272,9 @@ function note_end(one, took, passed, began, now)
   one.changed = true
   -- What has failed in no time was no run: an unknown task, say.
   if passed or took > 0 then
-    local kept = one.took == '-' and '' or one.took .. ','
-    local _, commas = string.gsub(kept, ',', ',')
-    if commas >= TOOK_MOST then kept = string.gsub(kept, '^[^,]*,', '', 1) end
-    one.took = kept .. string.format('%.0f', took)
+    one.took = (one.took == '-' and '' or one.took .. ',') .. string.format('%.0f', took)
+    local over = #one.took - TOOK_MOST
+    if over > 0 then one.took = string.sub(one.took, string.find(one.took, ',', over, true) + 1) end
   end
   if began < one.struck then return end
   if passed then
@@ -278,11 +295,10 @@ function memorable_until(one)
 end
 
 local function write_known(one)
-  local lines = {}
-  for at, how in pairs(one.lines) do lines[#lines + 1] = how .. at end
+  local lines
+  for at, how in pairs(one.lines) do lines = (lines and lines .. ';' or '') .. how .. at end
   local text = string.format('%s %.3f %.0f %.0f %d %.0f %d %s %s %.0f %s %s %s', one.gen, one.tat, one.last, one.hold,
-    one.strikes, one.struck, one.phase, one.rate, one.window, one.throttled, one.took,
-    #lines > 0 and table.concat(lines, ';') or '-', one.spec)
+    one.strikes, one.struck, one.phase, one.rate, window_of(one), one.throttled, one.took, lines or '-', one.spec)
   redis.pcall('HSET', KNOWN, one.key, text)
 end
 

@@ -65,11 +65,14 @@ end
 
 -- What may run of a key has changed: its parked lines take turns again, or wait until they may.
 local function look_again(one, now)
-  local parked = {}
+  local parked
   for at, how in pairs(one.lines) do
-    if how == 'p' then parked[#parked + 1] = at end
+    if how == 'p' then
+      parked = parked or {}
+      parked[#parked + 1] = at
+    end
   end
-  if #parked == 0 then return end
+  if not parked then return end
   table.sort(parked)
   local when = refusal(one, now)
   for _, at in ipairs(parked) do
@@ -147,16 +150,16 @@ local function forget_idle(now, most)
 end
 
 -- A message's permits come back.
-local function give_back(id, now, first, second)
-  for _, key in ipairs({first, second}) do
-    local one = known(key)
-    if redis.pcall('SREM', held_key(key), id) == 1 then
-      one.out = one.out and one.out - 1
-      if one.is_new then find_all(one) end
-    end
-    one.changed = true
-    look_again(one, now)
+local function give_back(id, now, key, second)
+  if not key then return end
+  local one = known(key)
+  if redis.pcall('SREM', held_key(key), id) == 1 then
+    one.out = one.out and one.out - 1
+    if one.is_new then find_all(one) end
   end
+  one.changed = true
+  look_again(one, now)
+  give_back(id, now, second)
 end
 
 -- The list of a message of that queue and priority, whose options are in the first line of `text`; and its keys.

@@ -56,13 +56,14 @@ local reply, settled = {}, {}
 -- What its run tells of its keys; then its permits come back.
 local function note_run(id, outcome, a, named)
   local run = ran[id]
-  local first, second = keys_in(' keys=' .. run.keys .. '\n')
+  local first, second = split_keys(run.keys)
   if not first then return end
   local began = now - run.took
   if outcome == 'throttled' then
     throttle(known(named == second and second or first), tonumber(a) or -1, began, now)
   elseif PASSED[outcome] ~= nil then
-    for _, key in ipairs({first, second}) do note_end(known(key), run.took, PASSED[outcome], began, now) end
+    note_end(known(first), run.took, PASSED[outcome], began, now)
+    if second then note_end(known(second), run.took, PASSED[outcome], began, now) end
   end
   give_back(id, now, first, second)
 end
