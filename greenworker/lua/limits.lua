@@ -294,21 +294,26 @@ function memorable_until(one)
   return at
 end
 
-local function write_known(one)
+local function text_of(one)
   local lines
   for at, how in pairs(one.lines) do lines = (lines and lines .. ';' or '') .. how .. at end
-  local text = string.format('%s %.3f %.0f %.0f %d %.0f %d %s %s %.0f %s %s %s', one.gen, one.tat, one.last, one.hold,
+  return string.format('%s %.3f %.0f %.0f %d %.0f %d %s %s %.0f %s %s %s', one.gen, one.tat, one.last, one.hold,
     one.strikes, one.struck, one.phase, one.rate, window_of(one), one.throttled, one.took, lines or '-', one.spec)
-  redis.pcall('HSET', KNOWN, one.key, text)
 end
+
+-- (Lua cannot hand over more than some thousands.)
+local FIELDS_MOST = 1000
 
 -- After the last change: what is known of each key that was met.
 function close_keys(now)
+  local fields = {}
   for key, one in pairs(known_here) do
     if one.changed then
-      write_known(one)
+      fields[#fields + 1] = key
+      fields[#fields + 1] = text_of(one)
       if not next(one.lines) then redis.pcall('ZADD', IDLE, 'NX', string.format('%.0f', now + REMEMBER), key) end
     end
   end
+  for i = 1, #fields, FIELDS_MOST do redis.pcall('HSET', KNOWN, unpack(fields, i, math.min(i + FIELDS_MOST - 1, #fields))) end
 end
 end
