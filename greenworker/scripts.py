@@ -7,18 +7,19 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-# Where messages wait, and what limits of keys allow of them.
-_LINES = ("adapt", "limits", "lines")
+# Where messages wait, and what limits of keys allow of them; made at once, or when the first key is met.
+_WAITING = ("adapt", "limits", "lines")
+_LINES = (*_WAITING, "keyed")
 
 # What stands before a script, besides the prelude that stands before each.
 _SHARED = {
-    "push": ("marks", *_LINES, "send"),
-    "push_once": ("marks", *_LINES, "send", "unique", "once", "seen"),
+    "push": ("marks", *_WAITING, "send"),
+    "push_once": ("marks", *_WAITING, "send", "unique", "once", "seen"),
     "schedule_plan": ("schedule",),
-    "schedule_tick": ("marks", *_LINES, "send", "unique", "once", "schedule"),
+    "schedule_tick": ("marks", *_WAITING, "send", "unique", "once", "schedule"),
     "schedule_pause": ("schedule",),
     "schedule_list": ("schedule",),
-    "claim": ("finish", "marks", "weed", *_LINES),
+    "claim": ("finish", "marks", "weed", *_WAITING),
     "purge": ("finish", "marks", "weed", *_LINES),
     "promote": ("marks", *_LINES),
     "lookup": ("marks",),
@@ -26,7 +27,7 @@ _SHARED = {
     "cancel_mark": ("marks",),
     "cancel_comb": ("finish", "marks", "call_off"),
     "cancel_count": ("marks", "call_off"),
-    "settle": ("finish", *_LINES),
+    "settle": ("finish", *_WAITING),
     "beat": ("pulse",),
     "reap": ("finish", *_LINES, "depart", "pulse", "seen", "heal"),
     "release": (*_LINES, "depart"),

@@ -334,7 +334,10 @@ local function claim_from(queue, line)
   end
 end
 
-if are_keyed then look_at_due(now, CHUNK) end
+if are_keyed then
+  need_keys()
+  look_at_due(now, CHUNK)
+end
 if makes_room_for_one() then
   reply[3] = 2
   -- It may have taken tokens that are for others.

@@ -18,10 +18,36 @@ local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
 local WINDOW = 10000
 -- What is known of each key that this script has met; the text of one.
 local known_here, STATE = {}, nil
-local keys_in, split_keys, limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
+local limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
 local memorable_until, close_keys, find_lines
+local make_limits, make_lines
 
-do  -- Lua has room for 200 locals: what nobody else needs stays in here
+-- What handles keys is made when the first one is met: for a script that meets none, to make some fifty functions would take
+-- as long as half of what it does.
+local function need_keys()
+  if known then return end
+  make_limits()
+  make_lines()
+end
+
+-- As a head has them: one, or two with %2C between.
+local function split_keys(text)
+  local first, second = string.match(text or '', '^([%w_.~:/@%%-]+)'), nil
+  if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(..-)%%2C(.+)$') end
+  if second == first then second = nil end
+  if not first or #first > 600 or #(second or '') > 600 then return nil end
+  need_keys()
+  return first, second
+end
+
+-- A message's keys, as a rule none.
+local function keys_in(envelope)
+  local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
+  local at = string.find(line, ' keys=', 1, true)
+  if at then return split_keys(string.match(line, '^[^ \n]+', at + 6)) end
+end
+
+function make_limits()  -- (Lua has room for 200 locals, too: what nobody else needs stays in here.)
 -- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
 local REMEMBER, REMEMBER_RATE = 15000, 3600000
 -- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest that is believed.
@@ -30,20 +56,6 @@ local PAUSE, PAUSE_MOST, HOLD_MOST = 1000, 300000, 3600000
 local CIRCUIT_AFTER = 5
 -- Characters that durations may have which are kept: some twenty of them.
 local TOOK_MOST = 120
-
-function keys_in(envelope)
-  local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
-  local at = string.find(line, ' keys=', 1, true)
-  if at then return split_keys(string.match(line, '^[^ \n]+', at + 6)) end
-end
-
--- As a head has them.
-function split_keys(text)
-  local first, second = string.match(text or '', '^([%w_.~:/@%%-]+)'), nil
-  if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(..-)%%2C(.+)$') end
-  if second == first then second = nil end
-  if first and #first <= 600 and #(second or '') <= 600 then return first, second end
-end
 
 -- limits['#']: a number that grows with each change, and the patterns that have a *, the most specific one first.
 local generation, patterns

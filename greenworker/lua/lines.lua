@@ -7,6 +7,8 @@
 local function line_key(queue, priority, key) return ROOT .. 'line:' .. priority .. ':' .. queue .. ' ' .. key end
 local function turn_key(queue, priority) return ROOT .. 'turn:' .. queue .. ':' .. priority end
 
+local park, enter, look_again, find_all, look_at_due, look_on, next_of_both, forget_idle
+
 -- Queues where a worker is to be woken, in the end.
 local to_wake = {}
 local function wake_all()
@@ -23,130 +25,7 @@ local function close_lines(now)
     local left = by ~= 0 and redis.pcall('HINCRBY', KEYED, queue, by)
     if type(left) == 'number' and left <= 0 then redis.call('HDEL', KEYED, queue) end
   end
-  close_keys(now)
-end
-
--- True if it waits for a time, and did not before.
-local function park(one, at, when)
-  one.lines[at], one.changed = 'p', true
-  return when ~= NEVER and redis.pcall('ZADD', LATER, string.format('%.0f', when), one.key) == 1
-end
-
--- Not where a claim does it, which tells its worker when the next one is due.
-local function park_and_tell(one, at, when)
-  -- Sooner than all that workers expect: one is woken, to hear of it.
-  if park(one, at, when) and redis.pcall('ZRANGE', LATER, 0, 0)[1] == one.key then
-    to_wake[string.sub(at, 3)] = true
-  end
-end
-
-local WRONG_FOR = 5000  -- ms: where its turn cannot be taken down
-local function take_turns(one, at, now)
-  local priority, queue = string.match(at, '^(%d):(.*)$')
-  local turn = turn_key(queue, priority)
-  -- pcall: too late to refuse a key of a wrong type.
-  if one.is_damaged then redis.pcall('LREM', turn, 0, one.key) end
-  if type(redis.pcall('LPUSH', turn, one.key)) ~= 'number' then return park(one, at, now + WRONG_FOR) end
-  one.lines[at], one.changed = 't', true
-  to_wake[queue] = true
-end
-
--- A line of this key is no longer empty.
-local function enter(key, queue, priority, now)
-  local one, at = known(key), priority .. ':' .. queue
-  -- It takes turns, or is parked, though it was empty meanwhile.
-  if one.lines[at] and not one.is_damaged then
-    if one.lines[at] == 't' then to_wake[queue] = true end
-    return
-  end
-  local when = refusal(one, now)
-  if when then park_and_tell(one, at, when) else take_turns(one, at, now) end
-end
-
--- What may run of a key has changed: its parked lines take turns again, or wait until they may.
-local function look_again(one, now)
-  local parked
-  for at, how in pairs(one.lines) do
-    if how == 'p' then
-      parked = parked or {}
-      parked[#parked + 1] = at
-    end
-  end
-  if not parked then return end
-  table.sort(parked)
-  local when = refusal(one, now)
-  for _, at in ipairs(parked) do
-    local priority, queue = string.match(at, '^(%d):(.*)$')
-    if redis.pcall('LLEN', line_key(queue, priority, one.key)) == 0 then
-      one.lines[at], one.changed = nil, true
-    elseif not when then
-      take_turns(one, at, now)
-    elseif when ~= NEVER then
-      park_and_tell(one, at, when)
-    end
-  end
-end
-
--- All its lines, wherever it has any, if what was known of it is gone, or somebody asks for it: parked, for all we know.
-local function find_all(one)
-  one.is_damaged = true
-  for at in pairs(find_lines(one.key)) do
-    if not one.lines[at] then one.lines[at], one.changed = 'p', true end
-  end
-end
-
--- Keys whose time has come: their lines take turns again. At 0 an audit's mend has put what nobody would come to.
-local function look_at_due(now, most)
-  local due = redis.pcall('ZRANGEBYSCORE', LATER, '-inf', string.format('%.0f', now), 'WITHSCORES', 'LIMIT', 0, most)
-  for i = 1, due.err and 0 or #due, 2 do
-    local one = known(due[i])
-    redis.call('ZREM', LATER, due[i])
-    if one.is_new or tonumber(due[i + 1]) == 0 then find_all(one) end
-    look_again(one, now)
-  end
-  return #due / 2
-end
-
--- After limits have changed, a pass looks at all keys, a chunk at a time: limits['?'] is where it goes on. True if there
--- is more to do.
-local function look_on(now, count)
-  local cursor = redis.pcall('HGET', LIMITS, '?')
-  if type(cursor) ~= 'string' then return false end
-  local scan = redis.pcall('HSCAN', KNOWN, cursor, 'COUNT', count)
-  local found = scan.err and {} or scan[2]
-  for i = 1, #found, 2 do
-    -- Parked somewhere: a look at the text is enough.
-    local lines = select(12, string.match(found[i + 1], STATE)) or ''
-    if string.find(lines, 'p%d:') then look_again(known(found[i]), now) end
-  end
-  local more = not scan.err and scan[1] ~= '0'
-  if more then redis.call('HSET', LIMITS, '?', scan[1]) else redis.call('HDEL', LIMITS, '?') end
-  return more
-end
-
--- Of what is scheduled and of keys that wait for a time: when the next one is due, in ms, or nil.
-local function next_of_both()
-  local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
-  local key = redis.pcall('ZRANGE', LATER, 0, 0, 'WITHSCORES')[2]
-  return due and key and tostring(math.min(tonumber(due), tonumber(key))) or due or key
-end
-
--- Keys that nothing waits for or runs, and that there is no more reason to remember.
-local function forget_idle(now, most)
-  local idle = redis.pcall('ZRANGEBYSCORE', IDLE, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
-  for _, key in ipairs(idle.err and {} or idle) do
-    redis.call('ZREM', IDLE, key)
-    local one = known(key)
-    if not next(one.lines) and out(one) == 0 then
-      local at = memorable_until(one)
-      if at > now then
-        if at ~= NEVER then redis.call('ZADD', IDLE, string.format('%.0f', at), key) end
-      else
-        redis.pcall('HDEL', KNOWN, key)
-        known_here[key] = nil
-      end
-    end
-  end
+  if known then close_keys(now) end
 end
 
 -- A message's permits come back.
@@ -204,4 +83,129 @@ end
 local function require_home(envelope)
   local wrong = wrong_home(envelope)
   if wrong then refuse(wrong) end
+end
+
+function make_lines()
+-- True if it waits for a time, and did not before.
+function park(one, at, when)
+  one.lines[at], one.changed = 'p', true
+  return when ~= NEVER and redis.pcall('ZADD', LATER, string.format('%.0f', when), one.key) == 1
+end
+
+-- Not where a claim does it, which tells its worker when the next one is due.
+local function park_and_tell(one, at, when)
+  -- Sooner than all that workers expect: one is woken, to hear of it.
+  if park(one, at, when) and redis.pcall('ZRANGE', LATER, 0, 0)[1] == one.key then
+    to_wake[string.sub(at, 3)] = true
+  end
+end
+
+local WRONG_FOR = 5000  -- ms: where its turn cannot be taken down
+local function take_turns(one, at, now)
+  local priority, queue = string.match(at, '^(%d):(.*)$')
+  local turn = turn_key(queue, priority)
+  -- pcall: too late to refuse a key of a wrong type.
+  if one.is_damaged then redis.pcall('LREM', turn, 0, one.key) end
+  if type(redis.pcall('LPUSH', turn, one.key)) ~= 'number' then return park(one, at, now + WRONG_FOR) end
+  one.lines[at], one.changed = 't', true
+  to_wake[queue] = true
+end
+
+-- A line of this key is no longer empty.
+function enter(key, queue, priority, now)
+  local one, at = known(key), priority .. ':' .. queue
+  -- It takes turns, or is parked, though it was empty meanwhile.
+  if one.lines[at] and not one.is_damaged then
+    if one.lines[at] == 't' then to_wake[queue] = true end
+    return
+  end
+  local when = refusal(one, now)
+  if when then park_and_tell(one, at, when) else take_turns(one, at, now) end
+end
+
+-- What may run of a key has changed: its parked lines take turns again, or wait until they may.
+function look_again(one, now)
+  local parked
+  for at, how in pairs(one.lines) do
+    if how == 'p' then
+      parked = parked or {}
+      parked[#parked + 1] = at
+    end
+  end
+  if not parked then return end
+  table.sort(parked)
+  local when = refusal(one, now)
+  for _, at in ipairs(parked) do
+    local priority, queue = string.match(at, '^(%d):(.*)$')
+    if redis.pcall('LLEN', line_key(queue, priority, one.key)) == 0 then
+      one.lines[at], one.changed = nil, true
+    elseif not when then
+      take_turns(one, at, now)
+    elseif when ~= NEVER then
+      park_and_tell(one, at, when)
+    end
+  end
+end
+
+-- All its lines, wherever it has any, if what was known of it is gone, or somebody asks for it: parked, for all we know.
+function find_all(one)
+  one.is_damaged = true
+  for at in pairs(find_lines(one.key)) do
+    if not one.lines[at] then one.lines[at], one.changed = 'p', true end
+  end
+end
+
+-- Keys whose time has come: their lines take turns again. At 0 an audit's mend has put what nobody would come to.
+function look_at_due(now, most)
+  local due = redis.pcall('ZRANGEBYSCORE', LATER, '-inf', string.format('%.0f', now), 'WITHSCORES', 'LIMIT', 0, most)
+  for i = 1, due.err and 0 or #due, 2 do
+    local one = known(due[i])
+    redis.call('ZREM', LATER, due[i])
+    if one.is_new or tonumber(due[i + 1]) == 0 then find_all(one) end
+    look_again(one, now)
+  end
+  return #due / 2
+end
+
+-- After limits have changed, a pass looks at all keys, a chunk at a time: limits['?'] is where it goes on. True if there
+-- is more to do.
+function look_on(now, count)
+  local cursor = redis.pcall('HGET', LIMITS, '?')
+  if type(cursor) ~= 'string' then return false end
+  local scan = redis.pcall('HSCAN', KNOWN, cursor, 'COUNT', count)
+  local found = scan.err and {} or scan[2]
+  for i = 1, #found, 2 do
+    -- Parked somewhere: a look at the text is enough.
+    local lines = select(12, string.match(found[i + 1], STATE)) or ''
+    if string.find(lines, 'p%d:') then look_again(known(found[i]), now) end
+  end
+  local more = not scan.err and scan[1] ~= '0'
+  if more then redis.call('HSET', LIMITS, '?', scan[1]) else redis.call('HDEL', LIMITS, '?') end
+  return more
+end
+
+-- Of what is scheduled and of keys that wait for a time: when the next one is due, in ms, or nil.
+function next_of_both()
+  local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
+  local key = redis.pcall('ZRANGE', LATER, 0, 0, 'WITHSCORES')[2]
+  return due and key and tostring(math.min(tonumber(due), tonumber(key))) or due or key
+end
+
+-- Keys that nothing waits for or runs, and that there is no more reason to remember.
+function forget_idle(now, most)
+  local idle = redis.pcall('ZRANGEBYSCORE', IDLE, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
+  for _, key in ipairs(idle.err and {} or idle) do
+    redis.call('ZREM', IDLE, key)
+    local one = known(key)
+    if not next(one.lines) and out(one) == 0 then
+      local at = memorable_until(one)
+      if at > now then
+        if at ~= NEVER then redis.call('ZADD', IDLE, string.format('%.0f', at), key) end
+      else
+        redis.pcall('HDEL', KNOWN, key)
+        known_here[key] = nil
+      end
+    end
+  end
+end
 end
