@@ -5,10 +5,8 @@
 --
 -- What is damaged here costs a limit, never a message: hence the pcalls, where a message is on its way.
 
-local LIMITS, LIMITS_BY, KNOWN = ROOT .. 'limits', ROOT .. 'limits:by', ROOT .. 'keys'
-local LATER, IDLE, KEYED = ROOT .. 'later', ROOT .. 'idle', ROOT .. 'keyed'
-
-local function held_key(key) return ROOT .. 'held:' .. key end
+local LIMITS, LIMITS_BY, KNOWN, LATER, IDLE, held_key
+local KEYED = ROOT .. 'keyed'
 
 -- When nothing but a permit that comes back, or somebody's word, can change it.
 local NEVER = math.huge
@@ -22,8 +20,8 @@ local limit_for, note_patterns, forget_declared, known, out, refusal, start, thr
 local memorable_until, close_keys, find_lines
 local make_limits, make_lines
 
--- What handles keys is made when the first one is met: for a script that meets none, to make some fifty functions would take
--- as long as half of what it does.
+-- What handles keys is made when the first one is met: for a script that meets none, to make fifty functions would take a
+-- tenth of its time.
 local function need_keys()
   if known then return end
   make_limits()
@@ -48,6 +46,11 @@ local function keys_in(envelope)
 end
 
 function make_limits()  -- (Lua has room for 200 locals, too: what nobody else needs stays in here.)
+LIMITS, LIMITS_BY, KNOWN = ROOT .. 'limits', ROOT .. 'limits:by', ROOT .. 'keys'
+LATER, IDLE = ROOT .. 'later', ROOT .. 'idle'
+
+function held_key(key) return ROOT .. 'held:' .. key end
+
 -- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
 local REMEMBER, REMEMBER_RATE = 15000, 3600000
 -- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest that is believed.

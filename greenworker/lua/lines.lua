@@ -7,7 +7,7 @@
 local function line_key(queue, priority, key) return ROOT .. 'line:' .. priority .. ':' .. queue .. ' ' .. key end
 local function turn_key(queue, priority) return ROOT .. 'turn:' .. queue .. ':' .. priority end
 
-local park, enter, look_again, find_all, look_at_due, look_on, next_of_both, forget_idle
+local park, enter, look_again, find_all, look_at_due, look_on, next_of_both, forget_idle, give_back
 
 -- Queues where a worker is to be woken, in the end.
 local to_wake = {}
@@ -26,19 +26,6 @@ local function close_lines(now)
     if type(left) == 'number' and left <= 0 then redis.call('HDEL', KEYED, queue) end
   end
   if known then close_keys(now) end
-end
-
--- A message's permits come back.
-local function give_back(id, now, key, second)
-  if not key then return end
-  local one = known(key)
-  if redis.pcall('SREM', held_key(key), id) == 1 then
-    one.out = one.out and one.out - 1
-    if one.is_new then find_all(one) end
-  end
-  one.changed = true
-  look_again(one, now)
-  give_back(id, now, second)
 end
 
 -- The list of a message of that queue and priority, whose options are in the first line of `text`; and its keys.
@@ -145,6 +132,19 @@ function look_again(one, now)
       park_and_tell(one, at, when)
     end
   end
+end
+
+-- A message's permits come back.
+function give_back(id, now, key, second)
+  if not key then return end
+  local one = known(key)
+  if redis.pcall('SREM', held_key(key), id) == 1 then
+    one.out = one.out and one.out - 1
+    if one.is_new then find_all(one) end
+  end
+  one.changed = true
+  look_again(one, now)
+  give_back(id, now, second)
 end
 
 -- All its lines, wherever it has any, if what was known of it is gone, or somebody asks for it: parked, for all we know.

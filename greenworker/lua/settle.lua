@@ -82,7 +82,7 @@ for k, id in ipairs(ids) do
       finish(id, 'cancelled', tonumber(a), b, ARGV[i + 5])
     else
       local envelope = redis.call('HGET', MSG, id)
-      if envelope and not ran[id] then give_back(id, now, keys_in(envelope)) end
+      if envelope and not ran[id] and keys_in(envelope) then give_back(id, now, keys_in(envelope)) end
       if outcome == 'dead' then
         bury(id, tonumber(a), b, now, ARGV[i + 5], wid, envelope or '')
       elseif was_cancelled(envelope) then
