@@ -50,8 +50,6 @@ def main() -> None:
             time.sleep(options.seconds / (options.kills + 1))
             visits.replace_worker()
         time.sleep(options.seconds / (options.kills + 1))
-        import os
-        os.environ.get("DBG") and print(visits._workers[-1].output[-3000:])
         for use in visits.uses():
             print(use)
         report = site.stats(total=True)

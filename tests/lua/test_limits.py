@@ -29,6 +29,21 @@ def test_keys_take_turns(limited: Limited) -> None:
     limited.check()
 
 
+def test_a_key_with_very_many_holds_up_nobody(limited: Limited) -> None:
+    limited.push(*(f"large-{n}" for n in range(1000)), key="host:large")
+    for n in range(99):
+        limited.push(*(f"small{n}-{m}" for m in range(10)), key=f"host:small{n}")
+    claimed: list[str] = []
+    while sum(id.startswith("small") for id in claimed) < 990:
+        some = limited.claim(20)
+        for one in some:
+            limited.done(one)
+        claimed += [one.id for one in some]
+    # In turns: the large one has had as many as each of the others.
+    assert len(claimed) <= 1.02 * 100 * 10
+    limited.check()
+
+
 def test_turns_go_on_from_claim_to_claim(limited: Limited) -> None:
     for name in "abc":
         limited.push(*(f"{name}{n}" for n in range(3)), key=f"host:{name}")

@@ -67,7 +67,9 @@ class Use:
 class PoliteVisits:
     """A site whose hosts are of some kinds, by turns, and worker processes whose tasks visit it."""
 
-    def __init__(self, folder: Path, url: str, namespace: str, site: RunningSite, kinds: Sequence[Kind]) -> None:
+    def __init__(
+        self, folder: Path, url: str, namespace: str, site: RunningSite, kinds: Sequence[Kind]
+    ) -> None:
         text = MODULE.format(url=url, namespace=namespace)
         (folder / "polite_tasks.py").write_text(text)
         scope: dict[str, Any] = {}
@@ -103,6 +105,10 @@ class PoliteVisits:
         """kill -9 one, and do what its supervisor would."""
         self._workers.pop(0).kill()
         self.start_worker()
+
+    @property
+    def requests(self) -> int:
+        return self._site.stats(total=True).total.requests
 
     def violations(self) -> dict[str, int]:
         return self._site.stats(total=True).total.violations
