@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -70,12 +71,11 @@ class PoliteVisits:
     def __init__(
         self, folder: Path, url: str, namespace: str, site: RunningSite, kinds: Sequence[Kind]
     ) -> None:
-        text = MODULE.format(url=url, namespace=namespace)
-        (folder / "polite_tasks.py").write_text(text)
-        scope: dict[str, Any] = {}
-        exec(compile(text, "polite_tasks.py", "exec"), scope)
-        self.app: App = scope["app"]
-        self._visit = scope["visit"]
+        file = folder / "polite_tasks.py"
+        file.write_text(MODULE.format(url=url, namespace=namespace))
+        tasks = runpy.run_path(str(file))
+        self.app: App = tasks["app"]
+        self._visit = tasks["visit"]
         self._folder, self._site, self._kinds = folder, site, kinds
         self._hosts = [(root, kinds[n % len(kinds)]) for n, root in enumerate(site.roots)]
         self._stack = ExitStack()
