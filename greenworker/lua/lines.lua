@@ -77,10 +77,9 @@ end
 
 -- All its lines, wherever it has any, if what was known of it is gone, or somebody asks for it: parked, for all we know.
 local function find_all(one)
-  one.is_damaged = true
-  for at in pairs(find_lines(one.key)) do
-    if not one.lines[at] then one.lines[at], one.changed = 'p', true end
-  end
+  one.is_damaged, one.changed = true, true
+  for at in pairs(one.lines) do one.lines[at] = 'p' end
+  for at in pairs(find_lines(one.key)) do one.lines[at] = 'p' end
 end
 
 -- Keys whose time has come: their lines take turns again. At 0 an audit's mend has put what nobody would come to.
