@@ -15,6 +15,7 @@ from greenworker.scripts import load
 from greenworker.status import groups
 
 _UNTIL_RESUMED = -1  # ms, as limit_hold.lua has it
+_FOR_EVER = 9_000_000_000_000_000  # ms, as limits.lua has it
 _LOOKED_AT = 500  # keys that one call looks through
 _FIELDS = 12  # of a key, as limit_keys.lua tells them
 
@@ -153,7 +154,7 @@ def _state(
         running=int(running),
         waiting=int(waiting),
         state=shown(_raw(state)),
-        due_in=None if int(until) <= 0 else max(0, int(until) - int(now)) / 1000,
+        due_in=None if not 0 < int(until) < _FOR_EVER else max(0, int(until) - int(now)) / 1000,
         per_minute=float(per_minute),
         p50=_seconds(p50),
         p95=_seconds(p95),

@@ -20,7 +20,8 @@ MOST_KEYS = 2  # that one message has
 MOST_LIMITS = 1000  # that one app declares
 
 _LONGEST = 200  # characters of a key, or a pattern
-_MOST_STARS = 4  # in a pattern: each of them multiplies what it takes to compare
+_LONGEST_ESCAPED = 600  # as lua/limits.lua has it
+_MOST_STARS = 2  # in a pattern: each of them multiplies what it takes to compare
 _MOST = 1_000_000  # of concurrency and burst; starts a second
 _LONGEST_DELAY = 86400.0  # seconds
 _LONGEST_PERIOD = 366 * 86400.0
@@ -65,7 +66,7 @@ class Limit:
     """What is allowed for each key that `pattern` fits, over all workers; None where it says nothing.
 
     `concurrency`: runs at once, 0 for none at all. `delay`: seconds between two starts. `rate`: starts in a time,
-    of which `burst` may come at once after a pause (1 unless told). `adaptive`: the rate is found by how the other side bears it,
+    of which `burst` may come at once after a pause (unless told: what it allows in 0.1 s, one at least). `adaptive`: the rate is found by how the other side bears it,
     between `floor` and `ceiling`. With nothing at all it lifts what a wider pattern says. `declared`: by code,
     not by people; `changed`: when (epoch seconds of the server's clock), 0 before it is there.
     """
@@ -210,7 +211,8 @@ def check_key(what: str, key: object) -> str:
     if _is_text(key) and not set(" ,*") & set(key):
         return key
     raise ConfigError(
-        f"{what} {_shown(key)}: use 1 to {_LONGEST} printable characters (no blanks, no commas, no *)"
+        f"{what} {_shown(key)}: use 1 to {_LONGEST} printable characters (no blanks, no commas, no *), less of others "
+        "than ASCII"
     )
 
 
@@ -239,7 +241,7 @@ def check_pattern(pattern: object) -> str:
         return pattern
     raise ConfigError(
         f"limit {_shown(pattern)}: a pattern is 1 to {_LONGEST} printable characters (no blanks, no commas), with "
-        f"* for any others, {_MOST_STARS} times at most, as in host:*"
+        f"* for any others, {_MOST_STARS} of them at most, as in host:*"
     )
 
 
@@ -249,7 +251,12 @@ def escape_pattern(pattern: str) -> str:
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and 0 < len(value) <= _LONGEST and value.isprintable()
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= _LONGEST
+        and value.isprintable()
+        and len(escape(value)) <= _LONGEST_ESCAPED
+    )
 
 
 def _in_ms(rate: Rate) -> str:

@@ -10,7 +10,6 @@ Options:
   --port N               The first host's port, the others have those that follow; 0
                          means free ones. Default: 0
   --latency SECONDS      The median time to an answer. Default: 0.05
-
  What every host holds its visitors to; 0 means no limit:
   --rate N               Requests a second. Default: 0
   --burst N              So many of them may come at once, after a rest. Default: 1
@@ -23,7 +22,6 @@ Options:
                          or none. Default: rate,concurrency
   --shift LIST           Another rate from then on: 30:5,60:20 means 5 a second after 30
                          seconds, and 20 after 60.
-
  Traps, as shares of all pages from 0 to 1:
   --traps SHARE          All of the following. Default: 0
   --bursts SHARE         Of the time: bursts of 503, one in each ten seconds.
@@ -32,7 +30,7 @@ Options:
   --loops SHARE          Pages that link to redirects without end.
   --broken SHARE         Pages with broken HTML; their links are whole.
   --private SHARE        Pages that link to what robots.txt forbids.
-
+ The end:
   --until-eof            Stop when stdin ends, that is with whoever holds it.
   -h, --help             Show this.
 
@@ -41,6 +39,8 @@ the sums) requests, pages served, largest concurrency, smallest gap, refusals, a
 of the limits beyond the tolerance. /__truth says how many pages there are to be found;
 /__set?rate=5 holds all hosts, or ?host=…, to another rate, burst, concurrency or delay from now
 on; /__reset counts from nothing. Ends with Ctrl-C.
+
+Nothing of this is set in the environment.
 """
 
 from __future__ import annotations
@@ -131,4 +131,7 @@ def _misread(argv: Sequence[str]) -> str:
             return f"unknown option {name}"
     if argv and argv[-1] in known:
         return f"{argv[-1]} needs a value"
-    return f"testsite makes no sense of: {' '.join(argv)}"
+    return (
+        f"testsite makes no sense of: {' '.join(argv)}; a module called testsite is run by: "
+        "greenworker worker testsite"
+    )

@@ -11,7 +11,7 @@ the next request is due, and compares.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from greenworker.errors import ConfigError
@@ -47,15 +47,22 @@ class Limits:
         """The same with some figures changed, which are given as text; raises ConfigError."""
         figures: dict[str, Any] = {}
         for name, text in changes.items():
-            number = {"rate": float, "burst": int, "concurrency": int, "delay": float}.get(name)
-            if number is None:
-                known = ", ".join(one.name for one in fields(self))
-                raise ConfigError(f"no limit is called {name!r}; there are {known}")
+            if name not in _FIGURES:
+                raise ConfigError(f"no limit is called {name!r}; there are {', '.join(_FIGURES)}")
+            kind, what = _FIGURES[name]
             try:
-                figures[name] = number(text)
+                figures[name] = kind(text)
             except ValueError:
-                raise ConfigError(f"{name} {text}: give a number") from None
+                raise ConfigError(f"{name} {text}: give {what}") from None
         return replace(self, **figures)
+
+
+_FIGURES: dict[str, tuple[type[int] | type[float], str]] = {
+    "rate": (float, "a number"),
+    "burst": (int, "a whole number"),
+    "concurrency": (int, "a whole number"),
+    "delay": (float, "a number"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Seen:
     requests: int = 0
     """All that arrived, but for /robots.txt and the site's own addresses (/__stats, …)."""
     served: int = 0
-    """Pages that were served to their last byte."""
+    """Pages that were served to their last byte, to somebody who had not hung up."""
     pages: int = 0
     """Distinct ones among them."""
     refused: int = 0
@@ -80,6 +87,9 @@ class Seen:
     """The same and the tolerance: what was between their senders' starts, in their favour."""
     violations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     """Requests that broke a limit beyond the tolerance, whether they were refused or not, by kind."""
+    most_ahead: float = 0.0
+    """By how many seconds a request came before the rate or the delay allowed it, at most. Up to the
+    tolerance that is no violation."""
     early: int = 0
     """Requests that came before the end of a Retry-After that had been answered; no violation."""
     robots: int = 0
@@ -96,6 +106,13 @@ class Seen:
         """All violations, of whatever kind."""
         return sum(self.violations.values())
 
+    @property
+    def pace(self) -> float:
+        """Requests a second that were not refused, from the first arrival to the last; 0.0 for one."""
+        if self.first is None or self.last is None or self.last <= self.first:
+            return 0.0
+        return max(0, self.requests - self.refused - 1) / (self.last - self.first)
+
 
 class Ledger:
     """The books of one host. Times are seconds of any clock that never goes back."""
@@ -111,6 +128,7 @@ class Ledger:
         "_tolerance",
         "_until",
         "_visited",
+        "ahead",
         "early",
         "first",
         "last",
@@ -125,7 +143,7 @@ class Ledger:
         "traps",
         "unavailable",
         "violations",
-    )  # fmt: skip
+    )
 
     def __init__(self, limits: Limits, tolerance: float, pages: int) -> None:
         self._tolerance = tolerance
@@ -157,6 +175,7 @@ class Ledger:
         self.early = self.robots = self.traps = 0
         self.most = self.open
         self.smallest = math.inf
+        self.ahead = 0.0
         self.violations = dict.fromkeys(KINDS, 0)
         self.first = self.last = -math.inf
 
@@ -183,12 +202,16 @@ class Ledger:
         interval = self._interval
         if interval:
             # A request that breaks the rate uses nothing of it up, whether it is refused or not.
-            if now < self._next - self._rest - self._tolerance:
+            ahead = self._next - self._rest - now
+            self.ahead = max(self.ahead, ahead)
+            if ahead > self._tolerance:
                 broken = ("rate",)
             else:
                 self._next = max(now, self._next) + interval
         if self._delay:
-            if now < self._due - self._tolerance:
+            ahead = self._due - now
+            self.ahead = max(self.ahead, ahead)
+            if ahead > self._tolerance:
                 broken += ("gap",)
                 self._due = now + self._delay  # the next one is measured from this one
             else:
@@ -232,6 +255,7 @@ class Ledger:
             smallest_gap=round(self.smallest, 6) if gap else None,
             smallest_gap_tolerated=round(self.smallest + self._tolerance, 6) if gap else None,
             violations=self.violations,
+            most_ahead=round(self.ahead, 6),
             early=self.early,
             robots=self.robots,
             traps=self.traps,

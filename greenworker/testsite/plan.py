@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
 from struct import unpack
@@ -158,7 +158,7 @@ def chance(settings: Settings, host: int, what: str, n: int = 0) -> float:
     return _share(_dice(settings.seed, host, f"{what}:{n}")[0])
 
 
-@cache
+@lru_cache(maxsize=16_384)
 def _burst(seed: int, host: int, window: int) -> float:
     return _share(_dice(seed, host, f"burst:{window}")[0])
 

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
+from greenworker.errors import ConfigError
 from greenworker.testsite.counting import Limits, Seen
 from greenworker.testsite.plan import Settings
 from greenworker.testsite.site import Report
@@ -43,7 +45,10 @@ class RunningSite:
         return Report(**found)
 
     def set(self, host: str = "", **limits: float) -> None:
-        """Hold visitors to other limits from now on: `rate=`, `burst=`, `concurrency=`, `delay=`."""
+        """Hold visitors to other limits from now on: `rate=`, `burst=`, `concurrency=`, `delay=`.
+
+        Raises ConfigError for what cannot be.
+        """
         asked: dict[str, Any] = {"host": _name(host)} if host else {}
         self._ask("__set", {**asked, **limits})
 
@@ -52,8 +57,12 @@ class RunningSite:
         self._ask("__reset", {})
 
     def _ask(self, what: str, asked: dict[str, Any]) -> dict[str, Any]:
-        with self._open(f"{self.root}{what}?{urlencode(asked)}", timeout=DEADLINE) as answer:
-            found: dict[str, Any] = json.load(answer)
+        try:
+            with self._open(f"{self.root}{what}?{urlencode(asked)}", timeout=DEADLINE) as answer:
+                found: dict[str, Any] = json.load(answer)
+        except HTTPError as error:
+            with error:
+                raise ConfigError(error.read().decode().strip()) from None
         return found
 
 

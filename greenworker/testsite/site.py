@@ -13,6 +13,7 @@ Pages are ``/`` and ``/page/<n>``; traps ``/bomb/<n>``, ``/loop/<n>`` and ``/pri
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,7 +44,8 @@ class Report:
     """The longest that the site itself was late, in seconds. Where it is not far below the tolerance,
     the machine is too busy for these gaps to be believed."""
     most_open: int
-    """The largest number of requests that were open at the same time, on all hosts together."""
+    """The largest number of requests that were open at the same time, on all hosts together; one whose
+    visitor has hung up counts until it would have been answered."""
     total: Seen
     """Of all hosts: sums; the largest concurrency and the smallest gap of any."""
     hosts: dict[str, Seen] = field(default_factory=dict)
@@ -158,6 +160,8 @@ class Site:
         page = plan(self.settings, host.number, n)
         if page.latency:
             gevent.sleep(page.latency)
+            if visit.gone():  # what is sent to nobody is not served
+                raise ConnectionResetError
         body = text.html(self.roots, host.number, n, page)
         if page.drip:
             visit.trickle("200 OK", body, HTML, DRIP_PIECES, page.drip)
@@ -189,7 +193,11 @@ class Site:
         if name and name not in self._named:
             raise ConfigError(f"no host {name!r}; the first is {self._hosts[0].name}")
         shown = [self._named[name]] if name else self._hosts
-        seen = {host.name: host.ledger.seen(self._start) for host in shown}
+        seen = {}
+        for host in shown:
+            seen[host.name] = host.ledger.seen(self._start)
+            if len(seen) % 100 == 0:
+                gevent.sleep(0)  # 2,000 hosts take a while, in which nobody is to be made to wait
         short = "total" in asked
         return Report(
             seconds=round(time.monotonic() - self._start, 3),
@@ -236,6 +244,7 @@ def total(all_seen: list[Seen]) -> Seen:
         most_at_once=max((seen.most_at_once for seen in all_seen), default=0),
         smallest_gap=_least([seen.smallest_gap for seen in all_seen]),
         smallest_gap_tolerated=_least([seen.smallest_gap_tolerated for seen in all_seen]),
+        most_ahead=max((seen.most_ahead for seen in all_seen), default=0.0),
         violations={kind: sum(seen.violations[kind] for seen in all_seen) for kind in KINDS},
         first=_least([seen.first for seen in all_seen]),
         last=max((seen.last for seen in all_seen if seen.last is not None), default=None),
@@ -247,10 +256,16 @@ def _least(values: list[float | None]) -> float | None:
 
 
 def _address(path: str) -> tuple[str, int]:
-    """What an address is of, and its number: ("page", 3) for /page/3."""
+    """What an address is of, and its number: ("page", 3) for /page/3; ("", 0) for what is none."""
     if path == "/":
         return "page", 0
-    _, kind, number, *_ = (*path.split("/"), "", "")
-    if len(number) < 8 and number.isascii() and number.isdigit():
-        return kind, int(number)
-    return "", 0
+    match = _ADDRESS.fullmatch(path)
+    if match is None or match.lastgroup is None:
+        return "", 0
+    return match.lastgroup, int(match[match.lastgroup])
+
+
+_ADDRESS = re.compile(
+    "/(?:page/(?P<page>[1-9][0-9]{0,6})|bomb/(?P<bomb>[0-9]{1,7})|private/(?P<private>[0-9]{1,7})"
+    "|loop/(?P<loop>[0-9]{1,7})(?:/[0-9]{1,7})?)"
+)

@@ -23,10 +23,10 @@ def bomb() -> bytes:
 
 
 def next_of_loop(settings: Settings, host: int, path: str) -> str:
-    """Where /loop/<n> and what follows it lead: round in a circle of two to four addresses, or, on one
-    in four, to a new address each time."""
+    """Where /loop/<n> and /loop/<n>/<hop> lead: round in a circle of two to four addresses, or, of one in
+    four, to a new address each time."""
     _, _, number, *hop = path.split("/")
-    here = int(hop[0]) if hop and hop[0].isdigit() and len(hop[0]) < 8 else 0
+    here = int(hop[0]) if hop else 0
     way = int(chance(settings, host, "loop", int(number)) * 4)
     return f"/loop/{number}/{here + 1 if way == 0 else (here + 1) % (way + 1)}"
 

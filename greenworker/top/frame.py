@@ -16,7 +16,8 @@ from greenworker.top.words import age, memory, number, rate
 
 HELP = ("j/k choose", "p pause", "l limit", "s sort", "q quit")
 KEYS_AT_ONCE = 20  # where no height says how many
-_VERDICT_LINES = 4
+_MOST_LINES = 4
+_MUTE = "this user of the server may not ask workers how they are"
 
 QUEUE, KEY = "queue", "key"
 
@@ -58,10 +59,12 @@ def frame(sample: Sample | None, verdict: Verdict, look: Look) -> list[Line]:
     head: list[Line] = [[(cut(look.title, look.width), "title")], *_verdict(verdict, look.width)]
     foot: list[Line] = []
     if look.height is not None:
-        foot = [[(cut(look.footer, look.width), "message")] if look.footer else _help(look.width)]
+        foot = _wrapped(look.footer, look.width, "message") or [_help(look.width)]
     body: list[Line] = []
     if sample is not None:
         head.append(_totals(sample, look.width))
+        if sample.mute:
+            head.append([(cut(_MUTE, look.width), "dim")])
         left = None if look.height is None else look.height - len(head) - len(foot)
         body = _sections(sample, look, left)
     lines = [*head, *body]
@@ -95,11 +98,16 @@ def _verdict(verdict: Verdict, width: int) -> list[Line]:
         verdict.kind, "warn"
     )
     by = "limited by " if verdict.kind in ("keys", "slots", "cpu", "nothing") else ""
+    return _wrapped(f"{by}{verdict}", width, style)
+
+
+def _wrapped(text: str, width: int, style: str) -> list[Line]:
+    """A text in full, on a few lines if it must be."""
     lines = textwrap.wrap(
-        _AMOUNT.sub(f"\\1{_TIED}\\2", f"{by}{verdict}"),
+        _AMOUNT.sub(f"\\1{_TIED}\\2", text),
         max(width, 10),  # below that nobody can read it
         subsequent_indent="  ",
-        max_lines=_VERDICT_LINES,
+        max_lines=_MOST_LINES,
         placeholder=" …",
         break_on_hyphens=False,
     )
@@ -213,7 +221,7 @@ def _state_of_worker(worker: Worker) -> Span:
     if worker.heard.silent:
         return "silent", "bad"
     if worker.heard.blocks:
-        return f"blocked {age(worker.heard.seconds)}", "bad"
+        return "blocked", "bad"
     vitals = worker.heard.vitals
     if vitals is not None and vitals.stuck:
         return f"{vitals.stuck} stuck", "warn"

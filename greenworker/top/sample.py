@@ -15,14 +15,13 @@ BUSY, LATER, HELD, CIRCUIT, STOPPED, OPEN = "busy", "later", "held", "circuit", 
 class Heard:
     """What a worker has said, and what follows from that and its answer before: `cpu`, the share of one core that
     its process uses; `per_second`, runs that end. `silent`: it has been asked for a while and does not answer.
-    `blocks`: the task that blocks its loop now; `seconds`: for how long that has run. What is unknown is None."""
+    `blocks`: the task that blocks its loop now. What is unknown is None."""
 
     vitals: Vitals | None = None
     cpu: float | None = None
     per_second: float | None = None
     silent: bool = False
     blocks: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,13 +95,7 @@ def _heard(before: Heard | None, vitals: Vitals | None, running: Running) -> Hea
         seconds = vitals.up - former.up
         cpu = max(0.0, vitals.cpu - former.cpu) / seconds
         per_second = max(0, _ended(vitals) - _ended(former)) / seconds
-    return Heard(
-        vitals,
-        cpu,
-        per_second,
-        blocks="" if blocking is None else blocking.task,
-        seconds=0.0 if blocking is None else blocking.seconds,
-    )
+    return Heard(vitals, cpu, per_second, blocks="" if blocking is None else blocking.task)
 
 
 def _ended(vitals: Vitals) -> int:

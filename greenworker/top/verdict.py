@@ -114,11 +114,14 @@ def _blocked(working: Sequence[Worker]) -> Verdict | None:
     if not working or len(blocked) + len(silent) < len(working):
         return None
     if blocked:
-        heard = blocked[0].heard
+        worst = max(
+            blocked, key=lambda one: one.heard.vitals.worst_lag if one.heard.vitals else 0.0
+        )
+        late = "" if worst.heard.vitals is None else f", {age(worst.heard.vitals.worst_lag)} late"
         return Verdict(
             "cpu",
-            f"CPU: {heard.blocks} blocks the loop of {_workers(blocked)} for {age(heard.seconds)}",
-            "have it wait by gevent's means, or declare it thread=True",
+            f"CPU: {worst.heard.blocks} blocks the loop of {_workers(blocked)}{late}",
+            "have it yield, declare it thread=True, or start more workers",
         )
     return Verdict(
         "workers",

@@ -154,7 +154,21 @@ def test_what_makes_no_sense_is_told_in_a_line(options: dict[str, Any], told: st
     assert "\n" not in str(caught.value)
 
 
-JUNK = ["", " ", "a b", "a,b", "a\n", "a\x00", "\ud800", "x" * 201, "a\u00a0b", None, 5, b"host"]
+JUNK = [
+    "",
+    " ",
+    "a b",
+    "a,b",
+    "a\n",
+    "a\x00",
+    "\ud800",
+    "x" * 201,
+    "日" * 67,
+    "a\u00a0b",
+    None,
+    5,
+    b"host",
+]
 
 
 @pytest.mark.parametrize("key", [*JUNK, "host:*"])
@@ -163,16 +177,16 @@ def test_what_can_be_no_key(key: object) -> None:
         check_key("key", key)
 
 
-@pytest.mark.parametrize("pattern", [*JUNK, "a**b", "*a*b*c*d*e"])
+@pytest.mark.parametrize("pattern", [*JUNK, "a**b", "*a*b*c"])
 def test_what_can_be_no_pattern(pattern: object) -> None:
     with pytest.raises(ConfigError, match=r"^limit .{1,62}: a pattern is 1 to 200 printable"):
         check_pattern(pattern)
 
 
 def test_what_can() -> None:
-    for name in ("host:example.com", "#", "ä", "{x}", "100%", "~", "x" * 200, "日本"):
+    for name in ("host:example.com", "#", "ä", "{x}", "100%", "~", "x" * 200, "日" * 66, "日本"):
         assert check_key("key", name) == check_pattern(name) == name
-    for name in ("*", "host:*", "*.example.com", "a*b*c*d*"):
+    for name in ("*", "host:*", "*.example.com", "a*b*"):
         assert check_pattern(name) == name
 
 
@@ -195,7 +209,7 @@ def test_a_pattern_is_escaped_but_for_its_stars() -> None:
 
 
 def is_key(text: str) -> bool:
-    return text.isprintable() and not set(" ,*") & set(text)
+    return text.isprintable() and not set(" ,*") & set(text) and len(keys.escape(text)) <= 600
 
 
 KEYS = st.text(min_size=1, max_size=200).filter(is_key)

@@ -34,7 +34,7 @@ WORKERS = (
     ),
     Worker(
         WorkerStatus("b", "web-2.993", ["crawl", "mail"], 100, 0, 25.0),
-        Heard(replace(VITALS, worst_lag=3.2), cpu=0.97, blocks="tasks.parse", seconds=3.4),
+        Heard(replace(VITALS, worst_lag=3.2), cpu=0.97, blocks="tasks.parse"),
     ),
     # One of a version that says no vitals, and one that says nothing.
     Worker(WorkerStatus("c", "old", ["default"], 10, 0, 25.0), Heard()),
@@ -74,11 +74,11 @@ FRAMES = {
         default        0        2  ok
         mail           7        1  paused
 
-        worker        slots  runs/s     lag   cpu  memory  state          queues
-        mute           0/10       -       -     -       -  silent         default
-        web-2.993     0/100       -   3.2 s   97%    112M  blocked 3.4 s  crawl,mail
-        old            0/10       -       -     -       -  ok             default
-        web-1.4711   12/100      61    3 ms   45%    112M  ok             crawl,default
+        worker        slots  runs/s     lag   cpu  memory  state    queues
+        mute           0/10       -       -     -       -  silent   default
+        web-2.993     0/100       -   3.2 s   97%    112M  blocked  crawl,mail
+        old            0/10       -       -     -       -  ok       default
+        web-1.4711   12/100      61    3 ms   45%    112M  ok       crawl,default
 
         key                waiting*  running  per min     p50     p95  refused   delay  state         limit
         host:b.example       11,000        1      240   10 ms   20 ms        0  250 ms  later 200 ms  delay=0.25
@@ -96,11 +96,11 @@ FRAMES = {
         default        0        2  ok
         mail           7        1  paused
 
-        worker        slots  runs/s     lag   cpu  memory  state          queues
-        mute           0/10       -       -     -       -  silent         default
-        web-2.993     0/100       -   3.2 s   97%    112M  blocked 3.4 s  crawl,mail
-        old            0/10       -       -     -       -  ok             default
-        web-1.4711   12/100      61    3 ms   45%    112M  ok             crawl,default
+        worker        slots  runs/s     lag   cpu  memory  state    queues
+        mute           0/10       -       -     -       -  silent   default
+        web-2.993     0/100       -   3.2 s   97%    112M  blocked  crawl,mail
+        old            0/10       -       -     -       -  ok       default
+        web-1.4711   12/100      61    3 ms   45%    112M  ok       crawl,default
 
         key                waiting*  running  per min     p95  refused  state
         host:b.example       11,000        1      240   20 ms        0  later 200 ms
@@ -119,11 +119,11 @@ FRAMES = {
         default        0        2  ok
         mail           7        1  paused
 
-        worker        slots  runs/s     lag   cpu  state
-        mute           0/10       -       -     -  silent
-        web-2.993     0/100       -   3.2 s   97%  blocked 3.4 s
-        old            0/10       -       -     -  ok
-        web-1.4711   12/100      61    3 ms   45%  ok
+        worker        slots  runs/s     lag   cpu  memory  state
+        mute           0/10       -       -     -       -  silent
+        web-2.993     0/100       -   3.2 s   97%    112M  blocked
+        old            0/10       -       -     -       -  ok
+        web-1.4711   12/100      61    3 ms   45%    112M  ok
 
         key                waiting*  running  per min  state
         host:b.example       11,000        1      240  later 200 ms
@@ -145,7 +145,7 @@ FRAMES = {
 
         worker        slots   cpu  state
         mute           0/10     -  silent
-        web-2.993     0/100   97%  blocked 3.4 s
+        web-2.993     0/100   97%  blocked
         old            0/10     -  ok
         web-1.4711   12/100   45%  ok
 
@@ -256,6 +256,12 @@ def test_the_last_line_says_what_keys_do_or_what_they_have_done() -> None:
     assert drawn(80, height=30, footer="mail: paused").splitlines()[-1] == "mail: paused"
     # However narrow it is, it says how to get out
     assert drawn(24, height=30).splitlines()[-1] == "j/k choose  q quit"
+
+
+def test_who_may_not_ask_workers_is_told_so() -> None:
+    assert "\nthis user of the server may not ask workers" in drawn(
+        60, replace(SAMPLE, mute="NOPERM")
+    )
 
 
 def test_before_the_first_sample_and_while_the_server_is_away() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import termios
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -12,10 +13,15 @@ from typing import Any
 import orjson
 import pytest
 
-from greenworker.errors import UnsuitableServer
+from greenworker.admission import KeyState
+from greenworker.control import Switched
+from greenworker.errors import ConfigError, UnsuitableServer
+from greenworker.limit import Limit, make_limit
 from greenworker.running import Vitals
 from greenworker.status import QueueStatus, Status, WorkerStatus
 from greenworker.top.keyboard import Keyboard, keys_in
+from greenworker.top.keys import as_key, written
+from greenworker.top.orders import Orders, limit_options
 from greenworker.top.panel import Panel, prompt_line
 from greenworker.top.sample import Key, Keys, Sample, rates
 from greenworker.top.source import BUSIEST, CHUNK, Busiest
@@ -225,6 +231,112 @@ def test_a_terminal_is_given_back_as_it_was(terminal: tuple[int, int]) -> None:
     assert termios.tcgetattr(reading) == before
 
 
+class Told:
+    """An App, as far as orders go."""
+
+    def __init__(self, known: bool = True) -> None:
+        self.limits, self._known = self, known
+        self.done: list[Any] = []
+
+    def pause(self, queue: str) -> list[Switched]:
+        return [Switched(queue, self._known, True)]
+
+    resume = pause
+
+    def hold(self, *args: Any) -> bool:
+        self.done.append(args)
+        return True
+
+    def drop(self, key: str) -> bool:
+        return self._known
+
+    def set(self, key: str, *, none: bool = False, **options: Any) -> Limit:
+        self.done.append({"none": none, **options})
+        return make_limit(key, options)
+
+
+@pytest.mark.parametrize(
+    ("order", "says", "else_says"),
+    [
+        (lambda orders: orders.pause("q"), "q: paused", "q: was paused already"),
+        (lambda orders: orders.resume("q"), "q: resumed", "q: was not paused"),
+        (lambda orders: orders.limit("k", "drop"), "k: its own limit is dropped, a pattern's counts", "k: has no limit of its own"),
+        (lambda orders: orders.limit("k", "none"), "k: no limit", "k: no limit"),
+        (lambda orders: orders.limit("k", "rate=5/s burst=2 delay=0.5"), "k: delay 0.5 s, rate 5/s, burst 2", ""),
+        (lambda orders: orders.limit("k", "concurrency=0"), "k: concurrency 0", ""),
+        (lambda orders: orders.hold("k"), "k: held until it is resumed; what runs goes on", ""),
+    ],
+)  # fmt: skip
+def test_orders_say_what_they_did(order: Any, says: str, else_says: str) -> None:
+    assert order(Orders(Told())) == says  # type: ignore[arg-type]
+    if else_says:
+        assert order(Orders(Told(known=False))) == else_says  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("concurrency=2 delay=0.25", {"concurrency": 2, "delay": 0.25}),
+        ("rate=100/min burst=20", {"rate": "100/min", "burst": 20}),
+        ("adaptive floor=1/min", {"adaptive": True, "floor": "1/min"}),
+        ("adaptive=0", {"adaptive": False}),
+        ("nonsense=1", {"nonsense": "1"}),
+    ],
+)
+def test_a_limit_as_it_is_typed(text: str, options: dict[str, Any]) -> None:
+    assert limit_options(text) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("fast", "'fast': write name=value, as in concurrency=2 rate=100/min"),
+        ("concurrency=x", "concurrency=x: give a whole number"),
+        ("burst=1.5", "burst=1.5: give a whole number"),
+        ("delay=soon", "delay=soon: give seconds"),
+        ("adaptive=perhaps", "adaptive=perhaps: give 1 or 0"),
+        ("nonsense=1", "limit k: no option 'nonsense'"),
+        ("rate=fast", "limit k: rate='fast'"),
+    ],
+)
+def test_a_limit_that_is_none(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        Orders(Told()).limit("k", text)  # type: ignore[arg-type]
+
+
+def test_a_limit_is_written_as_it_can_be_typed() -> None:
+    said = {
+        "concurrency": 2, "delay": 0.25, "rate": "100/min", "burst": 20, "adaptive": True, "floor": "1/min", "ceiling": "10/s",
+    }  # fmt: skip
+    limit = make_limit("k", said)
+    text = "concurrency=2 delay=0.25 rate=100/min burst=20 adaptive=1 floor=1/min ceiling=10/s"
+    assert written(limit) == text
+    assert make_limit("k", limit_options(text)) == limit
+
+
+def test_a_key_as_the_server_tells_it() -> None:
+    state = KeyState(
+        "k",
+        "k*",
+        make_limit("k*", {"delay": 0.25, "rate": "60/min"}),
+        1,
+        2,
+        "later",
+        0.5,
+        3.0,
+        0.1,
+        None,
+        4,
+        None,
+    )
+    assert as_key(state) == Key(
+        "k", "delay=0.25 rate=60/min", 1, 2, "later", 0.5, 3.0, 0.1, None, 4, 1.0
+    )
+    assert as_key(replace(state, interval=9.0)).interval == 9.0, "what was learnt counts"
+    bare = as_key(replace(state, limit=None, due_in=1e12, state="stopped"))
+    assert (bare.limit, bare.interval, bare.until) == ("", None, None)
+
+
 # --- how samples come about
 
 VITALS = Vitals(
@@ -293,7 +405,7 @@ def test_who_does_not_answer_is_silent_until_it_does() -> None:
     }  # fmt: skip
     workers.said["a"] = says(VITALS, blocks)
     heard = survey.look()["a"]
-    assert (heard.silent, heard.blocks, heard.seconds) == (False, "t", 4.5)
+    assert (heard.silent, heard.blocks) == (False, "t")
     # Who has gone is forgotten
     workers.alive = []
     survey.look()

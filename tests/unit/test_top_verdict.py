@@ -126,9 +126,9 @@ CASES = {
         "nothing: 5 wait, 17 slots are free, and it flows",
     ),
     "a loop that a task blocks": (
-        sample(queue(waiting=5), worker(running=3, blocks="tasks.parse", seconds=12.0)),
+        sample(queue(waiting=5), worker(running=3, blocks="tasks.parse", lag=12.0)),
         "cpu",
-        "CPU: tasks.parse blocks the loop of web-1 for 12 s: have it wait by gevent's means, or declare it thread=True",
+        "CPU: tasks.parse blocks the loop of web-1, 12 s late: have it yield, declare it thread=True, or start more workers",
     ),
     "nobody answers": (
         sample(queue(waiting=5), worker(silent=True), worker("x", silent=True)),

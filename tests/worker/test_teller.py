@@ -62,7 +62,7 @@ def test_what_runs_and_where_it_stands(app: App, start: Start, hold: tuple[Any, 
     task, go = hold
     start(name="bee", lease=60.0)
     sent = task.delay("secret")
-    found = ask(app, lambda found: found.total)
+    found = ask(app, lambda found: found.total and found.tasks[0].where != "-")  # it has begun
     (one,) = found.tasks
     assert (one.worker, one.task, one.id, one.stuck) == ("bee", "hold", sent.id, False)
     assert 0 <= one.seconds < 30
@@ -85,10 +85,17 @@ def test_nothing_is_said_unless_somebody_asks(
     worker = start(lease=60.0)
     task.delay()
     eventually(lambda: worker.stats.running == 1)
+    worker.scheduler.stop()  # from here on it looks when it is told to
     for _ in range(5):
         worker.scheduler.step()
     assert not described
-    app.running(limit=3)
+    asking = gevent.spawn(app.running, limit=3)
+
+    def is_answered() -> bool:
+        worker.scheduler.step()
+        return bool(asking.ready())
+
+    eventually(is_answered)
     for _ in range(5):
         worker.scheduler.step()
     assert described == [3], "each question is answered once"
@@ -154,7 +161,7 @@ def test_where_a_task_stands_that_waits_deep_in_a_library(app: App, start: Start
     app.tasks["library"] = app.task(name="library")(shutil.copytree)
     start(lease=60.0)
     sent = [deep.delay(), shallow.delay()]
-    found = ask(app, lambda found: found.total == 2)
+    found = ask(app, lambda found: [one.where != "-" for one in found.tasks] == [True, True])
     places = {one.task: one.where for one in found.tasks}
     assert places["deep"] == f"{line_of('# in the middle')} in middle"
     assert places["shallow"].endswith(" in shallow")
