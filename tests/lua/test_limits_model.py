@@ -122,15 +122,48 @@ class Keyed(RuleBasedStateMachine):
     def push_many(self, key: str, count: int) -> None:
         self.push([(key, "default", 5, None, None, "")] * count)
 
+    @rule(
+        limits=st.lists(st.tuples(patterns, specs), max_size=2),
+        sent=st.lists(st.tuples(some_keys, st.integers(1, 6)), min_size=1, max_size=3),
+        acts=st.lists(
+            st.tuples(slots, st.integers(0, 6), st.lists(ends, max_size=4), st.sampled_from([0, 1, 100, 250, 1000])),
+            min_size=1, max_size=6,
+        ),
+        then=st.sampled_from(["", "", "crash", "crash", "release", "purge", "cancel", "promote"]),
+    )  # fmt: skip
+    def bustle(self, limits: list[Any], sent: list[Any], acts: list[Any], then: str) -> None:
+        """What most of the time is: messages come, are handed out and end, by some limits; and then something happens."""
+        for pattern, spec in limits:
+            self.set_limit(pattern, spec, True)
+        for key, count in sent:
+            self.push_many(key, count)
+        for slot, most, how, ms in acts:
+            self.claim(slot, most, QUEUES, False)
+            if how:
+                self.settle(slot, how, True)
+            self.pass_time(ms)
+        slot = acts[0][0]
+        if then in ("crash", "release"):
+            if then == "crash":
+                self.crash(slot, True)
+            else:
+                self.release(slot)
+            self.pass_time(500)
+            self.promote()
+        elif then == "purge":
+            self.purge("default", False)
+        elif then == "cancel":
+            self.cancel([0, 1, 2])
+            self.push_again(0, sent[0][0], "default")
+        else:
+            self.promote()
+
     @rule(n=st.integers(0, 30), keys=some_keys, queue=st.sampled_from(QUEUES))
     def push_again(self, n: int, keys: str, queue: str) -> None:
         """An id that was there before: it makes way if it was cancelled."""
         if self.sent:
             id = self.sent[-1 - n % len(self.sent)]
-            before = self.place.redis.hget(self.place.root + "msg", id)
             self.send(id, keys, queue, 5, None, None, "")
-            if self.place.redis.hget(self.place.root + "msg", id) == before:
-                return
 
     def send(self, id: str, keys: str, queue: str, priority: int, due: Any, expires: Any, unique: str) -> None:  # fmt: skip
         options = {**({"keys": keys} if keys else {}), **({"unique": unique} if unique else {})}
@@ -201,7 +234,7 @@ class Keyed(RuleBasedStateMachine):
                 named_key = keys[-1] if keys and named else ""
                 how = Outcome("throttled", delay=ms / 1000 if ms >= 0 else -1.0, reason=named_key)
                 if mine and keys:
-                    key = self.limits.keys[named_key or keys[0]]
+                    key = self.limits.key(named_key or keys[0])
                     key.held_until = max(key.held_until, self.now + max(ms, 0))
             else:
                 how = outcome(kind, max(ms, 0) / 1000, one, 600.0)
@@ -287,7 +320,7 @@ class Keyed(RuleBasedStateMachine):
     def hold(self, key: str, ms: int) -> None:
         self.run("limit_hold", ms, key)
         until = {-1: inf, 0: 0}.get(ms, self.now + ms)
-        self.limits.keys[key].held_until = until
+        self.limits.key(key).held_until = until
         self.look()
 
     @rule(n=st.lists(st.integers(0, 30), min_size=1, max_size=4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -47,7 +46,10 @@ class Limits:
     def __init__(self) -> None:
         self.said: dict[str, tuple[str, str]] = {}  # pattern → d or s, spec
         self.by: dict[str, set[str]] = {}  # worker → what its code declares
-        self.keys: dict[str, Key] = defaultdict(Key)
+        self._keys: dict[str, Key] = {}
+
+    def key(self, name: str) -> Key:
+        return self._keys.setdefault(name, Key(self.in_force(name)))
 
     def set(self, pattern: str, spec: str) -> None:
         if spec:
@@ -75,7 +77,7 @@ class Limits:
         self._changed()
 
     def _changed(self) -> None:
-        for name, key in self.keys.items():
+        for name, key in self._keys.items():
             if key.spec != self.in_force(name):
                 key.spec, key.since = self.in_force(name), len(key.starts)
 
@@ -91,9 +93,7 @@ class Limits:
 
     def started(self, name: str, now: int, running: int) -> None:
         """One more was handed out, and by then so many run; I12."""
-        if name not in self.keys:
-            self.keys[name].spec = self.in_force(name)
-        key = self.keys[name]
+        key = self.key(name)
         allowed = Allowed.read(key.spec)
         told = f"{name} by {key.spec!r}"
         assert key.held_until <= now, f"{told} is held"
