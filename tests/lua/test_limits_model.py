@@ -189,6 +189,8 @@ class Keyed(RuleBasedStateMachine):
     def claim(self, slot: int, most: int, queues: tuple[str, ...], lost: bool) -> None:
         """`lost`: the worker does not hear the reply."""
         worker = self.worker(slot)
+        if self.used[worker] > self.heard[worker]:
+            self.sync(slot)
         for queue in queues:
             if self.place.redis.rpop(f"{self.place.root}wake:{queue}"):
                 self.tokens[queue].add(worker)
@@ -416,13 +418,13 @@ class Keyed(RuleBasedStateMachine):
                 self.set_limit(pattern, "", True)
         for key in KEYS:
             self.hold(key, 0)
-        for _ in range(SLOTS):
-            for slot in range(SLOTS):
-                self.sync(slot)
-        for _ in range(300):
+        while self.corpses:
             self.sweep()
+        # (No sweep from here on: it would heal what should not need it.)
+        for _ in range(300):
             for slot in range(SLOTS):
                 self.settle(slot, [("done", 0, 0)] * 100, False)
+                self.sync(slot)
                 self.claim(slot, 50, QUEUES, False)
             if not self.seen.get("msg"):
                 break
@@ -431,6 +433,7 @@ class Keyed(RuleBasedStateMachine):
             self.promote()
         assert not self.seen.get("msg"), "something waits for ever"
         self.pass_time(3_700_000)
+        self.sweep()
         self.promote()
         self.promote()
         assert not {"keys", "idle", "later", "keyed"} & set(self.seen), "something is kept for ever"
