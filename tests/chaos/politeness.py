@@ -13,9 +13,9 @@ _CLAIMED = 20.0  # seconds that a run may begin after its claim, by the limit as
 def too_many(history: History) -> Iterator[str]:
     """Each time that more ran of a key than it may.
 
-    A run counts from its first line to its last one: before and after that it holds its permits as well. One that
-    never told its end counts for a moment. Whose worker was taken for dead, or may have been, ran on without a
-    permit: it counts for nothing, as at-least-once has it.
+    A run counts from its first line to its last one: before and after that it holds its permits as well. That is sure where the
+    server has accepted its outcome: it was that worker's all the time. All others may have run on without a permit, whose
+    worker was taken for dead: they count for nothing, as at-least-once has it.
     """
     by_key: dict[str, list[Execution]] = defaultdict(list)
     for runs in history.executions.values():
@@ -38,9 +38,8 @@ def counted(history: History) -> int:
 
 
 def _held_its_permits(run: Execution, history: History) -> bool:
-    if run.worker in history.renewed:
-        return False
-    return not history.cost_lease(run.pid, run.started, run.ended or run.started)
+    told = history.settled.get((run.id, *run.token), ())
+    return run.ended is not None and any(ours for _, ours, _ in told)
 
 
 def _overlaps(key: str, runs: list[Execution], history: History) -> Iterator[str]:

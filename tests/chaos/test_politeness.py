@@ -11,6 +11,13 @@ from tests.chaos.test_history import ONE, TWO, Story
 KEYS = ("site:1",)
 
 
+def ended(story: Story, *runs: tuple[str, int]) -> History:
+    """They end, and the server takes their outcomes."""
+    for id, seq in runs:
+        story.end(id, seq=seq).settled(id, seq=seq)
+    return History(story.events)
+
+
 def limit(story: Story, most: int) -> Story:
     for heard in (False, True):
         story.tell("limit", pattern="site:*", most=most, heard=heard)
@@ -22,50 +29,45 @@ def test_more_at_once_than_may(most: int, found: int) -> None:
     story = limit(Story(), most)
     for n in range(3):
         story.start(f"m{n}", seq=n, keys=KEYS)
-    for n in range(3):
-        story.end(f"m{n}", seq=n)
-    assert len(list(too_many(History(story.events)))) == found
-    assert counted(History(story.events)) == 3
+    history = ended(story, ("m0", 0), ("m1", 1), ("m2", 2))
+    assert len(list(too_many(history))) == found
+    assert counted(history) == 3
 
 
 def test_one_after_the_other_and_of_another_key() -> None:
     story = limit(Story(), 1).start("a", keys=KEYS).start("b", seq=2, keys=("site:2",))
-    story.end("a").start("c", seq=3, keys=KEYS).end("c", seq=3).end("b", seq=2)
-    assert not list(too_many(History(story.events)))
+    ended(story, ("a", 1))
+    story.start("c", seq=3, keys=KEYS)
+    assert not list(too_many(ended(story, ("c", 3), ("b", 2))))
 
 
 def test_two_keys_of_a_message_count_both() -> None:
     story = limit(Story(), 1).start("a", keys=("tenant:1", "site:1")).start("b", seq=2, keys=KEYS)
-    assert not list(too_many(History(story.events))), "a that has no end counts for a moment"
-    story.end("a").end("b", seq=2)
-    assert len(list(too_many(History(story.events)))) == 1
+    assert len(list(too_many(ended(story, ("a", 1), ("b", 2))))) == 1
 
 
 def test_what_was_lowered_counts_from_the_next_claim_on() -> None:
     story = limit(Story(), 2).start("a", keys=KEYS)
-    limit(story, 1).start("b", seq=2, keys=KEYS).end("a").end("b", seq=2)
-    assert not list(too_many(History(story.events))), "both may have been claimed before"
+    limit(story, 1).start("b", seq=2, keys=KEYS)
+    history = ended(story, ("a", 1), ("b", 2))
+    assert not list(too_many(history)), "both may have been claimed before"
     late = limit(Story(), 2)
     limit(late, 1).passes(60).start("a", keys=KEYS).start("b", seq=2, keys=KEYS)
-    late.end("a").end("b", seq=2)
-    assert len(list(too_many(History(late.events)))) == 1
+    assert len(list(too_many(ended(late, ("a", 1), ("b", 2))))) == 1
 
 
-@pytest.mark.parametrize("how", ["renewed", "fault"])
-def test_who_was_taken_for_dead_runs_on_without_a_permit(how: str) -> None:
+def test_who_was_taken_for_dead_runs_on_without_a_permit() -> None:
     story = limit(Story(), 1)
-    if how == "fault":
-        story.tell("fault", name="refused", costs_lease=[1])
-    story.start("a", ONE, pid=1, keys=KEYS).start("a", TWO, pid=2, delivery=2, keys=KEYS)
-    if how == "renewed":
-        story.tell("renewed", worker=ONE)
-    story.end("a", ONE).end("a", TWO)
-    assert not list(too_many(History(story.events)))
-    assert counted(History(story.events)) == 1
+    story.start("a", ONE, keys=KEYS).start("a", TWO, pid=2, delivery=2, keys=KEYS)
+    story.end("a", ONE).settled("a", ONE, ours=False).end("a", TWO).settled("a", TWO)
+    history = History(story.events)
+    assert not list(too_many(history))
+    assert counted(history) == 1
 
 
 def test_a_verdict_tells_it() -> None:
     story = limit(Story().sent("a", "b"), 1)
-    story.start("a", keys=KEYS).start("b", seq=2, keys=KEYS).end("a").end("b", seq=2)
+    story.start("a", keys=KEYS).start("b", seq=2, keys=KEYS)
+    ended(story, ("a", 1), ("b", 2))
     problems = story.check().problems
     assert any("2 of site:1 ran at once, 1 may" in one for one in problems), problems
