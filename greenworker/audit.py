@@ -170,7 +170,7 @@ class Audit:
         for line in self._names.get("line", []):
             lists[line] = None
         # Those that came meanwhile.
-        for noted, _ in self._probe.keyed("known", "keys"):
+        for noted, _ in self._probe.keyed("lines", "keys"):
             lists |= dict.fromkeys(noted)
         yield from lists
         now = self._probe.totals()

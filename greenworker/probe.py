@@ -19,6 +19,7 @@ from greenworker.status import WorkerStatus, groups, worker_status
 
 FOREIGN = "foreign:"  # what cannot be a name is called so, and its SHA-1, here and in claim.lua
 CHUNK = 500  # entries that one call reads, some 4 ms
+_KEYS = 100  # … of what is kept of keys, each of which costs a few looks
 # What the first call for a key reads. HSCAN brings values along, and nobody knows yet how large they
 # are: four of 1 MB are what a call may read.
 _FIRST, _FIRST_OF_LARGE, _LARGE = 100, 4, ("msg", "dead:record", "unique")
@@ -115,7 +116,7 @@ class Probe:
         """What is kept of keys, in chunks: lines that are noted, what is wrong; `what` is described in audit_keyed.lua."""
         cursor = b"0"
         while True:
-            cursor, _, lines, wrong = self._run("audit_keyed", what, key, cursor, CHUNK)
+            cursor, _, lines, wrong = self._run("audit_keyed", what, key, cursor, _KEYS)
             found = [
                 Wrong(printable(how), shown_key(name), printable(detail, _LONGEST))
                 for how, name, detail in groups(wrong, 3)

@@ -3,17 +3,18 @@
 -- ARGV  what, key without the root, cursor, count
 --       what   known    keys: each can be read; what takes turns is in `turn`, once; something fetches what is parked;
 --                       something forgets the others
+--              lines    keys: nothing is judged
 --              turns    turn: each is noted there
 --              permits  held: each of a message that a worker holds
 --              counts   keyed: each is a positive number; where it is little work, the right one
 --              limits   limits: each can be read, and those with a * are in order
 -- Returns {next cursor, entries read, {line without the root, ...}, {what is wrong, key or id, detail, ...}}.
---         The lines are those that `known` has noted. next cursor as of audit_scan.
+--         The lines are those that are noted, told by `lines`. next cursor as of audit_scan.
 
 local what, name, cursor, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local KEY = ROOT .. name
 -- Of turns so many are read to see who is there; beyond, so many keys a call are looked for.
-local TURNS_MOST, LOOK_FOR, RECOUNT_MOST = 10000, 5, 5000
+local TURNS_MOST, LOOK_FOR, RECOUNT_MOST = 2000, 1, 5000
 local SCANS = {hash = 'HSCAN', set = 'SSCAN'}
 
 local lines, wrong, now = {}, {}, now_ms()
@@ -41,6 +42,13 @@ local function times_in(turn, key)
   return looked_for <= LOOK_FOR and #redis.call('LPOS', turn, key, 'COUNT', 2) or nil
 end
 
+local function tell_lines(key, text)
+  for at in string.gmatch(select(12, string.match(text, STATE)) or '', '[tp]([^;]+)') do
+    local priority, queue = split(at)
+    if queue then lines[#lines + 1] = string.sub(line_key(queue, priority, key), #ROOT + 1) end
+  end
+end
+
 local passing = redis.pcall('HEXISTS', LIMITS, '?') == 1
 local function look_at(key, text)
   if not string.find(text, STATE) then return is_wrong('garbled', key) end
@@ -48,7 +56,6 @@ local function look_at(key, text)
   for at, how in pairs(one.lines) do
     local priority, queue = split(at)
     if not queue then return is_wrong('garbled', key) end
-    lines[#lines + 1] = string.sub(line_key(queue, priority, key), #ROOT + 1)
     local turn = turn_key(queue, priority)
     local times = how == 't' and times_in(turn, key)
     if times == 0 then is_wrong('unturned', key, string.sub(turn, #ROOT + 1)) end
@@ -105,8 +112,8 @@ elseif SCANS[kind] then
   local found
   next_cursor, found = unpack(redis.call(SCANS[kind], KEY, cursor, 'COUNT', count))
   read = #found
-  if what == 'known' then
-    for i = 1, #found, 2 do look_at(found[i], found[i + 1]) end
+  if what == 'known' or what == 'lines' then
+    for i = 1, #found, 2 do (what == 'known' and look_at or tell_lines)(found[i], found[i + 1]) end
   elseif what == 'permits' and #found > 0 then
     local held = holders_of(found)
     for _, id in ipairs(found) do
