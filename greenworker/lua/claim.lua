@@ -44,8 +44,8 @@ end
 
 -- All that is looked at, before anything is popped: what is of a wrong type is refused here.
 local lines = {}
-local keyed = redis.pcall('HMGET', KEYED, unpack(ARGV, 5))
-if keyed.err then refuse(KEYED .. ' is not a hash') end
+local in_lines = redis.pcall('HMGET', KEYED, unpack(ARGV, 5))
+if in_lines.err then refuse(KEYED .. ' is not a hash') end
 local are_keyed = false
 local paused = redis.call('SMISMEMBER', PAUSED, MARKED, unpack(ARGV, 5))
 if paused[1] == 1 then
@@ -63,7 +63,7 @@ for i = 5, #ARGV do
       line.waiting = line.waiting + line[priority]
     end
     -- (What is no number is somebody's: there may be lines.)
-    line.keyed = keyed[i - 4] and (tonumber(string.match(keyed[i - 4], '^%d+$')) or 1) or 0
+    line.keyed = in_lines[i - 4] and (tonumber(string.match(in_lines[i - 4], '^%d+$')) or 1) or 0
     if line.keyed > 0 then
       are_keyed = true
       require_type(wake_key(queue), 'list')
@@ -128,7 +128,7 @@ end
 -- Whether a key of a suspect refuses it.
 local function is_refused(id)
   local first, second = keys_in(redis.call('HGET', MSG, id) or '')
-  return first and refusal(known(first), now) or second and refusal(known(second), now)
+  return first and keyed.refusal(keyed.known(first), now) or second and keyed.refusal(keyed.known(second), now)
 end
 
 -- It waits behind the other suspects.
@@ -139,8 +139,8 @@ end
 
 -- A message was claimed: it holds a permit of each of its keys.
 local function start_all(id, first, second)
-  if first then start(known(first), id, now) end
-  if second then start(known(second), id, now) end
+  if first then keyed.start(keyed.known(first), id, now) end
+  if second then keyed.start(keyed.known(second), id, now) end
 end
 
 -- From the lines of keys, one of each in turn, as long as there is room.
@@ -160,12 +160,12 @@ local function pop_in_turn(queue, priority, room)
     local first, second = keys_in(envelope or '')
     local other = first ~= one.key and first or second
     if other == one.key then other = nil end
-    if other and refusal(known(other), now) then
+    if other and keyed.refusal(keyed.known(other), now) then
       -- There it waits until that one may start it. (pcall: where no line can be, it costs the limit.)
       local length = redis.pcall('LPUSH', line_key(queue, priority, other), id)
       if type(length) == 'number' then
         looked, passed = looked + 1, passed + 1
-        if length == 1 then enter(other, queue, priority, now) end
+        if length == 1 then keyed.enter(other, queue, priority, now) end
         return false
       end
     end
@@ -185,17 +185,17 @@ local function pop_in_turn(queue, priority, room)
     local key = redis.call('RPOP', turn)
     if not key then return end
     others = others - 1
-    local one = known(key)
+    local one = keyed.known(key)
     local list, claimed = line_key(queue, priority, key), false
     if one.lines[at] ~= 't' then one.lines[at], one.changed = 't', true end  -- whatever was known of it
     looked, passed = looked + 1, 0
-    local when = refusal(one, now)
+    local when = keyed.refusal(one, now)
     -- Who is alone takes as much as it may: there is nobody to take turns with.
     while not when and room > 0 and looked < LOOK_AT_MOST do
       claimed = pop_next(one, list)
       if claimed then room = room - 1 end
       if claimed == nil then break end
-      when = refusal(one, now)
+      when = keyed.refusal(one, now)
       if claimed and others > 0 then break end
       -- Two keys that refuse by turns would have their messages go to and fro, as fast as anybody claims.
       if not when and passed >= PASS_MOST then when = now + PASS_PAUSE end
@@ -203,7 +203,7 @@ local function pop_in_turn(queue, priority, room)
     if one.lines[at] and not full and redis.pcall('LLEN', list) == 0 then
       one.lines[at], one.changed = nil, true
     elseif one.lines[at] and when then
-      park(one, at, when)
+      keyed.park(one, at, when)
     elseif one.lines[at] then
       -- Whom the bytes of this claim were not enough for is the next one.
       redis.call(full and 'RPUSH' or 'LPUSH', turn, key)
@@ -336,7 +336,7 @@ end
 
 if are_keyed then
   need_keys()
-  look_at_due(now, CHUNK)
+  keyed.look_at_due(now, CHUNK)
 end
 if makes_room_for_one() then
   reply[3] = 2
@@ -348,9 +348,9 @@ else
   for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
 end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end
-if are_keyed then due = next_of_both() end
+if are_keyed then due = keyed.next_of_both() end
 if due then reply[2] = tonumber(due) end
-if next(known_here) or next(line_counts) then close_lines(now) end
+if keyed.known or next(line_counts) then close_lines(now) end
 wake_all()
 close()
 return reply

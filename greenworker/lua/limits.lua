@@ -5,25 +5,13 @@
 --
 -- What is damaged here costs a limit, never a message: hence the pcalls, where a message is on its way.
 
-local LIMITS, LIMITS_BY, KNOWN, LATER, IDLE, held_key
 local KEYED = ROOT .. 'keyed'
-
--- When nothing but a permit that comes back, or somebody's word, can change it.
-local NEVER = math.huge
-local FOR_EVER = 9000000000000000
-local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
--- ms for which starts are counted.
-local WINDOW = 10000
--- What is known of each key that this script has met; the text of one.
-local known_here, STATE = {}, nil
-local limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
-local memorable_until, close_keys, find_lines
-local make_limits, make_lines
 
 -- What handles keys is made when the first one is met: for a script that meets none, to make fifty functions would take a
 -- tenth of its time.
+local keyed, make_limits, make_lines = {}, nil, nil
 local function need_keys()
-  if known then return end
+  if keyed.known then return end
   make_limits()
   make_lines()
 end
@@ -45,9 +33,19 @@ local function keys_in(envelope)
   if at then return split_keys(string.match(line, '^[^ \n]+', at + 6)) end
 end
 
-function make_limits()  -- (Lua has room for 200 locals, too: what nobody else needs stays in here.)
-LIMITS, LIMITS_BY, KNOWN = ROOT .. 'limits', ROOT .. 'limits:by', ROOT .. 'keys'
-LATER, IDLE = ROOT .. 'later', ROOT .. 'idle'
+function make_limits()
+local LIMITS, LIMITS_BY, KNOWN = ROOT .. 'limits', ROOT .. 'limits:by', ROOT .. 'keys'
+local LATER, IDLE = ROOT .. 'later', ROOT .. 'idle'
+-- When nothing but a permit that comes back, or somebody's word, can change it.
+local NEVER = math.huge
+local FOR_EVER = 9000000000000000
+local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
+-- ms for which starts are counted.
+local WINDOW = 10000
+-- What is known of each key that this script has met.
+local known_here = {}
+local limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
+local memorable_until, close_keys, find_lines, held_key
 
 function held_key(key) return ROOT .. 'held:' .. key end
 
@@ -168,7 +166,7 @@ end
 -- throttled   in all
 -- took        how long the last ones ran, ms
 -- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between
-STATE = '^(%S+) ([%d.]+) (%d+) (%d+) (%d+) (%d+) (%d) (%S+) (%d+,%d+,%d+) (%d+) (%S+) (%S+) (.*)$'
+local STATE = '^(%S+) ([%d.]+) (%d+) (%d+) (%d+) (%d+) (%d) (%S+) (%d+,%d+,%d+) (%d+) (%S+) (%S+) (.*)$'
 
 local function read_lines(text)
   local lines = {}
@@ -331,4 +329,12 @@ function close_keys(now)
   end
   for i = 1, #fields, FIELDS_MOST do redis.pcall('HSET', KNOWN, unpack(fields, i, math.min(i + FIELDS_MOST - 1, #fields))) end
 end
+
+keyed.LIMITS, keyed.LIMITS_BY, keyed.KNOWN, keyed.LATER, keyed.IDLE = LIMITS, LIMITS_BY, KNOWN, LATER, IDLE
+keyed.NEVER, keyed.FOR_EVER, keyed.CLOSED, keyed.CIRCUIT = NEVER, FOR_EVER, CLOSED, CIRCUIT
+keyed.STOPPED, keyed.WINDOW, keyed.STATE, keyed.known_here = STOPPED, WINDOW, STATE, known_here
+keyed.limit_for, keyed.note_patterns, keyed.forget_declared = limit_for, note_patterns, forget_declared
+keyed.known, keyed.out, keyed.refusal, keyed.start, keyed.throttle = known, out, refusal, start, throttle
+keyed.note_end, keyed.memorable_until, keyed.close_keys = note_end, memorable_until, close_keys
+keyed.find_lines, keyed.held_key = find_lines, held_key
 end

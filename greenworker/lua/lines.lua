@@ -7,8 +7,6 @@
 local function line_key(queue, priority, key) return ROOT .. 'line:' .. priority .. ':' .. queue .. ' ' .. key end
 local function turn_key(queue, priority) return ROOT .. 'turn:' .. queue .. ':' .. priority end
 
-local park, enter, look_again, find_all, look_at_due, look_on, next_of_both, forget_idle, give_back
-
 -- Queues where a worker is to be woken, in the end.
 local to_wake = {}
 local function wake_all()
@@ -25,7 +23,7 @@ local function close_lines(now)
     local left = by ~= 0 and redis.pcall('HINCRBY', KEYED, queue, by)
     if type(left) == 'number' and left <= 0 then redis.call('HDEL', KEYED, queue) end
   end
-  if known then close_keys(now) end
+  if keyed.known then keyed.close_keys(now) end
 end
 
 -- The list of a message of that queue and priority, whose options are in the first line of `text`; and its keys.
@@ -57,7 +55,7 @@ local function make_ready(id, envelope, in_front, now)
     return
   end
   count_line(queue, 1)
-  if length == 1 then enter(first, queue, priority, now) end
+  if length == 1 then keyed.enter(first, queue, priority, now) end
 end
 
 -- Why a message cannot move to where it waits: no list is there; or nil.
@@ -73,6 +71,11 @@ local function require_home(envelope)
 end
 
 function make_lines()
+local LIMITS, KNOWN, LATER, IDLE, NEVER = keyed.LIMITS, keyed.KNOWN, keyed.LATER, keyed.IDLE, keyed.NEVER
+local STATE, known_here, known, out, refusal = keyed.STATE, keyed.known_here, keyed.known, keyed.out, keyed.refusal
+local memorable_until, find_lines, held_key = keyed.memorable_until, keyed.find_lines, keyed.held_key
+local park, enter, look_again, find_all, look_at_due, look_on, next_of_both, forget_idle, clear_turns, give_back
+
 -- True if it waits for a time, and did not before.
 function park(one, at, when)
   one.lines[at], one.changed = 'p', true
@@ -149,10 +152,9 @@ end
 
 -- All its lines, wherever it has any, if what was known of it is gone, or somebody asks for it: parked, for all we know.
 function find_all(one)
-  one.is_damaged = true
-  for at in pairs(find_lines(one.key)) do
-    if not one.lines[at] then one.lines[at], one.changed = 'p', true end
-  end
+  one.is_damaged, one.changed = true, true
+  for at in pairs(one.lines) do one.lines[at] = 'p' end
+  for at in pairs(find_lines(one.key)) do one.lines[at] = 'p' end
 end
 
 -- Keys whose time has come: their lines take turns again. At 0 an audit's mend has put what nobody would come to.
@@ -208,4 +210,33 @@ function forget_idle(now, most)
     end
   end
 end
+
+-- Keys in turn whose lines there were emptied by others than claims, where nothing waits that would have claims come past.
+-- Returns true if there may be more.
+function clear_turns(queue, most)
+  local left = redis.pcall('HGET', KEYED, queue)
+  if type(left) == 'string' and (tonumber(left) or 1) + (line_counts[queue] or 0) > 0 then return false end
+  local turns = {}
+  for priority = 0, 9 do turns[priority + 1] = turn_key(queue, priority) end
+  if redis.call('EXISTS', unpack(turns)) == 0 then return false end
+  for priority = 0, 9 do
+    local turn, at = turn_key(queue, priority), priority .. ':' .. queue
+    while most > 0 do
+      local key = redis.pcall('RPOP', turn)
+      if type(key) ~= 'string' then break end
+      most = most - 1
+      if redis.pcall('LLEN', line_key(queue, priority, key)) ~= 0 then
+        redis.call('RPUSH', turn, key)
+        break
+      end
+      local one = known(key)
+      one.lines[at], one.changed = nil, true
+    end
+  end
+  return most == 0
+end
+
+keyed.park, keyed.enter, keyed.look_again, keyed.find_all = park, enter, look_again, find_all
+keyed.look_at_due, keyed.look_on, keyed.next_of_both = look_at_due, look_on, next_of_both
+keyed.forget_idle, keyed.clear_turns, keyed.give_back = forget_idle, clear_turns, give_back
 end

@@ -74,7 +74,7 @@ local function send(id, queue, priority, due, expires, rest, now, buried, woken,
     local length = redis.call('LPUSH', key, id)
     if first then
       count_line(queue, 1)
-      if length == 1 then enter(first, queue, priority, now) end
+      if length == 1 then keyed.enter(first, queue, priority, now) end
     end
   end
   if not woken[queue] then

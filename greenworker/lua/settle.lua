@@ -60,12 +60,12 @@ local function note_run(id, outcome, a, named)
   if not first then return end
   local began = now - run.took
   if outcome == 'throttled' then
-    throttle(known(named == second and second or first), tonumber(a) or -1, began, now)
+    keyed.throttle(keyed.known(named == second and second or first), tonumber(a) or -1, began, now)
   elseif PASSED[outcome] ~= nil then
-    note_end(known(first), run.took, PASSED[outcome], began, now)
-    if second then note_end(known(second), run.took, PASSED[outcome], began, now) end
+    keyed.note_end(keyed.known(first), run.took, PASSED[outcome], began, now)
+    if second then keyed.note_end(keyed.known(second), run.took, PASSED[outcome], began, now) end
   end
-  give_back(id, now, first, second)
+  keyed.give_back(id, now, first, second)
 end
 
 for k, id in ipairs(ids) do
@@ -82,7 +82,7 @@ for k, id in ipairs(ids) do
       finish(id, 'cancelled', tonumber(a), b, ARGV[i + 5])
     else
       local envelope = redis.call('HGET', MSG, id)
-      if envelope and not ran[id] and keys_in(envelope) then give_back(id, now, keys_in(envelope)) end
+      if envelope and not ran[id] and keys_in(envelope) then keyed.give_back(id, now, keys_in(envelope)) end
       if outcome == 'dead' then
         bury(id, tonumber(a), b, now, ARGV[i + 5], wid, envelope or '')
       elseif was_cancelled(envelope) then
