@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-BURST_WITHIN = 100  # ms, as limits.lua has it
+LATE = 20  # ms: so much is caught up with, where no burst is told
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,16 @@ class Allowed:
     concurrency: int | None = None
     delay: int = 0
     interval: float | None = None
-    burst: int = 1
+    burst: float = 1  # as many at once, or of the next one a part
 
     @classmethod
     def read(cls, spec: str) -> Allowed:
         said = dict(part.split("=") for part in spec.split() if "=" in part)
-        interval, burst = None, 1
+        interval, burst = None, 1.0
         if "rate" in said:
             starts, ms = said["rate"].split("/")
             interval = int(ms) / int(starts)
-            burst = int(said.get("burst", max(1, int(BURST_WITHIN / interval))))
+            burst = float(said.get("burst", 1 + LATE / interval))
         concurrency = int(said["concurrency"]) if "concurrency" in said else None
         return cls(concurrency, int(said.get("delay", 0)), interval, burst)
 
