@@ -52,12 +52,12 @@ end
 
 -- `rest`: 'result-ttl queue task options\nbody'. `woken` notes the queues that are known by now, and
 -- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. `place`: the index in its
--- list that it takes over. False when this id is present already, and was not cancelled.
-local function send(id, queue, priority, due, expires, rest, now, buried, woken, place)
+-- list that it takes over; `first`: its first key or false, if that is known. False when this id is present already, and was not cancelled.
+local function send(id, queue, priority, due, expires, rest, now, buried, woken, place, first)
   expires = expires == '' and '0' or deadline(expires, now)
   local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. expires .. ' ' .. rest
-  local key, first = list_of(queue, priority, rest)
-  local left
+  if first == nil then first = keys_in(rest) end
+  local key, left = first and line_key(queue, priority, first) or ready_key(queue, priority), nil
   if redis.call('HSETNX', MSG, id, envelope) == 0 then
     left = make_way(id, due <= now and key)
     if not left then return false end
