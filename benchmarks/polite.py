@@ -1,6 +1,6 @@
 """How much of what limits allow four workers use, two of which are killed meanwhile; and what the sites say of it.
 
-    python benchmarks/polite.py [--hosts 60] [--seconds 60] [--kills 2] [--delay 0.5] [--latency 0.2]
+    python benchmarks/polite.py [--hosts 30] [--seconds 45] [--kills 2] [--delay 0.5] [--latency 0.5]
 
 Runs with the greenworker of this checkout, in an environment with its test dependencies (`pip install -e .[dev]`). A third
 of the hosts allows two visits at once, a third one each DELAY seconds, by a delay and by a rate. The counts are the
@@ -59,12 +59,12 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--hosts", type=int, default=60, help="(%(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="(%(default)s)")
+    parser.add_argument("--hosts", type=int, default=30, help="(%(default)s)")
+    parser.add_argument("--seconds", type=float, default=45.0, help="(%(default)s)")
     parser.add_argument("--workers", type=int, default=4, help="(%(default)s)")
     parser.add_argument("--kills", type=int, default=2, help="(%(default)s)")
     parser.add_argument("--delay", type=float, default=0.5, help="seconds (%(default)s)")
-    parser.add_argument("--latency", type=float, default=0.2, help="the sites' (%(default)s)")
+    parser.add_argument("--latency", type=float, default=0.5, help="the sites' (%(default)s)")
     parser.add_argument("--tolerance", type=float, default=0.05, help="the sites' (%(default)s)")
     return parser.parse_args()
 
