@@ -15,6 +15,8 @@ local function heal_lines(one, now)
     end
   end
   look_again(one, now)
+  -- Is it to be forgotten?
+  if not next(one.lines) then one.changed = true end
 end
 
 -- Who of `ids` is held by nobody.

@@ -46,13 +46,14 @@ local function is_used(queue)
   end
 end
 
-local FORGET_MOST, CLEAR_MOST, LOOK_AT_QUEUES = 100, 1000, 50
+local FORGET_MOST, CLEAR_MOST, TURNS_MOST, LOOK_AT_QUEUES = 100, 1000, 200, 50
 
 local function tidy()
   forget_dead(now, FORGET_MOST)
   clear_dropped(CLEAR_MOST)
   heal_keys(now)
   for _, queue in ipairs(redis.call('SRANDMEMBER', QUEUES, LOOK_AT_QUEUES)) do
+    clear_turns(queue, TURNS_MOST)
     if not is_used(queue) then
       -- What is scheduled there makes it known again when it is due.
       redis.call('SREM', QUEUES, queue)
