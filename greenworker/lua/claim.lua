@@ -90,7 +90,8 @@ local reply, held = {now, -1, 0}, {}
 local bytes, looked, full = 0, 0, false
 
 -- One popped id: claimed, or ended here. False when it no longer fits this claim. `envelope`: where it was read before.
-local function take(id, envelope)
+-- `checked`: what its keys allow has been looked at.
+local function take(id, envelope, checked)
   looked = looked + 1
   if envelope == nil then envelope = redis.call('HGET', MSG, id) end
   if envelope then
@@ -99,6 +100,11 @@ local function take(id, envelope)
     bytes = bytes + size
   end
   if weeded(id, envelope, now, wid) then return true end
+  if not checked and keys_in(envelope) and not (wrong_home(envelope) or mistyped(QUEUES, 'set')) then
+    -- A worker of an older version, to whom keys mean nothing, has put it among those without.
+    make_ready(id, envelope, false, now)
+    return true
+  end
   local lock, mode = lock_in(envelope)
   if lock and mode ~= 'd' then release_lock(id, lock) end  -- it holds that until it is started
   held[#held + 1] = id
@@ -169,7 +175,7 @@ local function pop_in_turn(queue, priority, room)
       end
     end
     local before = #held
-    if not take(id, envelope) then
+    if not take(id, envelope, true) then
       redis.call('RPUSH', list, id)
       full = true
       return nil
@@ -213,7 +219,7 @@ end
 local function pop_suspect(key, id)
   local before = #held
   local first, second = keys_in(redis.call('HGET', MSG, id) or '')
-  full = not take(id)
+  full = not take(id, nil, true)
   if full then return false end
   redis.call('RPOP', key)
   if #held == before then return false end
@@ -342,7 +348,11 @@ else
   for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
 end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end
-if are_keyed then due = next_of_both() end
+if are_keyed then
+  -- As fast as keys come that are new.
+  forget_idle(now, #held + 2)
+  due = next_of_both()
+end
 if due then reply[2] = tonumber(due) end
 if next(known_here) or next(line_counts) then close_lines(now) end
 wake_all()

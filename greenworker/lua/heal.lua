@@ -1,7 +1,9 @@
 -- Stands before reap: what would wait for ever, or hold a permit for ever, since something of a key was damaged or a worker of
 -- an older version passed. Some keys a sweep, whichever chance brings.
 
-local HEAL_KEYS, HEAL_PERMITS, HEAL_COUNT = 100, 100, 500
+local heal
+do  -- Lua has room for 200 locals: what nobody else needs stays in here
+local HEAL_KEYS, HEAL_PERMITS, HEAL_COUNT, HEAL_DECLARED = 100, 100, 500, 20
 
 -- Its lines are in `turn`, or parked where something fetches them.
 local function heal_lines(one, now)
@@ -58,6 +60,19 @@ local function recount()
   end
 end
 
+-- Limits go that nobody declares any more: a worker of an older version has drained who did.
+local function heal_declared()
+  local some = redis.pcall('HRANDFIELD', LIMITS_BY, HEAL_DECLARED)
+  for _, wid in ipairs(some.err and {} or some) do
+    if not redis.call('ZSCORE', WORKERS, wid) and redis.call('SISMEMBER', CORPSES, wid) == 0 then forget_declared(wid) end
+  end
+end
+
+-- What is parked waits for a time by another clock, if it was set back since the last sweep: a pass looks at all of it.
+local function heal_clock(now, last_sweep)
+  if last_sweep > now and not mistyped(LIMITS, 'hash') then redis.call('HSET', LIMITS, '?', '0') end
+end
+
 local function heal_keys(now)
   local some = redis.pcall('HRANDFIELD', KNOWN, HEAL_KEYS)
   if some.err or #some == 0 then return end
@@ -75,4 +90,11 @@ local function heal_keys(now)
     if lone[id] then give_back(id, now, permits[k]) end
   end
   if redis.call('HLEN', KNOWN) <= HEAL_COUNT then recount() end
+end
+
+function heal(now, last_sweep)
+  heal_keys(now)
+  heal_declared()
+  heal_clock(now, last_sweep)
+end
 end

@@ -360,6 +360,18 @@ def test_a_key_that_nothing_uses_any_more_is_forgotten(limited: Limited) -> None
     }
 
 
+def test_keys_are_forgotten_as_fast_as_new_ones_come(limited: Limited) -> None:
+    for n in range(40):
+        limited.push(*(f"a{n}.{m}" for m in range(10)), key="")
+        for m in range(10):
+            limited.push(f"k{n}.{m}", key=f"user:{n}.{m}")
+        for one in limited.claim(20):
+            limited.done(one)
+        limited.goes_by(16.0)
+    assert len(limited.known()) <= 30
+    limited.check()
+
+
 def test_purge_takes_what_waits_in_lines_too(limited: Limited) -> None:
     limited.limit("host:a", concurrency=1)
     limited.push("a1", "a2", key="host:a")
