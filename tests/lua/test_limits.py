@@ -51,6 +51,17 @@ def test_what_has_a_key_and_what_has_none_take_turns(limited: Limited) -> None:
     limited.check()
 
 
+def test_what_cannot_run_now_is_nobodys_share(limited: Limited) -> None:
+    """A thousand that wait for their site: the others are spread over the workers as if those were not there."""
+    limited.space.register("v")
+    limited.hold("host:a")
+    limited.push(*(f"a{n}" for n in range(1000)), key="host:a")
+    limited.push(*(f"p{n}" for n in range(10)))
+    assert limited.claim_ids(10) == [f"p{n}" for n in range(5)]
+    assert len(limited.claim_ids(10, worker="v")) == 5
+    limited.check()
+
+
 def test_so_many_at_once_and_the_next_when_a_permit_comes_back(limited: Limited) -> None:
     limited.limit("host:*", concurrency=2)
     limited.push("a1", "a2", "a3", "a4", key="host:a")
