@@ -5,10 +5,14 @@ local heal
 do  -- Lua has room for 200 locals: what nobody else needs stays in here
 local HEAL_KEYS, HEAL_PERMITS, HEAL_COUNT, HEAL_DECLARED = 100, 100, 500, 20
 
--- Its lines are in `turn`, or parked where something fetches them.
-local function heal_lines(one, now)
+-- Its lines are in `turn`, or parked where something fetches them. `counts`: and claims know that something waits there.
+local function heal_lines(one, now, counts)
   for at, how in pairs(one.lines) do
     local priority, queue = string.match(at, '^(%d):(.*)$')
+    if counts and redis.pcall('HEXISTS', KEYED, queue) == 0 then
+      local waiting = redis.pcall('LLEN', line_key(queue, priority, one.key))
+      if type(waiting) == 'number' and waiting > 0 then count_line(queue, waiting) end
+    end
     local turn = turn_key(queue, priority)
     local length = how == 't' and redis.pcall('LLEN', turn)
     -- (A long list is not walked through for it.)
@@ -76,9 +80,9 @@ end
 local function heal_keys(now)
   local some = redis.pcall('HRANDFIELD', KNOWN, HEAL_KEYS)
   if some.err or #some == 0 then return end
-  local permits, ids = {}, {}
+  local permits, ids, are_many = {}, {}, redis.call('HLEN', KNOWN) > HEAL_COUNT
   for _, key in ipairs(some) do
-    heal_lines(known(key), now)
+    heal_lines(known(key), now, are_many)
     local held = #ids < HEAL_PERMITS and redis.pcall('SRANDMEMBER', held_key(key), HEAL_PERMITS - #ids) or {}
     for _, id in ipairs(held.err and {} or held) do
       ids[#ids + 1] = id
@@ -89,7 +93,7 @@ local function heal_keys(now)
   for k, id in ipairs(ids) do
     if lone[id] then give_back(id, now, permits[k]) end
   end
-  if redis.call('HLEN', KNOWN) <= HEAL_COUNT then recount() end
+  if not are_many then recount() end
 end
 
 function heal(now, last_sweep)

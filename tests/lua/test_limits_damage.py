@@ -234,6 +234,14 @@ def test_a_count_that_is_off_stops_nobody(limited: Limited, value: str | None) -
     assert redis.hgetall(key(limited, "keyed")) == {}
 
 
+def test_nor_does_it_where_there_are_too_many_keys_to_count(limited: Limited) -> None:
+    for n in range(600):
+        limited.push(f"a{n}", key=f"host:{n}")
+    limited.space.redis.delete(key(limited, "keyed"))
+    assert len(drain(limited)) == 600
+    limited.check()
+
+
 def test_a_permit_of_what_is_gone_comes_back(limited: Limited) -> None:
     """The message has gone by somebody's hand, and a worker that adopts its claim does not know it."""
     limited.limit("host:a", concurrency=1)
