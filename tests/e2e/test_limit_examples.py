@@ -167,7 +167,7 @@ def test_hosts_see_a_crawl_that_asks_them_all_at_once(examples: Path, url: str) 
         urls = listed(examples / "urls", site.roots, 20)
         with (
             lifted(url, "broad-crawl", "host:*"),
-            worker("broad_crawl", "-c", "200", "-l", "warning", cwd=examples, url=url),
+            worker("broad_crawl", "-c", "200", cwd=examples, url=url),
             Command(str(urls), **script("broad_crawl.py", examples, url)),
         ):
             eventually(lambda: site.stats(total=True).total.violated, within=30)
