@@ -19,7 +19,7 @@ local WINDOW = 10000
 -- What is known of each key that this script has met; the text of one.
 local known_here, STATE = {}, nil
 local keys_in, limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
-local memorable_until, close_keys
+local memorable_until, close_keys, find_lines
 
 do  -- Lua has room for 200 locals: what nobody else needs stays in here
 -- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
@@ -36,7 +36,8 @@ function keys_in(envelope)
   local at = string.find(line, ' keys=', 1, true)
   if not at then return nil end
   local first, second = string.match(line, '^([%w_.~:/@%%-]+)', at + 6), nil
-  if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(.-)%%2C(.+)$') end
+  if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(..-)%%2C(.+)$') end
+  if second == first then second = nil end
   if first and #first <= 600 and #(second or '') <= 600 then return first, second end
 end
 
@@ -71,23 +72,29 @@ function note_patterns()
   redis.call('HSET', LIMITS, '#', table.concat({generation, unpack(wild)}, ' '))
 end
 
--- Limits that the code of a worker declared that is no more, and no other worker's.
-function forget_declared(wid)
-  local said = redis.pcall('HGET', LIMITS_BY, wid)
-  if type(said) ~= 'string' then return end
-  redis.call('HDEL', LIMITS_BY, wid)
-  local others = ' ' .. table.concat(redis.call('HVALS', LIMITS_BY), ' ') .. ' '
-  local changed = false
+-- Limits go that the code of a worker declared and does no more, nor that of any other worker. `now_said`: what it declares
+-- instead; nil when the worker is no more. Returns the patterns that have gone.
+function forget_declared(wid, now_said)
+  local said, gone = redis.pcall('HGET', LIMITS_BY, wid), {}
+  if now_said then
+    redis.call('HSET', LIMITS_BY, wid, now_said)
+  elseif type(said) == 'string' then
+    redis.call('HDEL', LIMITS_BY, wid)
+  end
+  if type(said) ~= 'string' or said == now_said then return gone end
+  local still = ' ' .. table.concat(redis.call('HVALS', LIMITS_BY), ' ') .. ' '
   for pattern in string.gmatch(said, '%S+') do
     local line = redis.pcall('HGET', LIMITS, pattern)
-    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and not string.find(others, ' ' .. pattern .. ' ', 1, true) then
-      changed = redis.call('HDEL', LIMITS, pattern) == 1 or changed
+    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and not string.find(still, ' ' .. pattern .. ' ', 1, true)
+      and redis.call('HDEL', LIMITS, pattern) == 1 then
+      gone[#gone + 1] = pattern
     end
   end
-  if changed then
+  if #gone > 0 then
     note_patterns()
     redis.call('HSET', LIMITS, '?', '0')
   end
+  return gone
 end
 
 local function fits(pattern, key)
@@ -134,11 +141,24 @@ end
 -- throttled   in all
 -- took        how long the last ones ran, ms
 -- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between
-STATE = '^(%S+) (%S+) (%S+) (%S+) (%d+) (%S+) (%d) (%S+) (%S+) (%d+) (%S+) (%S+) (.*)$'
+STATE = '^(%S+) ([%d.]+) (%d+) (%d+) (%d+) (%d+) (%d) (%S+) (%d+,%d+,%d+) (%d+) (%S+) (%S+) (.*)$'
 
 local function read_lines(text)
   local lines = {}
   for how, at in string.gmatch(text, '([tp])([^;]+)') do lines[at] = how end
+  return lines
+end
+
+-- Where a key has lines, if what was known of it cannot be read: they are parked, for all we know.
+function find_lines(key)
+  local lines, queues = {}, redis.pcall('SMEMBERS', QUEUES)
+  for _, queue in ipairs(queues.err and {} or queues) do
+    for priority = 0, 9 do
+      if redis.call('EXISTS', ROOT .. 'line:' .. priority .. ':' .. queue .. ' ' .. key) == 1 then
+        lines[priority .. ':' .. queue] = 'p'
+      end
+    end
+  end
   return lines
 end
 
@@ -153,7 +173,8 @@ function known(key)
   one = {key = key, gen = gen, tat = tonumber(tat) or 0, last = tonumber(last) or 0, hold = tonumber(hold) or 0,
     strikes = tonumber(strikes) or 0, struck = tonumber(struck) or 0, phase = tonumber(phase) or CLOSED,
     rate = rate or '-', window = window or '0,0,0', throttled = tonumber(throttled) or 0, took = took or '-',
-    lines = read_lines(lines or ''), spec = spec or ''}
+    lines = read_lines(lines or ''), spec = spec or '', is_new = not line, is_damaged = line and not gen}
+  if one.is_damaged then one.lines = find_lines(key) end
   if gen ~= generation then
     local _, now_spec = limit_for(key)
     one.gen, one.spec, one.changed = generation, now_spec or '', true
@@ -178,6 +199,11 @@ local function burst_of(allowed, interval)
   return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
 end
 
+-- The theoretical arrival time. After a run of starts it is so far ahead at most; further, and another rate was allowed then.
+local function arrival(one, interval)
+  return math.min(one.tat, one.last + burst_of(one.allowed, interval) * interval)
+end
+
 -- Nil where one may start now; else when it may, in ms, or NEVER.
 function refusal(one, now)
   if one.phase == STOPPED then
@@ -190,18 +216,17 @@ function refusal(one, now)
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
   local interval = interval_now(one)
-  if interval then at = math.max(at, one.tat - (burst_of(allowed, interval) - 1) * interval) end
+  if interval then at = math.max(at, arrival(one, interval) - (burst_of(allowed, interval) - 1) * interval) end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
   return at > now and at or nil
 end
 
 function start(one, id, now)
-  redis.pcall('SADD', held_key(one.key), id)
-  one.out = one.out and one.out + 1
-  one.last, one.changed = now, true
   local interval = interval_now(one)
-  if interval then one.tat = math.max(one.tat, now) + interval end
+  if interval then one.tat = math.max(arrival(one, interval), now) + interval end
+  if redis.pcall('SADD', held_key(one.key), id) == 1 then one.out = one.out and one.out + 1 end
+  one.last, one.changed = now, true
   local since, n, before = string.match(one.window, '^(%d+),(%d+),(%d+)$')
   since, n = tonumber(since), tonumber(n)
   if now - since >= WINDOW then

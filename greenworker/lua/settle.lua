@@ -30,7 +30,7 @@ local alive = redis.call('ZSCORE', WORKERS, wid)
 local ids = {}
 for i = FIRST, BEHIND - 1, FIELDS do ids[#ids + 1] = ARGV[i] end
 local ran = {}
-for i = BEHIND, #ARGV, 3 do ran[ARGV[i]] = {took = tonumber(ARGV[i + 1]), keys = ARGV[i + 2]} end
+for i = BEHIND, #ARGV, 3 do ran[ARGV[i]] = {took = tonumber(ARGV[i + 1]) or 0, keys = ARGV[i + 2]} end
 local held = {}
 for k, seq in ipairs(redis.call('HMGET', PROCESSING, unpack(ids))) do held[ids[k]] = seq end
 -- All that may be refused, before the first write.
@@ -60,7 +60,7 @@ local function note_run(id, outcome, a, named)
   if not first then return end
   local began = now - run.took
   if outcome == 'throttled' then
-    throttle(known(named == second and second or first), tonumber(a), began, now)
+    throttle(known(named == second and second or first), tonumber(a) or -1, began, now)
   elseif PASSED[outcome] ~= nil then
     for _, key in ipairs({first, second}) do note_end(known(key), run.took, PASSED[outcome], began, now) end
   end

@@ -340,7 +340,7 @@ class Sent(Sequence[SentMessage]):
 
     @property
     def waiting(self) -> list[SentMessage]:
-        """What is delayed or was snoozed, and has not run (again), the earliest first."""
+        """What is delayed, was snoozed or throttled, and has not run (again), the earliest first."""
         ids = [entry.id for entry in self._inline.memory.waiting()]
         latest = {message.id: message for message in self}
         return [latest[id] for id in ids]

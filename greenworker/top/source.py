@@ -14,8 +14,9 @@ from greenworker.top.keys import ServerKeys
 from greenworker.top.sample import Key, Keys, Sample, Worker, rates
 from greenworker.top.survey import Survey
 
-CHUNK = 500  # keys that are looked at anew each time
-BUSIEST = 100  # keys that are kept in sight, where there are more than that
+CHUNK = 250  # keys that are looked at anew each time: 6 ms of the server's time (measured)
+BUSIEST = 50  # keys that are kept in sight, where there are more than that
+_KEYS_EVERY = 0.5  # seconds
 
 
 class ReadsKeys(Protocol):
@@ -29,8 +30,8 @@ class ReadsKeys(Protocol):
 
 
 class Busiest:
-    """The busiest keys, however many there are: each look goes through the next 500, and looks again at the
-    hundred that were the busiest before. So what has just become busy is found within a round."""
+    """The busiest keys, however many there are: each look goes through the next 250, and looks again at the
+    fifty that were the busiest before. So what has just become busy is found within a round."""
 
     def __init__(self, reads: ReadsKeys) -> None:
         self._reads = reads
@@ -53,7 +54,8 @@ class Busiest:
 
 
 class Source:
-    """Takes samples, one after the other; what it takes of one costs the same whatever is there."""
+    """Takes samples, one after the other. What one costs the server is bounded whatever is there, and keys, which cost
+    the most, are looked at twice a second at most."""
 
     def __init__(self, app: App, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
@@ -62,6 +64,7 @@ class Source:
         client = app.client
         self._busiest = Busiest(ServerKeys(Admission(client.pool, client.broker.namespace)))
         self._before: tuple[float, Status] | None = None
+        self._keys, self._keys_at = Keys(), float("-inf")
 
     def sample(self, wait: float = 0.0) -> Sample:
         """Look once, and wait so many seconds for what workers have to say; raises what the server says no
@@ -84,7 +87,10 @@ class Source:
         )
 
     def _look_at_keys(self) -> Keys:
-        try:
-            return self._busiest.look()
-        except UnsuitableServer:  # this user may not; all else can be seen
-            return Keys()
+        if self._clock() - self._keys_at >= _KEYS_EVERY:
+            try:
+                self._keys = self._busiest.look()
+            except UnsuitableServer:  # this user may not; all else can be seen
+                self._keys = Keys()
+            self._keys_at = self._clock()
+        return self._keys

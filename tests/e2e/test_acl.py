@@ -21,10 +21,18 @@ from tests.support.terminal import Terminal
 # Scripts by who calls them, and what is called besides.
 SHARED = (
     *("prelude", "finish", "weed", "depart", "send", "schedule", "marks", "call_off"),
-    *("unique", "once", "seen"),
+    *("unique", "once", "seen", "adapt", "limits", "lines", "heal"),
 )
 FILTERS = ("seen_add", "seen_look", "seen_drop")
-LOOKS = ("seen_look", "status", "dead_ids", "dead_records", "schedule_list")
+LOOKS = (
+    "seen_look",
+    "status",
+    "dead_ids",
+    "dead_records",
+    "schedule_list",
+    "limit_list",
+    "limit_keys",
+)
 EVERYBODY = {"CLIENT|SETNAME", "EVAL", "EVALSHA"}
 SENDING = {"SUBSCRIBE", "UNSUBSCRIBE", "DEL"}
 WORKING = {"INFO", "BRPOP", "HGETALL", "TIME"}

@@ -138,6 +138,19 @@ def test_a_limit_that_is_raised_counts_at_the_next_claim(limited: Limited) -> No
     limited.check()
 
 
+def test_a_faster_rate_owes_nothing_of_the_slower_one(limited: Limited) -> None:
+    limited.limit("host:*", rate="2/hour", burst=2)
+    limited.push(*(f"a{n}" for n in range(9)), key="host:a")
+    assert len(limited.claim_ids()) == 2
+    limited.limit("host:*", rate="5/s", burst=1)
+    assert limited.claim_ids() == []
+    limited.goes_by(0.2)
+    assert len(limited.claim_ids()) == 1
+    limited.goes_by(0.2)
+    assert len(limited.claim_ids()) == 1
+    limited.check()
+
+
 def test_a_limit_below_what_runs_takes_effect_as_permits_return(limited: Limited) -> None:
     limited.limit("host:*", concurrency=4)
     limited.push(*(f"a{n}" for n in range(9)), key="host:a")

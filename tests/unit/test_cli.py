@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import inspect
 import os
 import re
@@ -595,6 +596,16 @@ def test_what_a_command_has_no_use_for_is_refused(
     assert err.startswith("greenworker: ")
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_top_without_rich(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert cli.main(["top"]) == 2
+    assert capsys.readouterr().err == (
+        'greenworker: top shows itself with rich: pip install "greenworker[top]", or top --once\n'
+    )
 
 
 @pytest.mark.parametrize("value", ["", " "])
