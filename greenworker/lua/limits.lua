@@ -252,10 +252,13 @@ end
 -- How a run that began then has ended: it got through, or it failed of something else.
 function note_end(one, took, passed, began, now)
   one.changed = true
-  local kept = one.took == '-' and '' or one.took .. ','
-  local _, commas = string.gsub(kept, ',', ',')
-  if commas >= TOOK_MOST then kept = string.gsub(kept, '^[^,]*,', '', 1) end
-  one.took = kept .. string.format('%.0f', took)
+  -- What has failed in no time was no run: an unknown task, say.
+  if passed or took > 0 then
+    local kept = one.took == '-' and '' or one.took .. ','
+    local _, commas = string.gsub(kept, ',', ',')
+    if commas >= TOOK_MOST then kept = string.gsub(kept, '^[^,]*,', '', 1) end
+    one.took = kept .. string.format('%.0f', took)
+  end
   if began < one.struck then return end
   if passed then
     one.strikes = 0

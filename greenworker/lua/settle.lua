@@ -87,8 +87,16 @@ for k, id in ipairs(ids) do
       elseif was_cancelled(envelope) then
         finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED, (lock_in(envelope)))
       elseif GOES_BACK[outcome] then
+        if outcome == 'throttled' then
+          count('throttled')
+          -- It has run here: were it unknown elsewhere, its time would begin anew.
+          local noted = envelope and string.find(string.match(envelope, '^[^\n]*'), ' unknown=', 1, true)
+          if noted then
+            envelope = string.gsub(envelope, ' unknown=[^ \n]*', '', 1)
+            redis.call('HSET', MSG, id, envelope)
+          end
+        end
         if envelope then make_ready(id, envelope, true, now) end
-        if outcome == 'throttled' then count('throttled') end
       else
         redis.call('HSET', MSG, id, b)
         redis.call('ZADD', SCHEDULED, now + tonumber(a), id)

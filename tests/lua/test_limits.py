@@ -265,6 +265,26 @@ def test_a_throttle_holds_its_key_and_the_message_is_next(limited: Limited) -> N
     limited.check()
 
 
+def test_what_was_throttled_has_run_and_is_unknown_no_more(limited: Limited) -> None:
+    limited.push("a1", key="host:a")
+    limited.space.edit("a1", " keys=", " unknown=12.000 keys=")
+    (one,) = limited.claim(1)
+    limited.settle(one, Outcome("throttled", delay=1.0))
+    limited.goes_by(1.0)
+    (again,) = limited.claim(1)
+    assert b"unknown" not in again.envelope
+    assert again.keys == b"host:a"
+    limited.check()
+
+
+def test_what_was_no_run_counts_among_no_durations(limited: Limited) -> None:
+    limited.push("a1", "a2", key="host:a")
+    first, second = limited.claim(2)
+    limited.done(first, took=0.2)
+    limited.settle(second, Outcome("dead", b"{}", 60.0, reason="unknown"))
+    assert limited.state_of("host:a").p50 == 200
+
+
 def test_throttles_of_runs_that_were_under_way_count_as_one(limited: Limited) -> None:
     limited.push(*(f"a{n}" for n in range(9)), key="host:a")
     running = limited.claim(9)
