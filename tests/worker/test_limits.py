@@ -131,7 +131,7 @@ def test_a_key_is_held_by_hand_and_goes_on(app: App, start: Start) -> None:
     assert b.get(timeout=10) == "b"
     assert a.state == "PENDING"
     (state,) = app.limits.keys("host:a")
-    assert (state.state, state.waiting, state.running, state.due_in) == ("stopped", 1, 0, None)
+    assert (state.state, state.waiting, state.running, state.due_in) == ("held", 1, 0, None)
     assert app.limits.hold("host:a", 1000)
     (state,) = app.limits.keys("host:a")
     assert state.due_in is not None
@@ -155,7 +155,7 @@ def test_a_throttled_task_holds_its_key_and_costs_no_attempt(app: App, start: St
 
     start()
     first = page.delay("ä")
-    eventually(lambda: [one.state for one in app.limits.keys("host:ä")] == ["held"])
+    eventually(lambda: [one.state for one in app.limits.keys("host:ä")] == ["throttled"])
     others = page.delay_many([("ä",), ("b",)])
     assert others[1].get(timeout=10) == "b"
     (state,) = app.limits.keys("host:ä")
