@@ -9,7 +9,11 @@ from greenworker.running import Vitals
 from greenworker.status import Status, WorkerStatus
 
 OPEN, BUSY, LATER, STOPPED = "open", "busy", "later", "stopped"
-HELD, THROTTLED, CIRCUIT = "held", "throttled", "circuit"  # until somebody has it go on, at the latest
+HELD, THROTTLED, CIRCUIT = (
+    "held",
+    "throttled",
+    "circuit",
+)  # until somebody has it go on, at the latest
 
 
 @dataclass(frozen=True, slots=True)

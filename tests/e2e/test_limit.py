@@ -38,6 +38,9 @@ def test_limits_are_seen_set_and_dropped(project: Project) -> None:
         "",
         "(no key is held or at its limit)",
     ]
+    done = project.run("limit", "drop", "host:*", "-A", "tasks")
+    assert done.returncode == 2
+    assert "limit host:*: code declares it, and no worker has told of it yet" in done.stderr
     worker = project.worker("-n", "w1")
     results = tasks.page.delay_many(
         [(f"http://{name}.example/{n}",) for n in (1, 2) for name in "ab"]
@@ -90,8 +93,8 @@ def test_keys_are_held_and_go_on(project: Project) -> None:
         "host:a.example: held until it is resumed; nothing was known of it",
         "host:b.example: held until it is resumed; nothing was known of it",
     ]
-    assert said(project, "hold", "host:b.example", "--for", "15m") == [
-        "host:b.example: held for 15m"
+    assert said(project, "hold", "host:b.example", "--for", "900.5s") == [
+        "host:b.example: held for 900.5s"
     ]
     results = [tasks.page.delay(f"http://{name}.example/") for name in "abc"]
     assert results[2].get(timeout=20)

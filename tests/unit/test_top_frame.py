@@ -277,7 +277,14 @@ def test_what_others_are_called_is_as_wide_as_it_is() -> None:
     # What differs in many names is their ends.
     assert middle_cut("host:127.0.0.1:8391", 14) == "host:12…1:8391"
     assert middle_cut("host:127.0.0.1:8391", 19) == "host:127.0.0.1:8391"
-    assert [middle_cut("abcdef", width) for width in range(6)] == ["", "…", "a…", "a…f", "ab…f", "ab…ef"]
+    assert [middle_cut("abcdef", width) for width in range(6)] == [
+        "",
+        "…",
+        "a…",
+        "a…f",
+        "ab…f",
+        "ab…ef",
+    ]
     assert middle_cut("漢字漢字", 6) == "漢…字"
     assert pad("漢", 4, right=True) == "  漢"
     wide = tuple(Key("漢字" * 20, waiting=1) for _ in range(2))
