@@ -150,7 +150,7 @@ def _state(
     return KeyState(
         key=shown(unquote(_raw(key))),
         pattern=shown(unquote(_raw(pattern))),
-        limit=read_spec(_raw(spec)),
+        limit=read_spec(_raw(pattern), _raw(spec)),
         running=int(running),
         waiting=int(waiting),
         state=shown(_raw(state)),

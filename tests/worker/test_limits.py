@@ -112,6 +112,7 @@ def test_none_until_it_is_changed_and_then_at_once(app: App, start: Start) -> No
     keys = app.limits.keys
     eventually(lambda: [one.state for one in keys()] == ["stopped"] * 30)
     assert [one.waiting for one in app.limits.keys("host:h3")] == [1]
+    assert [one.limit and one.limit.pattern for one in app.limits.keys("host:h3")] == ["host:*"]
     assert app.limits.keys("host:none") == []
     app.limits.set("host:h3", none=True)
     assert results[3].get(timeout=10) == "h3"
