@@ -212,8 +212,8 @@ def check_key(what: str, key: object) -> str:
     if _is_text(key) and not set(" ,*") & set(key):
         return key
     raise ConfigError(
-        f"{what} {_shown(key)}: use 1 to {_LONGEST} printable characters (no blanks, no commas, no *), less of others "
-        "than ASCII"
+        f"{what} {_shown(key)}: use 1 to {_LONGEST} printable characters (no blanks, no commas, no *), fewer where they "
+        "are not ASCII"
     )
 
 
