@@ -302,7 +302,7 @@ def test_throttles_of_runs_that_were_under_way_count_as_one(limited: Limited) ->
     limited.goes_by(1.0)
     for one in running:
         limited.settle(one, THROTTLED, took=1.0)
-    assert limited.state_of("host:a").state == "held"
+    assert limited.state_of("host:a").state == "throttled"
     limited.goes_by(1.0)
     assert len(limited.claim_ids(20)) == 9
 
@@ -340,7 +340,7 @@ def test_a_key_is_held_by_hand_and_goes_on(limited: Limited) -> None:
     limited.push("a1", "a2", key="host:a")
     limited.hold("host:a")
     assert limited.claim_ids() == []
-    assert limited.state_of("host:a").state == "stopped"
+    assert limited.state_of("host:a").state == "held"
     limited.goes_by(1e6)
     assert limited.claim_ids() == []
     limited.take_token()
