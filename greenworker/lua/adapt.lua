@@ -1,12 +1,219 @@
--- Stands before limits.lua: how fast a key may be that has no other way to know than to try.
+-- Stands before limits.lua: how fast a key may be that has no other way to know than to try (docs/design.md, Adaptive).
 --
--- (To come: for now, as fast as its limit says.)
+-- In its line of `keys`, numbers with commas between (PACE). Rates are starts a second. Time is cut into rounds: only runs that
+-- began in a round tell of its rate, and only a rate that was used may grow.
 
-local function interval_now(one) return one.allowed.interval end
+-- (A block, since Lua 5.1 has room for 200 local names in a script.)
+local interval_now, learnt, pace_text, started, is_first, slower, faster
+
+do
+
+-- rate    now; bad: one that was too fast, or 0 as long as none is known
+-- since   ms, the round's begin; starts, ends and log: the starts in it, the runs that got through, the sum of ln(ms they took)
+-- step    of an attempt to go beyond `bad`, or 0
+-- due     ms, and left: successes, after which the next attempt is due; back: how often one has failed
+-- mark    ms of the last throttle, or 0 where not all of what was allowed has been used since; passed: successes since
+-- first   ms, the first start after the last throttle, or 0
+-- fast    ln(ms) of what runs take, a moving mean; base: when the site is at ease; 0 unknown
+-- tries   steps down for the sake of what runs take; top: ln(ms) they took at most; before: the rate until then
+-- deaf    ms until which that is not looked at; vain: how often it was in vain
+local PACE = {'rate', 'bad', 'since', 'starts', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed', 'first',
+  'fast', 'base', 'tries', 'top', 'before', 'deaf', 'vain'}
+
+-- Of a key of which nothing is known; and the slowest, where no floor is declared.
+local RATE_FIRST, RATE_FLOOR = 2, 1 / 60
+-- A round: ms, and runs that got through, at least; and what of its rate must have been used.
+local ROUND, ROUND_LEAST, USED = 2000, 4, 0.8
+-- Growth in a round as long as nothing is bad; how far below what is bad it stays; growth of the first step beyond, and of the steps.
+local GROWTH, BELOW, STEP_FIRST, STEP_GROWTH = 1.5, 0.96, 0.02, 1.4
+-- Between attempts: ms, successes, how often both double at most, and how many times as long as the last hold.
+local CALM, CALM_LEAST, CALM_DOUBLES, CALM_HOLDS = 15000, 30, 4, 20
+local CALM_MOST = 180000
+-- Taking so many times as long, and so many ms longer, a site is taken to be queueing; steps down to find out; ms until it is asked again.
+local QUEUEING, QUEUEING_MS, TRIES, DEAF = math.log(2), 20, 3, 60000
+local TRY = 0.75
+-- ms without a start after which a rate is no longer trusted; it halves with each.
+local STALE = 60000
+
+local function within(low, value, high) return math.max(low, math.min(value, high)) end
+
+local function bounds(one)
+  local allowed = one.allowed
+  local fastest = 1000 / math.max(allowed.interval or 0, allowed.delay or 0, allowed.fastest or 0, 0.001)
+  return math.min(allowed.slowest and 1000 / allowed.slowest or RATE_FLOOR, fastest), fastest
+end
+
+local function set_rate(one, pace, rate)
+  local slowest, fastest = bounds(one)
+  pace.rate = within(slowest, rate, fastest)
+end
+
+-- What is known of an adaptive key's rate.
+local function pace_of(one)
+  if one.pace then return one.pace end
+  local pace, n = {}, 0
+  for number in string.gmatch(one.rate, '[^,]+') do
+    n = n + 1
+    pace[PACE[n] or 0] = tonumber(number)
+  end
+  for _, name in ipairs(PACE) do
+    -- Damaged, or of another version: it is learnt anew.
+    if n ~= #PACE or not pace[name] then
+      pace, n = {rate = RATE_FIRST}, 0
+      for i = 2, #PACE do pace[PACE[i]] = 0 end
+      break
+    end
+  end
+  set_rate(one, pace, pace.rate)
+  one.pace = pace
+  return pace
+end
+
+-- As it is kept.
+function pace_text(one)
+  if not one.allowed.adaptive then return '-' end
+  if not one.pace then return one.rate end
+  local numbers = {}
+  for i, name in ipairs(PACE) do numbers[i] = string.format('%.14g', one.pace[name]) end
+  return table.concat(numbers, ',')
+end
+
+-- ms between two starts, or nil; and how much earlier one may start when others were late: who looks at what may start needs
+-- a few ms, and what they take is not to be lost.
+function interval_now(one)
+  if not one.allowed.adaptive then return one.allowed.interval, 0 end
+  local interval = 1000 / pace_of(one).rate
+  return interval, one.allowed.interval and 0 or math.max(interval / 10, math.min(20, 200 / interval))
+end
 
 -- ms between two starts that it has learnt, or 0.
-local function learnt(one) return 0 end
+function learnt(one) return one.allowed.adaptive and 1000 / pace_of(one).rate or 0 end
 
-local function slower(one, now) end
+local function new_round(pace, at)
+  pace.since, pace.starts, pace.ends, pace.log = at, 0, 0, 0
+end
 
-local function faster(one, took, now) end
+-- The next attempt beyond what was bad is due when so much has got through after `at`.
+local function calm_down(pace, at, held)
+  local doubles = 2 ^ math.min(pace.back, CALM_DOUBLES)
+  pace.due = at + math.max(math.min(CALM * doubles, CALM_MOST), CALM_HOLDS * held)
+  pace.left, pace.step = CALM_LEAST * doubles, 0
+end
+
+-- `bad` was too fast: an attempt that has brought next to nothing makes the next one wait longer.
+local function note_bad(pace, bad)
+  if bad > 1.15 * pace.bad then
+    pace.back = 0
+  elseif pace.step > 0 then
+    pace.back = math.min(pace.back + 1, CALM_DOUBLES)
+  end
+  pace.bad = bad
+end
+
+-- One is started; `last`: when the one before was, or might have been.
+function started(one, now, last)
+  if not one.allowed.adaptive then return end
+  local pace = pace_of(one)
+  local idle = now - last
+  if last > 0 and idle > math.max(STALE, 4000 / pace.rate) then
+    -- Nothing is gained by waiting, and what was learnt may no longer hold: again with care, and soon a look at what is beyond.
+    set_rate(one, pace, math.max(math.min(pace.rate, RATE_FIRST), pace.rate * 2 ^ -(idle / STALE)))
+    pace.back, pace.mark, pace.tries = 0, 0, 0
+    calm_down(pace, now, 0)
+    new_round(pace, now)
+  end
+  if pace.since == 0 then new_round(pace, now) end
+  if pace.first == 0 then pace.first = now end
+  pace.starts = pace.starts + 1
+end
+
+-- Whether nothing has been let through since the last throttle, as far as one can tell by a run that began then: it was the
+-- first one, give or take what it takes to start it and to settle it.
+function is_first(one, began)
+  if not one.allowed.adaptive then return true end
+  return began <= pace_of(one).first + 30
+end
+
+-- A throttle, until one.hold. What r the site allows lies between what has got through since the last one, and the rate of now.
+function slower(one, now, again)
+  if not one.allowed.adaptive then return end
+  local pace = pace_of(one)
+  if again then
+    -- Not even the first one: it is held still, or somebody is much too fast.
+    if one.strikes > 2 and one.strikes <= 5 then
+      set_rate(one, pace, pace.rate / 2)
+      pace.bad = 0
+    end
+  else
+    local elapsed, most = now - pace.since, pace.rate
+    if elapsed >= 1000 and pace.starts >= 4 then most = within(most / 2, pace.starts * 1000 / elapsed, most) end
+    -- It was not yet as fast as that for long.
+    if pace.step > 0 then most = (most + BELOW * pace.bad) / 2 elseif pace.bad == 0 then most = most / 1.2 end
+    local least, rate = most, 0.7 * most
+    if pace.mark > 0 then
+      local span = now - pace.mark - (pace.fast > 0 and math.exp(pace.fast) or 0)
+      least = within(most / 2, pace.passed * 1000 / math.max(span, 1), most)
+      rate = math.min(0.95 * least, 0.9 * most)
+    end
+    note_bad(pace, math.sqrt(least * most))
+    set_rate(one, pace, rate)
+  end
+  pace.mark, pace.passed, pace.first, pace.tries = now, 0, 0, 0
+  calm_down(pace, one.hold, one.hold - now)
+  new_round(pace, one.hold)
+  one.tat = one.hold + (one.allowed.burst - 1) * 1000 / pace.rate
+end
+
+local function grow(one, pace, now)
+  local target = BELOW * pace.bad
+  if pace.bad == 0 then
+    set_rate(one, pace, pace.rate * GROWTH)
+  elseif pace.step == 0 and pace.rate < 0.995 * target then
+    set_rate(one, pace, (pace.rate + target) / 2)
+  elseif pace.step > 0 or now >= pace.due and pace.left <= 0 then
+    set_rate(one, pace, pace.rate * math.min(1 + STEP_FIRST * STEP_GROWTH ^ pace.step, GROWTH))
+    pace.step = pace.step + 1
+  end
+end
+
+-- What runs take has risen: is it our doing? Then it takes less when there is less. Returns true while that is being found out.
+local function queueing(one, pace, mean, n, now)
+  if pace.base == 0 then pace.fast, pace.base = mean, mean end
+  pace.fast = pace.fast + (mean - pace.fast) * math.min(1, n / 16)
+  pace.base = pace.base + (pace.fast - pace.base) * (pace.fast < pace.base and 0.5 or 0.01)
+  if pace.tries == 0 then
+    if now < pace.deaf or pace.fast < pace.base + QUEUEING
+      or math.exp(pace.fast) - math.exp(pace.base) < QUEUEING_MS then return false end
+    pace.before, pace.top = pace.rate, pace.fast
+  elseif mean < pace.top - 0.2 then
+    note_bad(pace, 1.15 * pace.rate)
+    calm_down(pace, now, 0)
+    pace.tries, pace.vain = 0, 0
+    return false
+  elseif pace.tries >= TRIES then
+    -- It is slow, whatever we do.
+    pace.fast, pace.base, pace.tries = mean, mean, 0
+    pace.deaf, pace.vain = now + DEAF * 2 ^ pace.vain, math.min(pace.vain + 1, 4)
+    set_rate(one, pace, pace.before)
+    return false
+  end
+  pace.tries, pace.top = pace.tries + 1, math.max(pace.top, mean)
+  set_rate(one, pace, TRY * within(pace.rate / 2, pace.starts * 1000 / (now - pace.since), pace.rate))
+  return true
+end
+
+-- A run got through that began then.
+function faster(one, took, began, now)
+  if not one.allowed.adaptive then return end
+  local pace = pace_of(one)
+  pace.passed, pace.left = pace.passed + 1, math.max(0, pace.left - 1)
+  if began < pace.since then return end
+  pace.ends, pace.log = pace.ends + 1, pace.log + math.log(math.max(took, 1))
+  if now - pace.since < ROUND or pace.ends < ROUND_LEAST then return end
+  local used = pace.starts + 1 >= USED * pace.rate * (now - pace.since) / 1000
+  if not used then pace.mark = 0 end
+  if not queueing(one, pace, pace.log / pace.ends, pace.ends, now) and used then grow(one, pace, now) end
+  new_round(pace, now)
+end
+
+end

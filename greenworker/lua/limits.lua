@@ -176,8 +176,8 @@ local function refusal(one, now)
   if one.phase == CIRCUIT then most = math.min(most or 1, 1) end
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
-  local interval = interval_now(one)
-  if interval then at = math.max(at, one.tat - (allowed.burst - 1) * interval) end
+  local interval, lenient = interval_now(one)
+  if interval then at = math.max(at, one.tat - (allowed.burst - 1) * interval - lenient) end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
   return at > now and at or nil
@@ -186,6 +186,7 @@ end
 local function start(one, id, now)
   redis.pcall('SADD', held_key(one.key), id)
   one.out = one.out and one.out + 1
+  started(one, now, math.max(one.last, one.last > 0 and one.hold or 0))
   one.last, one.changed = now, true
   local interval = interval_now(one)
   if interval then one.tat = math.max(one.tat, now) + interval end
@@ -201,14 +202,16 @@ end
 local function throttle(one, wait, began, now)
   one.throttled, one.changed = one.throttled + 1, true
   -- What began before the last one was told of tells the same again.
-  if began >= one.struck then
-    one.strikes, one.struck = one.strikes + 1, now
-    if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
-    slower(one, now)
-  end
+  local tells = began >= one.struck
+  local again = one.strikes > 0 and is_first(one, began)
+  if tells and (again or one.strikes == 0) then one.strikes = one.strikes + 1 end
   local pause = math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST)
   if wait >= 0 and one.strikes <= 1 then pause = 0 end
   one.hold = math.max(one.hold, now + math.min(math.max(wait, pause), HOLD_MOST))
+  if not tells then return end
+  one.struck = now
+  if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
+  slower(one, now, again)
 end
 
 -- How a run that began then has ended: it got through, or it failed of something else.
@@ -222,7 +225,7 @@ local function note_end(one, took, passed, began, now)
   if passed then
     one.strikes = 0
     if one.phase == CIRCUIT then one.phase = CLOSED end
-    faster(one, took, now)
+    faster(one, took, began, now)
   elseif one.phase == CIRCUIT then
     one.hold = math.max(one.hold, now + math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST))
   end
@@ -232,7 +235,7 @@ end
 local function memorable_until(one)
   if one.hold >= FOR_EVER then return NEVER end
   local at = math.max(one.last + (one.allowed.delay or 0), one.tat, one.hold, one.last + REMEMBER)
-  if one.strikes > 0 or one.rate ~= '-' then at = math.max(at, one.last + REMEMBER_RATE) end
+  if one.strikes > 0 or one.allowed.adaptive then at = math.max(at, one.last + REMEMBER_RATE) end
   return at
 end
 
@@ -240,7 +243,7 @@ local function write_known(one)
   local lines = {}
   for at, how in pairs(one.lines) do lines[#lines + 1] = how .. at end
   local text = string.format('%s %.3f %.0f %.0f %d %.0f %d %s %s %.0f %s %s %s', one.gen, one.tat, one.last, one.hold,
-    one.strikes, one.struck, one.phase, one.rate, one.window, one.throttled, one.took,
+    one.strikes, one.struck, one.phase, pace_text(one), one.window, one.throttled, one.took,
     #lines > 0 and table.concat(lines, ';') or '-', one.spec)
   redis.pcall('HSET', KNOWN, one.key, text)
 end
