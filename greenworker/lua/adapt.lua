@@ -21,11 +21,11 @@ local PACE = {'rate', 'bad', 'since', 'starts', 'ends', 'log', 'step', 'due', 'l
   'fast', 'base', 'tries', 'top', 'before', 'deaf', 'vain'}
 
 -- Of a key of which nothing is known; and the slowest, where no floor is declared.
-local RATE_FIRST, RATE_FLOOR = 2, 1 / 60
+local RATE_FIRST, RATE_FLOOR = 2, 1 / 120
 -- A round: ms, and runs that got through, at least; and what of its rate must have been used.
 local ROUND, ROUND_LEAST, USED = 2000, 4, 0.8
 -- Growth in a round as long as nothing is bad; how far below what is bad it stays; growth of the first step beyond, and of the steps.
-local GROWTH, BELOW, STEP_FIRST, STEP_GROWTH = 1.5, 0.96, 0.02, 1.4
+local GROWTH, BELOW, STEP_FIRST, STEP_GROWTH = 1.5, 0.97, 0.02, 1.4
 -- Between attempts: ms, successes, how often both double at most, and how many times as long as the last hold.
 local CALM, CALM_LEAST, CALM_DOUBLES, CALM_HOLDS = 15000, 30, 4, 20
 local CALM_MOST = 180000
@@ -83,7 +83,7 @@ end
 function interval_now(one)
   if not one.allowed.adaptive then return one.allowed.interval, 0 end
   local interval = 1000 / pace_of(one).rate
-  return interval, one.allowed.interval and 0 or math.max(interval / 10, math.min(20, 200 / interval))
+  return interval, one.allowed.interval and 0 or within(5, 200 / interval, 20)
 end
 
 -- ms between two starts that it has learnt, or 0.
@@ -139,26 +139,29 @@ function slower(one, now, again)
   if not one.allowed.adaptive then return end
   local pace = pace_of(one)
   if again then
-    -- Not even the first one: it is held still, or somebody is much too fast.
-    if one.strikes > 2 and one.strikes <= 5 then
-      set_rate(one, pace, pace.rate / 2)
-      pace.bad = 0
-    end
+    -- Not even the first one: it is held still, or we are much too fast.
+    if one.strikes > 2 and one.strikes <= 5 then set_rate(one, pace, pace.rate / 2) end
   else
     local elapsed, most = now - pace.since, pace.rate
     if elapsed >= 1000 and pace.starts >= 4 then most = within(most / 2, pace.starts * 1000 / elapsed, most) end
     -- It was not yet as fast as that for long.
-    if pace.step > 0 then most = (most + BELOW * pace.bad) / 2 elseif pace.bad == 0 then most = most / 1.2 end
-    local least, rate = most, 0.7 * most
+    if pace.bad == 0 then most = most / 1.2 end
+    local least, rate, bad = most, 0.7 * most, most
     if pace.mark > 0 then
       local span = now - pace.mark - (pace.fast > 0 and math.exp(pace.fast) or 0)
-      least = within(most / 2, pace.passed * 1000 / math.max(span, 1), most)
-      rate = math.min(0.95 * least, 0.9 * most)
+      -- (A guess, by few.)
+      local lowest = most * span < 10000 and most / 2 or most / 4
+      least = within(lowest, pace.passed * 1000 / math.max(span, 1), most)
+      rate, bad = math.min(0.95 * least, 0.9 * most), math.sqrt(least * most)
+      if pace.step == 0 and pace.passed >= 100 then bad = math.max(bad, 0.99 * most / BELOW) end
     end
-    note_bad(pace, math.sqrt(least * most))
+    -- Before the attempt all was well, for long.
+    if pace.step > 0 then bad = math.max(bad, math.min(most, (BELOW * pace.bad + most) / 2)) end
+    note_bad(pace, bad)
     set_rate(one, pace, rate)
   end
-  pace.mark, pace.passed, pace.first, pace.tries = now, 0, 0, 0
+  if not again then pace.mark, pace.passed = now, 0 end
+  pace.first, pace.tries = 0, 0
   calm_down(pace, one.hold, one.hold - now)
   new_round(pace, one.hold)
   one.tat = one.hold + (one.allowed.burst - 1) * 1000 / pace.rate
@@ -186,7 +189,7 @@ local function queueing(one, pace, mean, n, now)
       or math.exp(pace.fast) - math.exp(pace.base) < QUEUEING_MS then return false end
     pace.before, pace.top = pace.rate, pace.fast
   elseif mean < pace.top - 0.2 then
-    note_bad(pace, 1.15 * pace.rate)
+    note_bad(pace, 1.25 * pace.rate)
     calm_down(pace, now, 0)
     pace.tries, pace.vain = 0, 0
     return false
