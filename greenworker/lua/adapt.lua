@@ -3,8 +3,8 @@
 -- In its line of `keys`, numbers with commas between (PACE). Rates are starts a second. Time is cut into rounds: only runs that
 -- began in a round tell of its rate, and only a rate that was used may grow.
 
--- (A block, since Lua 5.1 has room for 200 local names in a script.)
-local interval_now, learnt, pace_text, started, is_first, slower, faster
+-- (One name for all of it, since Lua 5.1 has room for 200 in a script.)
+local adapt = {}
 
 do
 
@@ -70,7 +70,7 @@ local function pace_of(one)
 end
 
 -- As it is kept.
-function pace_text(one)
+function adapt.text(one)
   if not one.allowed.adaptive then return '-' end
   if not one.pace then return one.rate end
   local numbers = {}
@@ -80,14 +80,14 @@ end
 
 -- ms between two starts, or nil; and how much earlier one may start when others were late: who looks at what may start needs
 -- a few ms, and what they take is not to be lost.
-function interval_now(one)
+function adapt.interval(one)
   if not one.allowed.adaptive then return one.allowed.interval, 0 end
   local interval = 1000 / pace_of(one).rate
   return interval, one.allowed.interval and 0 or within(5, 200 / interval, 20)
 end
 
 -- ms between two starts that it has learnt, or 0.
-function learnt(one) return one.allowed.adaptive and 1000 / pace_of(one).rate or 0 end
+function adapt.learnt(one) return one.allowed.adaptive and 1000 / pace_of(one).rate or 0 end
 
 local function new_round(pace, at)
   pace.since, pace.starts, pace.ends, pace.log = at, 0, 0, 0
@@ -111,7 +111,7 @@ local function note_bad(pace, bad)
 end
 
 -- One is started; `last`: when the one before was, or might have been.
-function started(one, now, last)
+function adapt.started(one, now, last)
   if not one.allowed.adaptive then return end
   local pace = pace_of(one)
   local idle = now - last
@@ -129,13 +129,13 @@ end
 
 -- Whether nothing has been let through since the last throttle, as far as one can tell by a run that began then: it was the
 -- first one, give or take what it takes to start it and to settle it.
-function is_first(one, began)
+function adapt.is_first(one, began)
   if not one.allowed.adaptive then return true end
   return began <= pace_of(one).first + 30
 end
 
--- A throttle, until one.hold. What r the site allows lies between what has got through since the last one, and the rate of now.
-function slower(one, now, again)
+-- A throttle: nothing is started until it `resumes`. What r the site allows lies between what has got through since the last one, and the rate of now.
+function adapt.slower(one, now, again, resumes)
   if not one.allowed.adaptive then return end
   local pace = pace_of(one)
   if again then
@@ -153,18 +153,25 @@ function slower(one, now, again)
       local lowest = most * span < 10000 and most / 2 or most / 4
       least = within(lowest, pace.passed * 1000 / math.max(span, 1), most)
       rate, bad = math.min(0.95 * least, 0.9 * most), math.sqrt(least * most)
-      if pace.step == 0 and pace.passed >= 100 then bad = math.max(bad, 0.99 * most / BELOW) end
+      if least < 0.8 * most then
+        -- Not the rate of now, but what was before it has used up what is allowed.
+      elseif pace.step > 0 then
+        -- What it was before the attempt was well for long.
+        bad = math.max(bad, math.min(most, (BELOW * pace.bad + most) / 2))
+      elseif pace.passed >= 100 then
+        -- One of so many may be refused: it stays as fast as it was.
+        bad = most / BELOW
+      end
     end
-    -- Before the attempt all was well, for long.
-    if pace.step > 0 then bad = math.max(bad, math.min(most, (BELOW * pace.bad + most) / 2)) end
-    note_bad(pace, bad)
+    -- At a time when it recovers it tells little of what was well before.
+    note_bad(pace, math.max(bad, pace.bad / 2))
     set_rate(one, pace, rate)
   end
   if not again then pace.mark, pace.passed = now, 0 end
   pace.first, pace.tries = 0, 0
-  calm_down(pace, one.hold, one.hold - now)
-  new_round(pace, one.hold)
-  one.tat = one.hold + (one.allowed.burst - 1) * 1000 / pace.rate
+  calm_down(pace, resumes, resumes - now)
+  new_round(pace, resumes)
+  one.tat = resumes + (one.allowed.burst - 1) * 1000 / pace.rate
 end
 
 local function grow(one, pace, now)
@@ -206,7 +213,7 @@ local function queueing(one, pace, mean, n, now)
 end
 
 -- A run got through that began then.
-function faster(one, took, began, now)
+function adapt.faster(one, took, began, now)
   if not one.allowed.adaptive then return end
   local pace = pace_of(one)
   pace.passed, pace.left = pace.passed + 1, math.max(0, pace.left - 1)

@@ -14,8 +14,8 @@ local function held_key(key) return ROOT .. 'held:' .. key end
 local NEVER = math.huge
 -- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
 local REMEMBER, REMEMBER_RATE = 15000, 3600000
--- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest that is believed.
-local PAUSE, PAUSE_MOST, HOLD_MOST = 1000, 300000, 3600000
+-- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest and the shortest that is believed.
+local PAUSE, PAUSE_MOST, HOLD_MOST, PAUSE_LEAST = 1000, 300000, 3600000, 100
 -- Throttles one after the other until its circuit is open: then one message at a time, until one has got through.
 local CIRCUIT_AFTER = 5
 local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
@@ -119,7 +119,7 @@ end
 -- tat         the theoretical arrival time of GCRA (ITU-T I.371), ms
 -- last        when one was started last, ms
 -- hold        nothing is handed out until then, ms
--- strikes     throttles one after the other; struck: when the last one was counted, ms
+-- strikes     throttles one after the other; what began before `struck`, ms, tells of the last one
 -- phase       its circuit is closed 0, open 1, or somebody has stopped it 2
 -- rate        what adapt.lua knows, or -
 -- window      starts: since when, so many, so many in the window before
@@ -176,7 +176,7 @@ local function refusal(one, now)
   if one.phase == CIRCUIT then most = math.min(most or 1, 1) end
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
-  local interval, lenient = interval_now(one)
+  local interval, lenient = adapt.interval(one)
   if interval then at = math.max(at, one.tat - (allowed.burst - 1) * interval - lenient) end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
@@ -186,9 +186,9 @@ end
 local function start(one, id, now)
   redis.pcall('SADD', held_key(one.key), id)
   one.out = one.out and one.out + 1
-  started(one, now, math.max(one.last, one.last > 0 and one.hold or 0))
+  adapt.started(one, now, math.max(one.last, one.last > 0 and one.hold or 0))
   one.last, one.changed = now, true
-  local interval = interval_now(one)
+  local interval = adapt.interval(one)
   if interval then one.tat = math.max(one.tat, now) + interval end
   local since, n, before = string.match(one.window, '^(%d+),(%d+),(%d+)$')
   since, n = tonumber(since), tonumber(n)
@@ -201,17 +201,18 @@ end
 -- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
 local function throttle(one, wait, began, now)
   one.throttled, one.changed = one.throttled + 1, true
-  -- What began before the last one was told of tells the same again.
+  -- What began before, or at the same time as others that have told it already, tells the same again.
   local tells = began >= one.struck
-  local again = one.strikes > 0 and is_first(one, began)
+  local again = one.strikes > 0 and adapt.is_first(one, began)
   if tells and (again or one.strikes == 0) then one.strikes = one.strikes + 1 end
   local pause = math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST)
-  if wait >= 0 and one.strikes <= 1 then pause = 0 end
-  one.hold = math.max(one.hold, now + math.min(math.max(wait, pause), HOLD_MOST))
+  if wait >= 0 and one.strikes <= 1 then pause = PAUSE_LEAST end
+  local resumes = now + math.min(math.max(wait, pause), HOLD_MOST)
+  one.hold = math.max(one.hold, resumes)
+  one.struck = math.max(one.struck, resumes)
   if not tells then return end
-  one.struck = now
   if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
-  slower(one, now, again)
+  adapt.slower(one, now, again, resumes)
 end
 
 -- How a run that began then has ended: it got through, or it failed of something else.
@@ -225,7 +226,7 @@ local function note_end(one, took, passed, began, now)
   if passed then
     one.strikes = 0
     if one.phase == CIRCUIT then one.phase = CLOSED end
-    faster(one, took, began, now)
+    adapt.faster(one, took, began, now)
   elseif one.phase == CIRCUIT then
     one.hold = math.max(one.hold, now + math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST))
   end
@@ -243,7 +244,7 @@ local function write_known(one)
   local lines = {}
   for at, how in pairs(one.lines) do lines[#lines + 1] = how .. at end
   local text = string.format('%s %.3f %.0f %.0f %d %.0f %d %s %s %.0f %s %s %s', one.gen, one.tat, one.last, one.hold,
-    one.strikes, one.struck, one.phase, pace_text(one), one.window, one.throttled, one.took,
+    one.strikes, one.struck, one.phase, adapt.text(one), one.window, one.throttled, one.took,
     #lines > 0 and table.concat(lines, ';') or '-', one.spec)
   redis.pcall('HSET', KNOWN, one.key, text)
 end
