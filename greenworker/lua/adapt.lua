@@ -9,31 +9,39 @@ local adapt = {}
 do
 
 -- rate    now; bad: one that was too fast, or 0 as long as none is known
--- since   ms, the round's begin; starts, ends and log: the starts in it, the runs that got through, the sum of ln(ms they took)
+-- since   ms, the round's begin; starts: in it; done: runs that got through since; ends: those of them that began in it, and log:
+--         the sum of ln(ms that these took)
 -- step    of an attempt to go beyond `bad`, or 0
 -- due     ms, and left: successes, after which the next attempt is due; back: how often one has failed
 -- mark    ms of the last throttle, or 0 where not all of what was allowed has been used since; passed: successes since
 -- first   ms, the first start after the last throttle, or 0
 -- fast    ln(ms) of what runs take, a moving mean; base: when the site is at ease; 0 unknown
--- tries   steps down for the sake of what runs take; top: ln(ms) they took at most; before: the rate until then
+-- tries   steps down for the sake of what runs take; top: ln(ms) that they took last; before: the rate until then
 -- deaf    ms until which that is not looked at; vain: how often it was in vain
-local PACE = {'rate', 'bad', 'since', 'starts', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed', 'first',
+local PACE = {'rate', 'bad', 'since', 'starts', 'done', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed', 'first',
   'fast', 'base', 'tries', 'top', 'before', 'deaf', 'vain'}
 
 -- Of a key of which nothing is known; and the slowest, where no floor is declared.
 local RATE_FIRST, RATE_FLOOR = 2, 1 / 120
 -- A round: ms, and runs that got through, at least; and what of its rate must have been used.
-local ROUND, ROUND_LEAST, USED = 2000, 4, 0.8
--- Growth in a round as long as nothing is bad; how far below what is bad it stays; growth of the first step beyond, and of the steps.
-local GROWTH, BELOW, STEP_FIRST, STEP_GROWTH = 1.5, 0.97, 0.02, 1.4
--- Between attempts: ms, successes, how often both double at most, and how many times as long as the last hold.
-local CALM, CALM_LEAST, CALM_DOUBLES, CALM_HOLDS = 15000, 30, 4, 20
-local CALM_MOST = 180000
--- Taking so many times as long, and so many ms longer, a site is taken to be queueing; steps down to find out; ms until it is asked again.
-local QUEUEING, QUEUEING_MS, TRIES, DEAF = math.log(2), 20, 3, 60000
-local TRY = 0.75
+local ROUND, ROUND_LEAST, USED = 2000, 4, 0.75
+-- Growth in a round as long as nothing is bad; how far below what is bad it stays; growth by the first step beyond it, of
+-- the steps, and by a step at most.
+local GROWTH, BELOW, STEP_FIRST, STEP_GROWTH, STEP_MOST = 1.5, 0.97, 0.02, 1.4, 0.15
+-- Between attempts: ms, which double up to so many, and successes, which double so often; and how many times as long as the last
+-- hold, up to so many ms.
+local CALM, CALM_MOST, CALM_LEAST, CALM_DOUBLES, CALM_HOLDS, CALM_HELD = 15000, 180000, 30, 4, 20, 3600000
+-- Where runs take so many times as long (as a logarithm), and so many ms longer, the site may be queueing: steps down to find
+-- out, how many at most, and ms until that is asked again.
+local QUEUEING, QUEUEING_MS, TRY, TRIES, DEAF = math.log(2), 20, 0.75, 3, 60000
+-- Where no more than that of what is started gets through, it piles up at the site.
+local PILES_UP = 0.6
+-- ms that it takes, as a rule, to start what was claimed and to settle what has ended.
+local LATE = 30
 -- ms without a start after which a rate is no longer trusted; it halves with each.
 local STALE = 60000
+-- ms: so long it is remembered what was too fast, and what was not.
+local REMEMBER_BAD, REMEMBER_GOOD = 3600000, 300000
 
 local function within(low, value, high) return math.max(low, math.min(value, high)) end
 
@@ -45,7 +53,10 @@ end
 
 local function set_rate(one, pace, rate)
   local slowest, fastest = bounds(one)
+  local former = pace.rate
   pace.rate = within(slowest, rate, fastest)
+  -- What has been started is not paid for at the former rate.
+  if pace.rate > former then one.tat = math.min(one.tat, one.last + one.allowed.burst * 1000 / pace.rate) end
 end
 
 -- What is known of an adaptive key's rate.
@@ -64,8 +75,8 @@ local function pace_of(one)
       break
     end
   end
-  set_rate(one, pace, pace.rate)
   one.pace = pace
+  set_rate(one, pace, pace.rate)
   return pace
 end
 
@@ -78,8 +89,7 @@ function adapt.text(one)
   return table.concat(numbers, ',')
 end
 
--- ms between two starts, or nil; and how much earlier one may start when others were late: who looks at what may start needs
--- a few ms, and what they take is not to be lost.
+-- ms between two starts, or nil; and how much of what others were late is made up for: who looks at what may start needs a few ms.
 function adapt.interval(one)
   if not one.allowed.adaptive then return one.allowed.interval, 0 end
   local interval = 1000 / pace_of(one).rate
@@ -89,14 +99,21 @@ end
 -- ms between two starts that it has learnt, or 0.
 function adapt.learnt(one) return one.allowed.adaptive and 1000 / pace_of(one).rate or 0 end
 
+-- ms for which that is worth remembering when nothing is started.
+function adapt.worth(one)
+  if not one.allowed.adaptive then return 0 end
+  local pace = pace_of(one)
+  return pace.bad > 0 and REMEMBER_BAD or pace.rate > RATE_FIRST and REMEMBER_GOOD or 0
+end
+
 local function new_round(pace, at)
-  pace.since, pace.starts, pace.ends, pace.log = at, 0, 0, 0
+  pace.since, pace.starts, pace.done, pace.ends, pace.log = at, 0, 0, 0, 0
 end
 
 -- The next attempt beyond what was bad is due when so much has got through after `at`.
 local function calm_down(pace, at, held)
   local doubles = 2 ^ math.min(pace.back, CALM_DOUBLES)
-  pace.due = at + math.max(math.min(CALM * doubles, CALM_MOST), CALM_HOLDS * held)
+  pace.due = at + math.max(math.min(CALM * doubles, CALM_MOST), math.min(CALM_HOLDS * held, CALM_HELD))
   pace.left, pace.step = CALM_LEAST * doubles, 0
 end
 
@@ -131,10 +148,11 @@ end
 -- first one, give or take what it takes to start it and to settle it.
 function adapt.is_first(one, began)
   if not one.allowed.adaptive then return true end
-  return began <= pace_of(one).first + 30
+  return began <= pace_of(one).first + LATE
 end
 
--- A throttle: nothing is started until it `resumes`. What r the site allows lies between what has got through since the last one, and the rate of now.
+-- A throttle: nothing is started until it `resumes`. What the site allows lies between what has got through since the last
+-- one, and the rate of now. `again`: nothing has got through.
 function adapt.slower(one, now, again, resumes)
   if not one.allowed.adaptive then return end
   local pace = pace_of(one)
@@ -169,7 +187,7 @@ function adapt.slower(one, now, again, resumes)
   end
   if not again then pace.mark, pace.passed = now, 0 end
   pace.first, pace.tries = 0, 0
-  calm_down(pace, resumes, resumes - now)
+  calm_down(pace, resumes, again and 0 or resumes - now)
   new_round(pace, resumes)
   one.tat = resumes + (one.allowed.burst - 1) * 1000 / pace.rate
 end
@@ -181,34 +199,42 @@ local function grow(one, pace, now)
   elseif pace.step == 0 and pace.rate < 0.995 * target then
     set_rate(one, pace, (pace.rate + target) / 2)
   elseif pace.step > 0 or now >= pace.due and pace.left <= 0 then
-    set_rate(one, pace, pace.rate * math.min(1 + STEP_FIRST * STEP_GROWTH ^ pace.step, GROWTH))
+    set_rate(one, pace, pace.rate * (1 + math.min(STEP_FIRST * STEP_GROWTH ^ pace.step, STEP_MOST)))
     pace.step = pace.step + 1
   end
 end
 
--- What runs take has risen: is it our doing? Then it takes less when there is less. Returns true while that is being found out.
-local function queueing(one, pace, mean, n, now)
+-- What runs take has risen: is it our doing? Then it falls when there are fewer. True while that is being found out. `mean`
+-- ln(ms) that n runs of this round took; `start_rate` and `done_rate`: of the round.
+local function queueing(one, pace, mean, n, start_rate, done_rate, now)
   if pace.base == 0 then pace.fast, pace.base = mean, mean end
   pace.fast = pace.fast + (mean - pace.fast) * math.min(1, n / 16)
   pace.base = pace.base + (pace.fast - pace.base) * (pace.fast < pace.base and 0.5 or 0.01)
+  local piles_up = done_rate < PILES_UP * start_rate
   if pace.tries == 0 then
     if now < pace.deaf or pace.fast < pace.base + QUEUEING
-      or math.exp(pace.fast) - math.exp(pace.base) < QUEUEING_MS then return false end
-    pace.before, pace.top = pace.rate, pace.fast
-  elseif mean < pace.top - 0.2 then
-    note_bad(pace, 1.25 * pace.rate)
+      or math.exp(pace.fast) - math.exp(pace.base) < QUEUEING_MS then return piles_up end
+    pace.before = pace.rate
+  elseif mean < pace.base + QUEUEING / 2 then
+    local bad = 1.25 * pace.rate
+    if pace.step > 0 then bad = math.max(bad, math.min((BELOW * pace.bad + pace.before) / 2, pace.before)) end
+    note_bad(pace, bad)
     calm_down(pace, now, 0)
-    pace.tries, pace.vain = 0, 0
+    pace.fast, pace.tries, pace.vain = mean, 0, 0
     return false
-  elseif pace.tries >= TRIES then
+  elseif mean < pace.top - 0.1 or done_rate > 1.1 * start_rate then
+    -- What had piled up is being worked off.
+    pace.top = mean
+    return true
+  elseif pace.tries >= TRIES and not piles_up then
     -- It is slow, whatever we do.
     pace.fast, pace.base, pace.tries = mean, mean, 0
     pace.deaf, pace.vain = now + DEAF * 2 ^ pace.vain, math.min(pace.vain + 1, 4)
     set_rate(one, pace, pace.before)
     return false
   end
-  pace.tries, pace.top = pace.tries + 1, math.max(pace.top, mean)
-  set_rate(one, pace, TRY * within(pace.rate / 2, pace.starts * 1000 / (now - pace.since), pace.rate))
+  pace.tries, pace.top = pace.tries + 1, mean
+  set_rate(one, pace, TRY * within(pace.rate / 4, math.min(start_rate, done_rate), pace.rate))
   return true
 end
 
@@ -216,13 +242,15 @@ end
 function adapt.faster(one, took, began, now)
   if not one.allowed.adaptive then return end
   local pace = pace_of(one)
-  pace.passed, pace.left = pace.passed + 1, math.max(0, pace.left - 1)
+  pace.passed, pace.left, pace.done = pace.passed + 1, math.max(0, pace.left - 1), pace.done + 1
   if began < pace.since then return end
   pace.ends, pace.log = pace.ends + 1, pace.log + math.log(math.max(took, 1))
-  if now - pace.since < ROUND or pace.ends < ROUND_LEAST then return end
-  local used = pace.starts + 1 >= USED * pace.rate * (now - pace.since) / 1000
-  if not used then pace.mark = 0 end
-  if not queueing(one, pace, pace.log / pace.ends, pace.ends, now) and used then grow(one, pace, now) end
+  local elapsed = now - pace.since
+  if elapsed < ROUND or pace.ends < ROUND_LEAST then return end
+  local start_rate, done_rate = (pace.starts + 0.5) * 1000 / elapsed, (pace.done + 0.5) * 1000 / elapsed
+  if start_rate < USED / 2 * pace.rate then pace.mark = 0 end
+  if not queueing(one, pace, pace.log / pace.ends, pace.ends, start_rate, done_rate, now)
+    and start_rate >= USED * pace.rate then grow(one, pace, now) end
   new_round(pace, now)
 end
 

@@ -12,8 +12,8 @@ local function held_key(key) return ROOT .. 'held:' .. key end
 
 -- When nothing but a permit that comes back, or somebody's word, can change it.
 local NEVER = math.huge
--- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
-local REMEMBER, REMEMBER_RATE = 15000, 3600000
+-- ms: so long a key is remembered that nothing waits for or runs; and one that was throttled last.
+local REMEMBER, REMEMBER_STRIKES = 15000, 3600000
 -- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest and the shortest that is believed.
 local PAUSE, PAUSE_MOST, HOLD_MOST, PAUSE_LEAST = 1000, 300000, 3600000, 100
 -- Throttles one after the other until its circuit is open: then one message at a time, until one has got through.
@@ -236,8 +236,8 @@ end
 local function memorable_until(one)
   if one.hold >= FOR_EVER then return NEVER end
   local at = math.max(one.last + (one.allowed.delay or 0), one.tat, one.hold, one.last + REMEMBER)
-  if one.strikes > 0 or one.allowed.adaptive then at = math.max(at, one.last + REMEMBER_RATE) end
-  return at
+  if one.strikes > 0 then at = math.max(at, one.last + REMEMBER_STRIKES) end
+  return math.max(at, one.last + adapt.worth(one))
 end
 
 local function write_known(one)

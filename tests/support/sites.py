@@ -160,8 +160,10 @@ class Run:
     `late`: ms from when one may start to the claim, and from the claim to the site, at most.
     """
 
-    def __init__(self, limited: Limited, site: Site, *, slots: int = 1000, late: int = 4) -> None:
-        self.limited, self.site, self.slots, self.late = limited, site, slots, late
+    def __init__(
+        self, limited: Limited, site: Site, *, slots: int = 1000, late: int = 4, looks: int = 1
+    ) -> None:
+        self.limited, self.site, self.slots, self.late, self.looks = limited, site, slots, late, looks
         self.asked: list[tuple[float, bool]] = []  # when (s), and whether it was let through
         self.rates: list[tuple[float, float]] = []
         self.supply = math.inf  # messages that are still to be sent
@@ -177,10 +179,10 @@ class Run:
         return (self.limited.clock.ms - self._begin) / 1000
 
     def until(self, second: float) -> None:
-        """Go on until then; the rate that has been learnt is noted each second."""
+        """Go on until then; the rate that has been learnt is noted every `looks` seconds."""
         end = self._begin + round(second * 1000)
         self._add(self.limited.clock.ms, "claim")
-        for at in range(math.ceil(self.now), math.ceil(second)):
+        for at in range(math.ceil(self.now), math.ceil(second), self.looks):
             self._add(self._begin + at * 1000, "look")
         while self._events and self._events[0][0] <= end:
             at = self._events[0][0]
