@@ -14,11 +14,12 @@ do
 -- step    of an attempt to go beyond `bad`, or 0
 -- due     ms, and left: successes, after which the next attempt is due; back: how often one has failed
 -- mark    ms of the last throttle, or 0 where not all of what was allowed has been used since; passed: successes since
+-- sure    what got through between the last two throttles, a second, or 0
 -- first   ms, the first start after the last throttle, or 0
 -- fast    ln(ms) of what runs take, a moving mean; base: when the site is at ease; 0 unknown
 -- tries   steps down for the sake of what runs take; top: ln(ms) that they took last; before: the rate until then
 -- deaf    ms until which that is not looked at; vain: how often it was in vain
-local PACE = {'rate', 'bad', 'since', 'starts', 'done', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed', 'first',
+local PACE = {'rate', 'bad', 'since', 'starts', 'done', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed', 'sure', 'first',
   'fast', 'base', 'tries', 'top', 'before', 'deaf', 'vain'}
 
 -- Of a key of which nothing is known; and the slowest, where no floor is declared.
@@ -31,6 +32,8 @@ local GROWTH, BELOW, STEP_FIRST, STEP_GROWTH, STEP_MOST = 1.5, 0.97, 0.02, 1.4, 
 -- Between attempts: ms, which double up to so many, and successes, which double so often; and how many times as long as the last
 -- hold, up to so many ms.
 local CALM, CALM_MOST, CALM_LEAST, CALM_DOUBLES, CALM_HOLDS, CALM_HELD = 15000, 180000, 30, 4, 20, 3600000
+-- Of a series of throttles so many ms count as the hold. What got through before such a series, times that, is bad.
+local SERIES_MOST, SURELY = 30000, 1.15
 -- Where runs take so many times as long (as a logarithm), and so many ms longer, the site may be queueing: steps down to find
 -- out, how many at most, and ms until that is asked again.
 local QUEUEING, QUEUEING_MS, TRY, TRIES, DEAF = math.log(2), 20, 0.75, 3, 60000
@@ -157,7 +160,8 @@ function adapt.slower(one, now, again, resumes)
   if not one.allowed.adaptive then return end
   local pace = pace_of(one)
   if again then
-    -- Not even the first one: it is held still, or we are much too fast.
+    -- Not even the first one: what is allowed is used up for longer, or it is an outage. In the first case that was it.
+    if one.strikes == 3 and pace.sure > 0 then pace.bad = math.min(pace.bad, math.max(SURELY * pace.sure, pace.bad / 8)) end
     if one.strikes > 2 and one.strikes <= 5 then set_rate(one, pace, pace.rate / 2) end
   else
     local elapsed, most = now - pace.since, pace.rate
@@ -165,11 +169,13 @@ function adapt.slower(one, now, again, resumes)
     -- It was not yet as fast as that for long.
     if pace.bad == 0 then most = most / 1.2 end
     local least, rate, bad = most, 0.7 * most, most
+    pace.sure = 0
     if pace.mark > 0 then
       local span = now - pace.mark - (pace.fast > 0 and math.exp(pace.fast) or 0)
       -- (A guess, by few.)
       local lowest = most * span < 10000 and most / 2 or most / 4
-      least = within(lowest, pace.passed * 1000 / math.max(span, 1), most)
+      pace.sure = pace.passed * 1000 / math.max(span, 1)
+      least = within(lowest, pace.sure, most)
       rate, bad = math.min(0.95 * least, 0.9 * most), math.sqrt(least * most)
       if least < 0.8 * most then
         -- Not the rate of now, but what was before it has used up what is allowed.
@@ -187,7 +193,10 @@ function adapt.slower(one, now, again, resumes)
   end
   if not again then pace.mark, pace.passed = now, 0 end
   pace.first, pace.tries = 0, 0
-  calm_down(pace, resumes, again and 0 or resumes - now)
+  -- What an attempt costs; the first ones may cost more.
+  local held = (resumes - now) * math.min(2 ^ (pace.back - 2), 1)
+  if again and pace.mark > 0 then held = math.min(resumes - pace.mark, SERIES_MOST) end
+  calm_down(pace, resumes, held)
   new_round(pace, resumes)
   one.tat = resumes + (one.allowed.burst - 1) * 1000 / pace.rate
 end
@@ -246,7 +255,9 @@ function adapt.faster(one, took, began, now)
   if began < pace.since then return end
   pace.ends, pace.log = pace.ends + 1, pace.log + math.log(math.max(took, 1))
   local elapsed = now - pace.since
-  if elapsed < ROUND or pace.ends < ROUND_LEAST then return end
+  -- Far below what was well before, fewer tell enough.
+  local least = pace.rate < BELOW / 2 * pace.bad and ROUND_LEAST / 2 or ROUND_LEAST
+  if elapsed < ROUND or pace.ends < least then return end
   local start_rate, done_rate = (pace.starts + 0.5) * 1000 / elapsed, (pace.done + 0.5) * 1000 / elapsed
   if start_rate < USED / 2 * pace.rate then pace.mark = 0 end
   if not queueing(one, pace, pace.log / pace.ends, pace.ends, start_rate, done_rate, now)
