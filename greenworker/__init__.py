@@ -26,9 +26,12 @@ _HOME = {
     "SoftTimeout": "errors",
     "State": "message",
     "Task": "task",
+    "Throttled": "verdicts",
     "Worker": "worker",
     "current_task": "context",
     "errors": "errors",
+    "host": "hosts",
+    "retry_after": "retry_header",
     "spawn": "children",
 }
 
@@ -52,10 +55,13 @@ __all__ = [
     "SoftTimeout",
     "State",
     "Task",
+    "Throttled",
     "Worker",
     "__version__",
     "current_task",
     "errors",
+    "host",
+    "retry_after",
     "spawn",
 ]
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from greenworker import keys
+from greenworker.admission import Admission
 from greenworker.broker import PUSH_TTL
 from greenworker.cancel import cancel, cancel_marked
 from greenworker.client import Client
@@ -19,10 +20,12 @@ from greenworker.control import Marked, Purged, Switched
 from greenworker.dead import DeadLetter, DeadLetters
 from greenworker.embedded import EmbeddedServer
 from greenworker.endpoint import Endpoint
-from greenworker.errors import ConfigError, DeclarationError, GreenworkerError
+from greenworker.errors import ConfigError, DeclarationError
 from greenworker.find_endpoint import find_endpoint
 from greenworker.findings import Report
 from greenworker.importable import importable_name, same_function
+from greenworker.limit import LimitOptions
+from greenworker.limits import Limits
 from greenworker.middleware import Middleware, check, check_all
 from greenworker.recurrence import Cron, Every, Recurrence
 from greenworker.result import Result
@@ -31,7 +34,8 @@ from greenworker.schedule import ScheduleOptions, Schedules
 from greenworker.seen import Seen
 from greenworker.signing import Signer, signer_from_environment
 from greenworker.status import Status
-from greenworker.task import Task, make_options
+from greenworker.task import Task
+from greenworker.task_options import make_options
 from greenworker.timetable import Timetable
 from greenworker.unique import By
 
@@ -83,6 +87,7 @@ class App:
         self.tasks: dict[str, Task[..., Any]] = {}
         # The client's namespace: in a test it may be another one.
         self.schedule = Schedules(lambda: Timetable(self.client.pool, self.client.broker.namespace))
+        self.limits = Limits(lambda: Admission(self.client.pool, self.client.broker.namespace))
         self.middlewares = check_all(middleware)
         self.failure_functions: list[Callable[[DeadLetter], object]] = []
         self._url = url
@@ -112,7 +117,7 @@ class App:
         """Declare a task: `@app.task`, or `@app.task(timeout=10, retries=3)`.
 
         Options: name, queue, timeout, soft_timeout, retries, retry_for, no_retry_for, backoff, priority,
-        expires, result_ttl, ignore_result, bind, sensitive, thread, tags, unique, unique_until, unique_for, on_conflict;
+        expires, result_ttl, ignore_result, bind, sensitive, thread, tags, key, unique, unique_until, unique_for, on_conflict;
         see TaskOptions. Raises DeclarationError.
         """
         if function is None:
@@ -151,6 +156,15 @@ class App:
         """Send a task when a cron line says so, `minute hour day-of-month month day-of-week`, by the clocks
         of a time zone; see `recurrence.Cron`. As `every` otherwise."""
         return self._schedule(Cron(line, tz), task, options)
+
+    def limit(self, pattern: str, **options: Unpack[LimitOptions]) -> None:
+        """Declare what is allowed for each key that `pattern` fits (`*`: whatever is there), over all workers.
+
+        `app.limit("host:*", concurrency=2, delay=0.25)`; also rate="100/min" with burst=20, and adaptive=True with
+        floor= and ceiling=; see Limit. The most specific pattern counts alone. Workers tell the server when they
+        start, and what people have set there stands. Raises DeclarationError.
+        """
+        self.limits.declare(pattern, options)
 
     def middleware(self, one: M) -> M:
         """Add a middleware within those that are there, before anything is sent or run; returns it."""
@@ -209,14 +223,7 @@ class App:
         bounded calls: an error in the middle has a note that says how many were dropped before. A call whose reply
         was lost is made again, and what the lost one dropped is counted by the server alone (`purged`).
         """
-        done = Purged()
-        try:
-            for step in self.client.control.purge(queue):
-                done = done.plus(step)
-        except GreenworkerError as error:
-            error.add_note(f"{done.total} had been dropped before")
-            raise
-        return done
+        return self.client.control.purge_all(queue)
 
     @overload
     def cancel(self, *ids: str | Result[Any], dry_run: bool = False) -> dict[str, str]: ...

@@ -1,9 +1,10 @@
 """greenworker runs I/O-bound tasks by the thousand on green threads.
 
 Usage:
-  greenworker (status | check | running | demo) [options]
+  greenworker (status | check | running | top | demo | testsite) [options]
   greenworker dead [options] <verb> [<id>...]
   greenworker schedule [options] [<verb>] [<id>...]
+  greenworker limit [options] [<verb>] [<id>...]
   greenworker (pause | resume | purge) [options] <queue>...
   greenworker cancel [options] [<id>...]
   greenworker send [options] <task> [<arguments>]
@@ -31,8 +32,18 @@ Commands:
               and when last; schedule pause NAME... sends nothing, schedule resume
               NAME... goes on with what comes, schedule run NAME... sends one now.
               Takes what status takes; run needs -A MODULE.
+  limit       What is allowed of keys, such as host:example.com, and how they stand:
+              limit list. At the next claim everywhere, limit set 'host:*' changes
+              it, with -c, --delay, --rate, --burst, --adaptive, --floor, --ceiling
+              or --none, and limit drop 'host:*' forgets it. limit hold KEY hands
+              out nothing of a key, --for a time or until limit resume KEY. Takes
+              what status takes, and --limit.
   running     What each worker runs now: task, id, for how long, and the line where
               it stands. Takes what status takes, and --limit.
+  top         See it live: queues, workers, keys that are limited, how fast it goes,
+              and in one line what limits it now. j and k choose a row, p pauses it
+              or has it go on, l changes a key's limit, q quits. Takes what status
+              takes, --every, --no-color, and --once: one frame, or --json.
   pause       Have workers claim nothing from each <queue>, from the next claim on;
               what runs goes on, and so do sends. Takes what status takes.
   resume      Have workers claim from each <queue> again.
@@ -52,6 +63,9 @@ Commands:
               or fish. For bash: eval "$(greenworker completion bash)"
   demo        Crawl a local web site with a server, a worker and tasks of its
               own: the main job on real input, in about 15 seconds.
+  testsite    Serve web sites to test crawlers on, many hosts with limits and traps,
+              and tell what they saw. Its options are its own, and stand behind it:
+              greenworker testsite --help
 
 Options:
   -A MODULE, --app MODULE   The tasks' module, for <module>.
@@ -59,7 +73,7 @@ Options:
                             redis+sentinel://host1,host2/master. Else the
                             App's own, else $GREENWORKER_URL, else a private
                             embedded server.
-  -c N, --concurrency N     Tasks at once. Default: 100
+  -c N, --concurrency N     Tasks at once; for limit set, of each key. Default: 100
   --threads N               Native threads, for the tasks that declare thread=True.
                             Default: 10
   -Q LIST, --queues LIST    Queues, with commas between, all of one before the
@@ -112,10 +126,24 @@ Options:
   --newer AGE               For dead: those that died less than so long ago.
   --limit N                 For dead: at most so many, the oldest ones. For check:
                             at most so many findings of a kind. For running: at
-                            most so many tasks, the longest running.
-                            Default: 100 for check and running, none for dead
+                            most so many tasks, the longest running. For limit:
+                            at most so many keys.
+                            Default: 100 for check, running and limit, none for
+                            dead
   --all                     For dead retry and delete, in place of ids or filters.
-  --rate N                  For dead retry: at most so many a second.
+  --rate N                  For dead retry: at most so many a second. For limit
+                            set: starts of each key in a time: 100/min, 5/s,
+                            1000/hour, 10/30s.
+  --burst-size N            For limit set, where --burst N says the same: so many
+                            at once after a pause, 1 unless told.
+  --delay SECONDS           For limit set: between two starts.
+  --adaptive                For limit set: find the rate by how the other side
+                            bears it.
+  --floor RATE              For limit set: no slower than this when adaptive.
+  --ceiling RATE            For limit set: no faster than this when adaptive.
+  --none                    For limit set: lift what a wider pattern says.
+  --for AGE                 For limit hold: for 30s, 15m, 2h or 7d, not until it
+                            is resumed.
   --dry-run                 For dead retry and delete, purge and cancel: say how many
                             it would be, and change nothing.
   --values                  For dead show: show the arguments, too.
@@ -126,6 +154,9 @@ Options:
   --id ID                   For send: under this id, of which one is present at a
                             time.
   --wait                    For send: wait until it has ended, and print its result.
+  --once                    For top: print one frame, and exit.
+  --every SECONDS           For top: look so often. Default: 1
+  --no-color                For top: no colours, as with NO_COLOR=1.
   -h, --help                Show this.
   --version                 Show the version.
 
@@ -134,6 +165,7 @@ So can the keys that messages are signed with, the one that signs first:
 GREENWORKER_SIGNING_KEYS=key,older-key. Only
 flags are --task, --tag, --error, --reason, --text, --older, --newer, --limit, and
 for send --countdown, --queue, --priority, --id, --wait, and
+for limit --burst-size, --delay, --adaptive, --floor, --ceiling, --none, --for, and
 also --yes, --all, --values, --version.
 
 Signals: TERM or INT finish what runs, then exit; a second one releases it and
@@ -174,7 +206,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("all", "rate", "dry-run", "values"),
     ),
     "schedule": _SERVER,
+    "limit": (
+        *(*_SERVER, "limit", "concurrency", "delay", "rate", "burst-size", "adaptive"),
+        *("floor", "ceiling", "none", "for"),
+    ),
     "running": (*_SERVER, "limit"),
+    "top": (*_SERVER, "once", "every", "no-color"),
     "pause": _SERVER,
     "resume": _SERVER,
     "purge": (*_SERVER, "yes", "dry-run"),
@@ -184,8 +221,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "completion": (),
     "demo": (),
+    "testsite": (),
 }
-_FOR_ALL = ("app", "url", "workdir")
+_FOR_ALL = ("app", "url", "workdir", "concurrency")  # the worker as well
 # What a command that lacks something is asked.
 _LACKS = {
     "dead": "dead what? list, show, retry or delete",
@@ -201,6 +239,8 @@ def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
         # Names and errors may hold what this terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if argv and argv[0] == "testsite":
+            return _testsite(argv[1:])
         options = parse(argv)
         if options.flag("version"):
             print(f"greenworker {__version__}")
@@ -223,7 +263,7 @@ def main(argv: Sequence[str], early_ssl: Sequence[str] = ()) -> int:
 def parse(argv: Sequence[str]) -> Options:
     """The parsed call; raises ConfigError."""
     try:
-        parsed = docopt(__doc__, list(argv))
+        parsed = docopt(__doc__, _with_bursts(argv))
     except DocoptExit:
         raise ConfigError(f"{_misread(argv)}; see greenworker --help") from None
     # docopt reads `status app.tasks` as a worker for two modules, the first of them `status`.
@@ -240,6 +280,23 @@ def parse(argv: Sequence[str]) -> Options:
     return Options(parsed)
 
 
+def _with_bursts(argv: Sequence[str]) -> list[str]:
+    """A burst has a size in `limit set`, and none in a worker's call: docopt knows an option in one form only."""
+    words = list(argv)
+    if "limit" in words:
+        for at, (word, after) in enumerate(zip(words, [*words[1:], ""], strict=True)):
+            if word.startswith("--burst=") or (word == "--burst" and after.isdecimal()):
+                words[at] = word.replace("--burst", "--burst-size")
+    return words
+
+
+def _testsite(argv: Sequence[str]) -> int:
+    # It has a manual of its own: many options, that here would be a worker's (--burst, -c).
+    from greenworker.commands import testsite
+
+    return testsite.run(argv)
+
+
 def _command(options: Options, early_ssl: Sequence[str]) -> int:
     command = next((name for name in COMMANDS if options.flag(name, command=True)), None)
     if command is not None and command != "dead":  # its verbs have options of their own
@@ -248,6 +305,8 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
         from greenworker.demo import crawl
 
         return crawl.run()
+    if command == "testsite":
+        return _testsite(())
     workdir = options.text("workdir")
     if workdir is not None:
         if not Path(workdir).is_dir():
@@ -274,9 +333,11 @@ def _command(options: Options, early_ssl: Sequence[str]) -> int:
 def _other_than_worker(command: str, options: Options) -> int:
     # Each is imported when it is asked for: most take a while.
     if command == "completion":
-        from greenworker.commands import completion
+        from greenworker.commands import completion, testsite
 
-        return completion.run(options, __doc__ or "", COMMANDS)
+        return completion.run(
+            options, __doc__ or "", COMMANDS, {"testsite": testsite.__doc__ or ""}
+        )
     if command in ("pause", "resume", "purge"):
         from greenworker.commands import queues
 

@@ -16,7 +16,7 @@ class CurrentTask:
     `attempt` is 0 for the first run and counts retries; `delivery` is 1 plus the crashes this
     message was present at. `deadline` is when the first of its timeouts falls, on
     time.monotonic()'s clock, or None. `last_error` is what the attempt before this one failed of, in a line.
-    `sensitive`: no log line may tell its arguments, or the text of its errors.
+    `sensitive`: no log line may tell its arguments, or the text of its errors. `keys` are what it is limited by.
     """
 
     id: str
@@ -27,6 +27,7 @@ class CurrentTask:
     deadline: float | None
     last_error: str = ""
     sensitive: bool = False
+    keys: tuple[str, ...] = ()
 
     def retry(self, countdown: float | None = None, error: BaseException | None = None) -> NoReturn:
         """End this run for another attempt, in `countdown` s or after the task's backoff.

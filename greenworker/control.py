@@ -12,7 +12,7 @@ from typing import Any
 
 from greenworker import keys
 from greenworker.broker import MAX_BYTES, MAX_COUNT, Link
-from greenworker.errors import ConfigError
+from greenworker.errors import ConfigError, GreenworkerError
 from greenworker.running import Running, read_answer, together
 from greenworker.scripts import load
 from greenworker.status import WorkerStatus, groups, worker_status
@@ -113,6 +113,17 @@ class Control:
             step = self.purge_some(queue, step.before or None, step.reached)
             yield step
 
+    def purge_all(self, queue: str) -> Purged:
+        """Drop all of it; an error in the middle has a note that says how many were dropped before."""
+        done = Purged()
+        try:
+            for step in self.purge(queue):
+                done = done.plus(step)
+        except GreenworkerError as error:
+            error.add_note(f"{done.total} had been dropped before")
+            raise
+        return done
+
     def purge_some(self, queue: str, before: int | None, after: str = "0") -> Purged:
         """One call of it; `before` (ms of the server's clock) and `after`: as the one before said."""
         told = self._purge(queue, before, "", after)
@@ -160,11 +171,11 @@ class Control:
     def running(self, limit: int, timeout: float) -> Running:
         """Ask every worker what it runs; what those say that answer within `timeout` s."""
         deadline = time.monotonic() + timeout
-        asked, workers = self._ask(limit, timeout)
+        asked, workers = self.ask(limit, timeout)
         silent = {worker.id: worker for worker in workers}
         heard: list[Running] = []
         while silent:
-            for worker, said in self._answers(asked, list(silent)):
+            for worker, said in self.answers(asked, list(silent)):
                 heard.append(read_answer(silent.pop(worker), said))
             # What many say is put together at once: each names as many as the limit allows.
             heard = [together(heard, limit)]
@@ -173,6 +184,21 @@ class Control:
             time.sleep(_LOOK)
         found = together(heard, limit)
         return Running(found.tasks, found.total, [worker.name for worker in silent.values()])
+
+    def ask(self, limit: int, timeout: float = _KEPT) -> tuple[int, list[WorkerStatus]]:
+        """Ask every worker what it runs, at most `limit` runs to be named, and how it is; returns the moment
+        of the question (ms), and who is there to answer it within `timeout` s."""
+        kept = round(max(timeout, _KEPT) * 1000)
+        asked, *workers = self._run("ask", min(limit, MOST_TASKS), kept)
+        return asked, [worker_status(asked, *group) for group in groups(workers, 4)]
+
+    def answers(self, asked: int, workers: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Who has answered that question or a later one, and what."""
+        done = 0
+        while some := workers[done : done + MAX_COUNT]:
+            told = self._run("answers", asked, MAX_BYTES, *some)
+            done += len(told)
+            yield from ((worker, said) for worker, said in zip(some, told, strict=False) if said)
 
     def question(self) -> bytes:
         """What workers are asked now, as `promote` brings it; empty if nobody asks."""
@@ -183,19 +209,6 @@ class Control:
         not registered."""
         moment = question.partition(b" ")[0]
         return bool(self._run("answer", worker, moment, said, round(_KEPT * 1000)))
-
-    def _ask(self, limit: int, timeout: float = _KEPT) -> tuple[int, list[WorkerStatus]]:
-        kept = round(max(timeout, _KEPT) * 1000)
-        asked, *workers = self._run("ask", min(limit, MOST_TASKS), kept)
-        return asked, [worker_status(asked, *group) for group in groups(workers, 4)]
-
-    def _answers(self, asked: int, workers: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Who has answered, and what."""
-        done = 0
-        while some := workers[done : done + MAX_COUNT]:
-            told = self._run("answers", asked, MAX_BYTES, *some)
-            done += len(told)
-            yield from ((worker, said) for worker, said in zip(some, told, strict=False) if said)
 
     def _switch(self, pauses: int, queues: Sequence[str]) -> list[Switched]:
         names = list(dict.fromkeys(keys.check_name("queue", queue) for queue in queues))

@@ -168,6 +168,10 @@ def seen_dropped(root: str) -> str:
     return root + "seen:dropped"
 
 
+def limits_by(root: str) -> str:
+    return root + "limits:by"
+
+
 def stats(root: str) -> str:
     return root + "stats"
 

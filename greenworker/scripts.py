@@ -28,7 +28,7 @@ _SHARED = {
     "cancel_count": ("marks", "call_off"),
     "settle": ("finish", *_LINES),
     "beat": ("pulse",),
-    "reap": ("finish", *_LINES, "depart", "pulse", "seen"),
+    "reap": ("finish", *_LINES, "depart", "pulse", "seen", "heal"),
     "release": (*_LINES, "depart"),
     "listen": (*_LINES, "depart"),
     "pause": _LINES,

@@ -17,11 +17,14 @@ from greenworker.message import shown
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
+    """A queue; of what waits there `keyed` wait for the turn of their key."""
+
     name: str
     waiting: int
     suspects: int
     workers: int
     paused: bool = False
+    keyed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,8 @@ def read_status(reply: list[Any]) -> Status:
     now, scheduled, dead, due, counters, queues, workers = reply
     return Status(
         queues=[
-            QueueStatus(_name(name), waiting, suspects, consumers, bool(paused))
-            for name, waiting, suspects, consumers, paused in groups(queues, 5)
+            QueueStatus(_name(name), waiting, suspects, consumers, bool(paused), keyed)
+            for name, waiting, suspects, consumers, paused, keyed in groups(queues, 6)
         ],
         workers=[worker_status(now, *group) for group in groups(workers, 4)],
         scheduled=scheduled,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from greenworker.backoff import Backoff, Computed, Delays, as_backoff
 from greenworker.checks import (
     check_moment,
     check_priority,
     check_result_ttl,
-    check_seconds,
     check_tags,
     checked,
     tagged,
@@ -23,106 +20,17 @@ from greenworker.checks import (
 from greenworker.client import Client
 from greenworker.context import CurrentTask
 from greenworker.errors import BadArguments, DeclarationError, GreenworkerError, NotEncodable
+from greenworker.keyed import KeyRule, keys_note
 from greenworker.keys import check_name
 from greenworker.message import Message, Moment, encode_body
 from greenworker.result import Result, Results
 from greenworker.seen import Seen, mark_of
 from greenworker.signature import plain_arity, sent_signature
-from greenworker.unique import By, Rule, Unique, check_unique, seen_rule
+from greenworker.task_options import TaskOptions
+from greenworker.unique import Rule, Unique, seen_rule
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """How a task is sent and run; seconds everywhere.
-
-    `timeout` is the hard limit of one run: None = the worker's, 0 = none. At `soft_timeout`, SoftTimeout
-    is raised in the task, which may catch it to tidy up. `retries` are
-    further attempts after the first, made after errors of the `retry_for` types, but for those
-    of `no_retry_for`, and after the delays that `backoff` says. `expires`
-    drops a message that still waits after so long. `bind` passes `current_task()` first. Of a
-    `sensitive` task no log line tells arguments, result or an error's text, whatever the worker is told.
-    `thread` runs it in a native thread, for code that blocks: at its timeout it is given up, and goes on.
-    `unique` sends a call once: True = its arguments count, or the one of that name, or what a function of them
-    returns; until it is "done" or "started" (`unique_until`), or for `unique_for` s. A send meanwhile returns the first
-    one's Result, or, with `on_conflict="replace"`, takes the place of what waits.
-    `tags` are words by which messages can be cancelled together.
-    """
-
-    name: str
-    queue: str = "default"
-    timeout: float | None = None
-    soft_timeout: float | None = None
-    retries: int = 0
-    retry_for: tuple[type[BaseException], ...] = (Exception,)
-    no_retry_for: tuple[type[BaseException], ...] = ()
-    backoff: Backoff | Delays | Computed = field(default_factory=Backoff)
-    priority: int = 5
-    expires: float | None = None
-    result_ttl: float = 3600.0
-    ignore_result: bool = False
-    bind: bool = False
-    sensitive: bool = False
-    thread: bool = False
-    unique: By = False
-    unique_until: Literal["done", "started"] | None = None
-    unique_for: float | None = None
-    on_conflict: Literal["keep", "replace"] = "keep"
-    tags: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_tags("tags", self.tags)
-        check_name("queue", self.queue)
-        check_priority("priority", self.priority)
-        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
-            raise DeclarationError(
-                f"{self.name}: retries={self.retries!r}: give a number from 0 on"
-            )
-        for what, value in (
-            ("timeout", self.timeout),
-            ("soft_timeout", self.soft_timeout),
-            ("expires", self.expires),
-        ):
-            if value is not None:
-                check_seconds(f"{self.name}: {what}", value)
-        if self.soft_timeout is not None and not 0 < self.soft_timeout < (self.timeout or math.inf):
-            raise DeclarationError(
-                f"{self.name}: soft_timeout={self.soft_timeout!r}: give seconds above 0, and below its timeout"
-            )
-        check_result_ttl(f"{self.name}: result_ttl", self.result_ttl)
-        for what in ("ignore_result", "bind", "sensitive", "thread"):
-            flag = getattr(self, what)
-            if not isinstance(flag, bool):
-                raise DeclarationError(f"{self.name}: {what}={flag!r}: give True or False")
-        check_unique(self.name, self.unique, self.unique_until, self.unique_for, self.on_conflict)
-        if self.thread and self.soft_timeout is not None:
-            raise DeclarationError(
-                f"{self.name}: nothing can be raised in a thread from outside: with thread=True leave out "
-                "soft_timeout, and heed current_task().deadline"
-            )
-
-
-def make_options(name: str, options: Mapping[str, Any]) -> TaskOptions:
-    """TaskOptions as a decorator takes them: `backoff=2.0`, `retry_for=IOError`."""
-    known = [field.name for field in fields(TaskOptions)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise DeclarationError(f"{name}: no option {unknown[0]!r}; there are {', '.join(known)}")
-    given = dict(options)
-    if "tags" in given:
-        given["tags"] = check_tags(f"{name}: tags", given["tags"])
-    if "backoff" in given:
-        given["backoff"] = as_backoff(given["backoff"])
-    for what in ("retry_for", "no_retry_for"):
-        if what in given:
-            types = given[what]
-            types = tuple(types) if isinstance(types, Iterable) else (types,)
-            if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
-                raise DeclarationError(f"{name}: {what}={given[what]!r}: give exception types")
-            given[what] = types
-    return TaskOptions(name=name, **given)
 
 
 class Task(Generic[P, R]):
@@ -147,6 +55,9 @@ class Task(Generic[P, R]):
         self._signature = sent_signature(function, options.name, options.bind)
         self._few, self._most = plain_arity(self._signature)
         self._unique = None if options.unique is False else Unique(options, self._signature)
+        by = options.key
+        self._key = None if by is None else KeyRule(by, self._signature, options.name)
+        self._is_plain = self._unique is None and self._key is None
         self._tagged = tagged(options.tags)
 
     def __repr__(self) -> str:
@@ -180,11 +91,13 @@ class Task(Generic[P, R]):
         id: str | None = None,
         result_ttl: float | None = None,
         tags: Iterable[str] | None = None,
+        key: str | Sequence[str] | None = None,
     ) -> Result[R]:
         """Send with options: not before `countdown` seconds from now or the moment `eta`; to
         be dropped if it still waits at `expires`; as `id`, of which at most one is present at a
         time: sending it again while it waits or runs is a no-op; with `tags` besides the task's own, see
-        `App.cancel`. Raises as `delay` does."""
+        `App.cancel`; limited by `key`, or a tuple of two, in place of what the task says, () for none.
+        Raises as `delay` does."""
         if countdown is not None and eta is not None:
             raise BadArguments("give countdown= or eta=, not both")
         if countdown is not None:
@@ -200,6 +113,7 @@ class Task(Generic[P, R]):
             id=id,
             result_ttl=result_ttl,
             tags=tags,
+            key=key,
         )
         return self.send(message if due is None else replace(message, due=due))
 
@@ -214,6 +128,7 @@ class Task(Generic[P, R]):
         id: str | None = None,
         result_ttl: float | None = None,
         tags: Iterable[str] | None = None,
+        key: str | Sequence[str] | None = None,
     ) -> Message:
         """What `apply_async` would send; raises BadArguments."""
         checks: tuple[tuple[str, Any, Callable[[str, Any], Any]], ...] = (
@@ -226,9 +141,8 @@ class Task(Generic[P, R]):
         given: dict[str, Any] = {
             name: checked(name, value, check) for name, value, check in checks if value is not None
         }
-        if tags is not None:
-            given["options"] = self._options(tags)
-        message = self._message(tuple(args), dict(kwargs or {}))
+        named = None if tags is None else self._options(tags)
+        message = self._message(tuple(args), dict(kwargs or {}), named, key=key)
         return replace(message, **given) if given else message
 
     def send(self, message: Message) -> Result[R]:
@@ -324,6 +238,7 @@ class Task(Generic[P, R]):
         kwargs: dict[str, Any],
         named: Mapping[str, str] | None = None,
         seen: Rule | None = None,
+        key: str | Sequence[str] | None = None,
     ) -> Message:
         self.check_call(args, kwargs)
         options = self.options
@@ -338,10 +253,17 @@ class Task(Generic[P, R]):
             expires=options.expires,
             options=self._tagged if named is None else named,
         )
-        if self._unique is None and seen is None:
+        if self._is_plain and seen is None and key is None:
             return message
+        notes = {**message.options}
+        # Before any middleware, as what makes it unique.
+        if key is not None:
+            keys = keys_note(f"{self.name}: key", key)
+        else:
+            keys = "" if self._key is None else self._key.note(args, kwargs)
+        if keys:
+            notes["keys"] = keys
         try:
-            notes = {**message.options}
             if self._unique is not None:
                 notes["unique"] = self._unique.note(args, kwargs)
             mark = None if seen is None else mark_of(seen.key(args, kwargs))

@@ -16,7 +16,7 @@ from greenworker.errors import ConfigError
 
 # As the manual lists what there is to choose from.
 _CHOICES = re.compile(r"\w+(?:, \w+)+ or \w+")
-_FOR_ALL = ("app", "url", "workdir", "help", "version")
+_FOR_ALL = ("app", "url", "workdir", "concurrency", "help", "version")  # the worker as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +46,27 @@ class Manual:
     taken: Mapping[str, Sequence[Option]]  # `worker` for a call that names no command
 
 
-def run(options: Options, manual: str, usable: Mapping[str, Sequence[str]]) -> int:
-    """Print the script for a shell; returns the exit code."""
+def run(
+    options: Options,
+    manual: str,
+    usable: Mapping[str, Sequence[str]],
+    own: Mapping[str, str] | None = None,
+) -> int:
+    """Print the script for a shell; returns the exit code. `own`: the manuals of commands that have one."""
     shell = options.named("shell") or ""
     write = _SHELLS.get(shell)
     if write is None:
         raise ConfigError(f"completion for {shell!r}: there are {', '.join(_SHELLS)}")
-    print(write(read_manual(manual, usable)))
+    print(write(read_manual(manual, usable, own)))
     return 0
 
 
-def read_manual(manual: str, usable: Mapping[str, Sequence[str]]) -> Manual:
-    """The manual's own words; `usable`: the options that each command takes, the worker all others."""
-    section = manual.partition("Options:\n")[2].partition("\n\n")[0]
-    options = [
-        Option(short, name, value, _line(text), _choices(text) if value else ())
-        for short, name, value, text in re.findall(
-            r"^  (?:-(\w)(?: [A-Z]+)?, )?--([\w-]+)(?: ([A-Z]+))?(.*(?:\n {10,}.*)*)",
-            section,
-            re.MULTILINE,
-        )
-    ]
+def read_manual(
+    manual: str, usable: Mapping[str, Sequence[str]], own: Mapping[str, str] | None = None
+) -> Manual:
+    """The manual's own words; `usable`: the options that each command takes, the worker all others, but
+    for the commands that have a manual of their `own`."""
+    options = _options(manual)
     told = manual.partition("Commands:\n")[2].partition("\n\n")[0]
     texts = dict(re.findall(r"^  (\w+) (.*(?:\n {10,}.*)*)", told, re.MULTILINE))
     arguments = {
@@ -78,14 +78,31 @@ def read_manual(manual: str, usable: Mapping[str, Sequence[str]]) -> Manual:
     }
     commands = {name: _line(text) for name, text in texts.items()}
     others = {name for names in usable.values() for name in names}
-    own = [one for one in options if one.name not in others]
+    workers = [one for one in options if one.name not in others]
     for_all = [one for one in options if one.name in _FOR_ALL]
     taken = {
         command: [one for one in options if one.name in names or one.name in ("help", "version")]
         for command, names in usable.items()
     }
-    taken["worker"] = [*dict.fromkeys([*own, *for_all])]
+    taken["worker"] = [*dict.fromkeys([*workers, *for_all])]
+    for command, its_manual in (own or {}).items():
+        taken[command] = _options(its_manual)
+        # What both have is completed as the first manual says.
+        known = {one.name for one in options}
+        options = [*options, *(one for one in taken[command] if one.name not in known)]
     return Manual(commands, arguments, options, taken)
+
+
+def _options(manual: str) -> list[Option]:
+    section = manual.partition("Options:\n")[2].partition("\n\n")[0]
+    return [
+        Option(short, name, value, _line(text), _choices(text) if value else ())
+        for short, name, value, text in re.findall(
+            r"^  (?:-(\w)(?: [A-Z]+)?, )?--([\w-]+)(?: ([A-Z]+))?(.*(?:\n {10,}.*)*)",
+            section,
+            re.MULTILINE,
+        )
+    ]
 
 
 def _taking(manual: str, what: str) -> list[str]:

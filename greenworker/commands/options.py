@@ -9,7 +9,7 @@ from typing import Any
 
 from greenworker.errors import ConfigError
 
-# What counts by its flag alone. What chooses dead letters, says how one call is sent, or shows what is
+# What counts by its flag alone. What chooses dead letters, says how one call is sent or what is allowed, or shows what is
 # private: no setting of the environment may take a slip for a choice, or narrow a choice unseen. And
 # GREENWORKER_VERSION=0.1.0 is what a Dockerfile may well say.
 BY_FLAG_ALONE = frozenset(
@@ -28,6 +28,7 @@ BY_FLAG_ALONE = frozenset(
             "version",
         ),
         *("yes", "countdown", "queue", "priority", "id", "wait"),
+        *("burst-size", "delay", "adaptive", "floor", "ceiling", "none", "for"),
     )
 )
 
@@ -93,6 +94,11 @@ class Options:
     def said_by_flag(self, name: str) -> bool:
         """Whether the flag itself was given, not its variable."""
         return self._parsed[f"--{name}"] not in (None, False)
+
+    def by_flag(self, name: str) -> str | None:
+        """What the flag says, not its variable."""
+        given = self._parsed[f"--{name}"]
+        return None if given is None else str(given)
 
     def text(self, name: str) -> str | None:
         return self._said(name)[1]

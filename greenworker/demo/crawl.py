@@ -16,7 +16,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,10 +32,12 @@ from gevent.event import Event
 
 from greenworker.demo import tasks
 from greenworker.demo.progress import Progress, Snapshot, megabytes, progress
-from greenworker.demo.site import STATS, Counts, allow_connections
+from greenworker.demo.site import STATS, Counts
 from greenworker.embedded import EmbeddedServer
 from greenworker.embedded_guard import GUARDIAN, open_lock, try_lock
 from greenworker.errors import BrokerUnavailable
+from greenworker.testsite.process import running
+from greenworker.testsite.server import allow_connections
 from greenworker.worker import Worker
 
 CONCURRENCY = 1000
@@ -45,6 +46,15 @@ PAGES = 5000
 SEED = 7
 DEADLINE = 120.0
 """Seconds after which a crawl that has not ended is given up."""
+
+SITE = (
+    "-m",
+    "greenworker.demo.site",
+    "--until-eof",
+    "--port=0",
+    f"--pages={PAGES}",
+    f"--seed={SEED}",
+)
 
 BANNER = f"""\
 greenworker demo: crawl a web site of {PAGES:,} pages with one process, {CONCURRENCY:,} at a time.
@@ -59,7 +69,7 @@ def run() -> int:
     However it ends, it leaves no process and no file behind.
     """
     print(BANNER, flush=True)
-    with _stop_event() as stop, _web_site() as root, _private_server(), _no_proxy():
+    with _stop_event() as stop, running(SITE) as root, _private_server(), _no_proxy():
         crawl = _crawl(root, stop)
         seen_by_site = _counts(root)
     print(_summary(crawl, seen_by_site))
@@ -196,35 +206,6 @@ def _problem(crawl: Crawl, site: Counts) -> str | None:
     if site.most_at_once < ENOUGH_AT_ONCE:
         return f"the site had {site.most_at_once:,} requests at once, not {ENOUGH_AT_ONCE:,}"
     return None
-
-
-@contextmanager
-def _web_site() -> Iterator[str]:
-    """Run the site in a process of its own, and yield its address."""
-    command = [sys.executable, "-m", "greenworker.demo.site", "--until-eof", "--port=0"]
-    command += [f"--pages={PAGES}", f"--seed={SEED}"]
-    # In a session of its own it does not see Ctrl-C. It ends when its stdin does, that is with
-    # this process, however this one ends.
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            root = process.stdout.readline().strip()
-            if not root:
-                raise RuntimeError("the demo's web site did not start; see what it wrote above")
-            yield root
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(timeout=5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 def _counts(root: str) -> Counts:

@@ -19,22 +19,17 @@ What it is like (of all pages, by the numbers below):
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import random
-import resource
-import signal
-import socket
-import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import gevent
-from gevent.os import make_nonblocking, nb_read
-from gevent.pywsgi import WSGIHandler, WSGIServer
+
+from greenworker.testsite.http import Visit, answer_on, bind
+from greenworker.testsite.server import allow_connections, stop_event
 
 CHILDREN = 30
 CROSS_LINKS = 6
@@ -43,9 +38,6 @@ SLOW, SLOW_LATENCY = 0.08, (3.0, 5.0)
 REFUSES, RESETS, FAILURE_LATENCY = 0.04, 0.02, 0.2
 
 STATS = "/__stats"
-
-Environ = dict[str, Any]
-StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +71,7 @@ class Counts:
 
 
 class Site:
-    """The pages of a site and what has been asked of it: a WSGI application.
+    """The pages of a site and what has been asked of it.
 
     `pace` multiplies each latency: 0 answers at once.
     """
@@ -95,17 +87,18 @@ class Site:
         self._served: set[int] = set()
         self._open = 0
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def handle(self, visit: Visit) -> None:
         """Answer one request after its page's latency, or fail as planned."""
-        asked = environ["PATH_INFO"]
-        n = self._paths.get(asked)
+        n = self._paths.get(visit.path)
         if n is not None:
-            return self._visit(n, environ, start_response)
-        if asked == STATS:
-            return self._stats(start_response)
-        return _answer(start_response, "404 Not Found", b"no such page\n", "text/plain")
+            self._visit(n, visit)
+        elif visit.path == STATS:
+            counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
+            visit.answer("200 OK", json.dumps(counts).encode(), "application/json")
+        else:
+            visit.answer("404 Not Found", b"no such page\n", "text/plain")
 
-    def _visit(self, n: int, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _visit(self, n: int, visit: Visit) -> None:
         page, counts = self.pages[n], self.counts
         fails = self._failures_left[n] > 0
         if fails:
@@ -123,14 +116,11 @@ class Site:
             if n not in self._served:
                 self._served.add(n)
                 counts.served += 1
-            return _answer(start_response, "200 OK", html(n, page), "text/html; charset=utf-8")
-        if page.resets:
-            _reset(environ[Handler.SOCKET])
-        return _answer(start_response, "503 Service Unavailable", b"busy\n", "text/plain")
-
-    def _stats(self, start_response: StartResponse) -> Iterable[bytes]:
-        counts = {name: getattr(self.counts, name) for name in Counts.__slots__}
-        return _answer(start_response, "200 OK", json.dumps(counts).encode(), "application/json")
+            visit.answer("200 OK", html(n, page), "text/html; charset=utf-8")
+        elif page.resets:
+            visit.reset()
+        else:
+            visit.answer("503 Service Unavailable", b"busy\n", "text/plain")
 
 
 def plan(seed: int, n: int, pages: int) -> Page:
@@ -206,40 +196,6 @@ PROSE = tuple(
 )
 
 
-def _answer(start_response: StartResponse, status: str, body: bytes, kind: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
-    return [body]
-
-
-def _reset(connection: socket.socket) -> None:
-    # Lingering for zero seconds makes the coming close a RST; pywsgi takes ECONNRESET to mean
-    # that the connection is gone, and closes it without an answer or a traceback.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    raise ConnectionResetError(errno.ECONNRESET, "reset as planned")
-
-
-class Handler(WSGIHandler):  # type: ignore[misc]  # gevent's class is untyped
-    """pywsgi's handler, which also shows the application its connection."""
-
-    SOCKET = "greenworker.demo.socket"
-
-    def get_environ(self) -> Environ:
-        """Return the WSGI environment with the connection under `SOCKET`."""
-        environ: Environ = super().get_environ()
-        environ[self.SOCKET] = self.socket
-        return environ
-
-
-def serve(site: Site, port: int = 0) -> WSGIServer:
-    """Listen on 127.0.0.1 and return the server, started; port 0 picks a free one."""
-    # A crawler opens a thousand connections in one breath: none may be turned away.
-    server = WSGIServer(
-        ("127.0.0.1", port), site, backlog=2048, handler_class=Handler, log=None, error_log=None
-    )
-    server.start()
-    return server
-
-
 def main(argv: Sequence[str]) -> int:
     """Serve a site until SIGTERM or SIGINT, or until stdin ends if asked to."""
     parser = argparse.ArgumentParser(prog="python -m greenworker.demo.site")
@@ -251,31 +207,14 @@ def main(argv: Sequence[str]) -> int:
         "--until-eof", action="store_true", help="stop when stdin ends: with whoever holds it"
     )
     options = parser.parse_args(argv)
+    stop = stop_event(options.until_eof)
     allow_connections(4096)
-    server = serve(Site(options.pages, options.seed, options.pace), options.port)
+    listener = bind(options.port)
+    server = answer_on(listener, 0, Site(options.pages, options.seed, options.pace).handle)
     print(f"http://127.0.0.1:{server.server_port}/", flush=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, server.stop, 0)
-    if options.until_eof:
-        gevent.spawn(_at_end_of_stdin, server.stop)
-    server.serve_forever(stop_timeout=0)
+    stop.wait()
+    server.close()
     return 0
-
-
-def allow_connections(wanted: int) -> None:
-    """Raise this process' soft limit of open files to `wanted`, as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-
-
-def _at_end_of_stdin(stop: Callable[[int], object]) -> None:
-    stdin = sys.stdin.fileno()
-    make_nonblocking(stdin)
-    while nb_read(stdin, 512):
-        pass
-    stop(0)
 
 
 if __name__ == "__main__":

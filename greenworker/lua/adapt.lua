@@ -56,10 +56,7 @@ end
 
 local function set_rate(one, pace, rate)
   local slowest, fastest = bounds(one)
-  local former = pace.rate
   pace.rate = within(slowest, rate, fastest)
-  -- What has been started is not paid for at the former rate.
-  if pace.rate > former then one.tat = math.min(one.tat, one.last + one.allowed.burst * 1000 / pace.rate) end
 end
 
 -- What is known of an adaptive key's rate.
@@ -72,7 +69,7 @@ local function pace_of(one)
   end
   for _, name in ipairs(PACE) do
     -- Damaged, or of another version: it is learnt anew.
-    if n ~= #PACE or not pace[name] then
+    if n ~= #PACE or not (pace[name] and pace[name] > -1e16 and pace[name] < 1e16) then
       pace, n = {rate = RATE_FIRST}, 0
       for i = 2, #PACE do pace[PACE[i]] = 0 end
       break
@@ -198,7 +195,6 @@ function adapt.slower(one, now, again, resumes)
   if again and pace.mark > 0 then held = math.min(resumes - pace.mark, SERIES_MOST) end
   calm_down(pace, resumes, held)
   new_round(pace, resumes)
-  one.tat = resumes + (one.allowed.burst - 1) * 1000 / pace.rate
 end
 
 local function grow(one, pace, now)

@@ -41,8 +41,8 @@ local function is_message(id) return redis.call('HEXISTS', MSG, id) == 1 end
 
 local next_cursor = '0'
 if kind == 'list' then
-  local start = tonumber(cursor)
-  names = redis.call('LRANGE', KEY, start, start + count - 1)
+  local since = tonumber(cursor)
+  names = redis.call('LRANGE', KEY, since, since + count - 1)
   if what == 'place' and #names > 0 then
     for i, id in ipairs(names) do
       local size = redis.call('HSTRLEN', MSG, id)
@@ -61,8 +61,8 @@ if kind == 'list' then
       end
     end
   end
-  if start + #names < redis.call('LLEN', KEY) then
-    next_cursor = string.format('%.0f', start + math.max(#names - 1, 1))
+  if since + #names < redis.call('LLEN', KEY) then
+    next_cursor = string.format('%.0f', since + math.max(#names - 1, 1))
   end
 elseif SCANS[kind] then
   local found

@@ -17,6 +17,8 @@ local LOOK_AT_MOST, CHUNK, SPREAD_OVER = 1000, 200, 64
 -- ms: for so long a worker claims nothing else for the sake of a suspect, before and while it runs; and how long
 -- it is known that it was not enough.
 local PATIENCE, IMPATIENCE = 60000, 600000
+-- So many of a key's messages go over to their other keys at a time, and then none for so many ms.
+local PASS_MOST, PASS_PAUSE = 500, 50
 
 require_type(MSG, 'hash')
 require_type(PROCESSING, 'hash')
@@ -60,7 +62,8 @@ for i = 5, #ARGV do
       line[priority] = redis.call('LLEN', ready_key(queue, priority))
       line.waiting = line.waiting + line[priority]
     end
-    line.keyed = tonumber(keyed[i - 4] or 0)
+    -- (What is no number is somebody's: there may be lines.)
+    line.keyed = keyed[i - 4] and (tonumber(string.match(keyed[i - 4], '^%d+$')) or 1) or 0
     if line.keyed > 0 then
       are_keyed = true
       require_type(wake_key(queue), 'list')
@@ -122,10 +125,16 @@ local function pop(key, room)
   end
 end
 
--- The first of a message's keys that refuses it, or nil.
-local function who_refuses(first, second)
-  if first and refusal(known(first), now) then return first end
-  if second and refusal(known(second), now) then return second end
+-- Whether a key of a suspect refuses it.
+local function is_refused(id)
+  local first, second = keys_in(redis.call('HGET', MSG, id) or '')
+  return first and refusal(known(first), now) or second and refusal(known(second), now)
+end
+
+-- It waits behind the other suspects.
+local function goes_behind(key)
+  looked = looked + 1
+  redis.call('RPOPLPUSH', key, key)
 end
 
 -- A message was claimed: it holds a permit of each of its keys.
@@ -137,6 +146,7 @@ end
 -- From the lines of keys, one of each in turn, as long as there is room.
 local function pop_in_turn(queue, priority, room)
   local turn, at = turn_key(queue, priority), priority .. ':' .. queue
+  local passed  -- how many of a line went over to that of their other key
 
   -- The next of a key's line: true when it was claimed; nil when the line is empty, or its key may not start one.
   local function pop_next(one, list)
@@ -150,10 +160,13 @@ local function pop_in_turn(queue, priority, room)
     local other = first ~= one.key and first or second
     if other == one.key then other = nil end
     if other and refusal(known(other), now) then
-      -- There it waits until that one may start it.
-      looked = looked + 1
-      if redis.call('LPUSH', line_key(queue, priority, other), id) == 1 then enter(other, queue, priority, now) end
-      return false
+      -- There it waits until that one may start it. (pcall: where no line can be, it costs the limit.)
+      local length = redis.pcall('LPUSH', line_key(queue, priority, other), id)
+      if type(length) == 'number' then
+        looked, passed = looked + 1, passed + 1
+        if length == 1 then enter(other, queue, priority, now) end
+        return false
+      end
     end
     local before = #held
     if not take(id, envelope) then
@@ -172,7 +185,8 @@ local function pop_in_turn(queue, priority, room)
     if not key then return end
     local one = known(key)
     local list, claimed = line_key(queue, priority, key), false
-    looked = looked + 1
+    if one.lines[at] ~= 't' then one.lines[at], one.changed = 't', true end  -- whatever was known of it
+    looked, passed = looked + 1, 0
     local when = refusal(one, now)
     -- Who is alone takes as much as it may: there is nobody to take turns with.
     while not when and room > 0 and looked < LOOK_AT_MOST do
@@ -181,6 +195,8 @@ local function pop_in_turn(queue, priority, room)
       if claimed == nil then break end
       when = refusal(one, now)
       if claimed and redis.call('LLEN', turn) > 0 then break end
+      -- Two keys that refuse by turns would have their messages go to and fro, as fast as anybody claims.
+      if not when and passed >= PASS_MOST then when = now + PASS_PAUSE end
     end
     if one.lines[at] and not full and redis.pcall('LLEN', list) == 0 then
       one.lines[at], one.changed = nil, true
@@ -193,16 +209,10 @@ local function pop_in_turn(queue, priority, room)
   end
 end
 
--- The next suspect, if it still is one to run: it leaves its list for what is held, or has ended. One that a limit
--- refuses goes behind the others.
+-- The next suspect, if it still is one to run: it leaves its list for what is held, or has ended.
 local function pop_suspect(key, id)
   local before = #held
   local first, second = keys_in(redis.call('HGET', MSG, id) or '')
-  if who_refuses(first, second) then
-    looked = looked + 1
-    redis.call('RPOPLPUSH', key, key)
-    return false
-  end
   full = not take(id)
   if full then return false end
   redis.call('RPOP', key)
@@ -225,7 +235,9 @@ local function pop_suspects(key, room, beside)
     local id = redis.call('LINDEX', key, -1)
     local crashes = crashes_of(id)
     if not id or (crashes >= SOLITARY_AFTER and not beside) or (crashes >= ALONE_AFTER and few > 0) then return end
-    if pop_suspect(key, id) then
+    if is_refused(id) then
+      goes_behind(key)
+    elseif pop_suspect(key, id) then
       few, room = few + 1, room - 1
       if crashes >= ALONE_AFTER then return end
     end
@@ -267,12 +279,15 @@ local function makes_room_for_one()
       left = left - 1
       local id = redis.call('LINDEX', key, -1)
       if not id or crashes_of(id) < SOLITARY_AFTER then break end
-      if holds_any then
+      local refused = is_refused(id)
+      if holds_any and not refused then
         beside[queue] = now - waits_since(queue) >= PATIENCE
         if line.first and not beside[queue] then return true end
         break
       end
-      if pop_suspect(key, id) then
+      if refused then
+        goes_behind(key)
+      elseif pop_suspect(key, id) then
         redis.call('SET', SOLITARY, id)
         redis.call('DEL', room_key(queue))
         return true

@@ -2,6 +2,7 @@
 --
 -- ARGV  d (an app's code declares them) or s (somebody sets them), wid or '', then pattern, spec, pattern, spec...
 --       spec '' drops the limit. With a wid these are all that this worker's code declares.
+--       (nothing happens when wid is not registered, any more: nobody would ever forget what it declares)
 -- Returns the patterns that have changed. Where one has a *, keys that it fits may be parked: call limit_look until it is
 -- through.
 --
@@ -13,6 +14,7 @@ require_type(LIMITS_BY, 'hash')
 require_type(KNOWN, 'hash')
 require_type(LATER, 'zset')
 redis.call('DEL', NIL)
+if wid ~= '' and not redis.call('ZSCORE', WORKERS, wid) then return {} end
 local now = now_ms()
 
 local changed, declared = {}, {}
@@ -27,7 +29,9 @@ for i = 3, #ARGV, 2 do
     if before ~= spec then changed[#changed + 1] = pattern end
   end
 end
-if wid ~= '' then redis.call('HSET', LIMITS_BY, wid, table.concat(declared, ' ')) end
+if wid ~= '' then
+  for _, pattern in ipairs(forget_declared(wid, table.concat(declared, ' '))) do changed[#changed + 1] = pattern end
+end
 if #changed == 0 then return changed end
 note_patterns()
 for _, pattern in ipairs(changed) do

@@ -12,23 +12,32 @@ local function held_key(key) return ROOT .. 'held:' .. key end
 
 -- When nothing but a permit that comes back, or somebody's word, can change it.
 local NEVER = math.huge
+local FOR_EVER = 9000000000000000
+local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
+-- ms for which starts are counted.
+local WINDOW = 10000
+-- What is known of each key that this script has met; the text of one.
+local known_here, STATE = {}, nil
+local keys_in, limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
+local memorable_until, close_keys, find_lines
+
+do  -- Lua has room for 200 locals: what nobody else needs stays in here
 -- ms: so long a key is remembered that nothing waits for or runs; and one that was throttled last.
 local REMEMBER, REMEMBER_STRIKES = 15000, 3600000
 -- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest and the shortest that is believed.
-local PAUSE, PAUSE_MOST, HOLD_MOST, PAUSE_LEAST = 1000, 300000, 3600000, 100
+local PAUSE, PAUSE_MOST, HOLD_MOST, HOLD_LEAST = 1000, 300000, 3600000, 100
 -- Throttles one after the other until its circuit is open: then one message at a time, until one has got through.
 local CIRCUIT_AFTER = 5
-local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
-local FOR_EVER = 9000000000000000
--- ms for which starts are counted; how many durations are kept.
-local WINDOW, TOOK_MOST = 10000, 24
+-- How many durations are kept.
+local TOOK_MOST = 24
 
-local function keys_in(envelope)
+function keys_in(envelope)
   local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
   local at = string.find(line, ' keys=', 1, true)
   if not at then return nil end
   local first, second = string.match(line, '^([%w_.~:/@%%-]+)', at + 6), nil
-  if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(.-)%%2C(.+)$') end
+  if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(..-)%%2C(.+)$') end
+  if second == first then second = nil end
   if first and #first <= 600 and #(second or '') <= 600 then return first, second end
 end
 
@@ -44,7 +53,7 @@ local function read_generation()
 end
 
 -- After a change: the patterns that have a *, in the order in which they count, under '#'.
-local function note_patterns()
+function note_patterns()
   read_generation()
   local wild, order = {}, {}
   for _, pattern in ipairs(redis.call('HKEYS', LIMITS)) do
@@ -63,23 +72,29 @@ local function note_patterns()
   redis.call('HSET', LIMITS, '#', table.concat({generation, unpack(wild)}, ' '))
 end
 
--- Limits that the code of a worker declared that is no more, and no other worker's.
-local function forget_declared(wid)
-  local said = redis.pcall('HGET', LIMITS_BY, wid)
-  if type(said) ~= 'string' then return end
-  redis.call('HDEL', LIMITS_BY, wid)
-  local others = ' ' .. table.concat(redis.call('HVALS', LIMITS_BY), ' ') .. ' '
-  local changed = false
+-- Limits go that the code of a worker declared and does no more, nor that of any other worker. `now_said`: what it declares
+-- instead; nil when the worker is no more. Returns the patterns that have gone.
+function forget_declared(wid, now_said)
+  local said, gone = redis.pcall('HGET', LIMITS_BY, wid), {}
+  if now_said then
+    redis.call('HSET', LIMITS_BY, wid, now_said)
+  elseif type(said) == 'string' then
+    redis.call('HDEL', LIMITS_BY, wid)
+  end
+  if type(said) ~= 'string' or said == now_said then return gone end
+  local still = ' ' .. table.concat(redis.call('HVALS', LIMITS_BY), ' ') .. ' '
   for pattern in string.gmatch(said, '%S+') do
     local line = redis.pcall('HGET', LIMITS, pattern)
-    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and not string.find(others, ' ' .. pattern .. ' ', 1, true) then
-      changed = redis.call('HDEL', LIMITS, pattern) == 1 or changed
+    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and not string.find(still, ' ' .. pattern .. ' ', 1, true)
+      and redis.call('HDEL', LIMITS, pattern) == 1 then
+      gone[#gone + 1] = pattern
     end
   end
-  if changed then
+  if #gone > 0 then
     note_patterns()
     redis.call('HSET', LIMITS, '?', '0')
   end
+  return gone
 end
 
 local function fits(pattern, key)
@@ -87,7 +102,7 @@ local function fits(pattern, key)
 end
 
 -- The limit that counts for a key: its own, or that of the first pattern that fits. Returns pattern and spec, or nil.
-local function limit_for(key)
+function limit_for(key)
   local line = redis.pcall('HGET', LIMITS, key)
   if type(line) == 'string' then return key, string.match(line, '^%a %d+ (.*)$') end
   for _, pattern in ipairs(patterns) do
@@ -109,7 +124,7 @@ local function read_spec(spec)
   local said = {}
   for name, value in string.gmatch(spec or '', '(%l+)=(%S+)') do said[name] = value end
   return {concurrency = tonumber(said.concurrency), delay = tonumber(said.delay), interval = interval_of(said.rate),
-    burst = tonumber(said.burst) or 1, adaptive = said.adaptive == '1',
+    burst = tonumber(said.burst), adaptive = said.adaptive == '1',
     slowest = interval_of(said.floor), fastest = interval_of(said.ceiling)}
 end
 
@@ -126,9 +141,7 @@ end
 -- throttled   in all
 -- took        how long the last ones ran, ms
 -- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between
-local STATE = '^(%S+) (%S+) (%S+) (%S+) (%d+) (%S+) (%d) (%S+) (%S+) (%d+) (%S+) (%S+) (.*)$'
-
-local known_here = {}
+STATE = '^(%S+) ([%d.]+) (%d+) (%d+) (%d+) (%d+) (%d) (%S+) (%d+,%d+,%d+) (%d+) (%S+) (%S+) (.*)$'
 
 local function read_lines(text)
   local lines = {}
@@ -136,8 +149,21 @@ local function read_lines(text)
   return lines
 end
 
+-- Where a key has lines, if what was known of it cannot be read: they are parked, for all we know.
+function find_lines(key)
+  local lines, queues = {}, redis.pcall('SMEMBERS', QUEUES)
+  for _, queue in ipairs(queues.err and {} or queues) do
+    for priority = 0, 9 do
+      if redis.call('EXISTS', ROOT .. 'line:' .. priority .. ':' .. queue .. ' ' .. key) == 1 then
+        lines[priority .. ':' .. queue] = 'p'
+      end
+    end
+  end
+  return lines
+end
+
 -- What is known of a key, by the limits as they are now.
-local function known(key)
+function known(key)
   local one = known_here[key]
   if one then return one end
   if not generation then read_generation() end
@@ -147,7 +173,8 @@ local function known(key)
   one = {key = key, gen = gen, tat = tonumber(tat) or 0, last = tonumber(last) or 0, hold = tonumber(hold) or 0,
     strikes = tonumber(strikes) or 0, struck = tonumber(struck) or 0, phase = tonumber(phase) or CLOSED,
     rate = rate or '-', window = window or '0,0,0', throttled = tonumber(throttled) or 0, took = took or '-',
-    lines = read_lines(lines or ''), spec = spec or ''}
+    lines = read_lines(lines or ''), spec = spec or '', is_new = not line, is_damaged = line and not gen}
+  if one.is_damaged then one.lines = find_lines(key) end
   if gen ~= generation then
     local _, now_spec = limit_for(key)
     one.gen, one.spec, one.changed = generation, now_spec or '', true
@@ -157,7 +184,7 @@ local function known(key)
   return one
 end
 
-local function out(one)
+function out(one)
   if not one.out then
     local held = redis.pcall('SCARD', held_key(one.key))
     one.out = type(held) == 'number' and held or 0
@@ -165,8 +192,21 @@ local function out(one)
   return one.out
 end
 
+-- How many may start at once. Where nobody has said it: as many as the rate allows in that many ms, since who comes a few ms
+-- late for each turn of a fast one would else fall behind.
+local BURST_WITHIN = 100
+local function burst_of(allowed, interval)
+  if allowed.adaptive and not allowed.interval then return 1 end
+  return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
+end
+
+-- The theoretical arrival time. After a run of starts it is so far ahead at most; further, and another rate was allowed then.
+local function arrival(one, interval, lenient)
+  return math.min(one.tat, math.max(one.last, one.hold) + burst_of(one.allowed, interval) * interval + lenient)
+end
+
 -- Nil where one may start now; else when it may, in ms, or NEVER.
-local function refusal(one, now)
+function refusal(one, now)
   if one.phase == STOPPED then
     if one.hold > now then return one.hold < FOR_EVER and one.hold or NEVER end
     one.phase, one.changed = CLOSED, true
@@ -177,19 +217,20 @@ local function refusal(one, now)
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
   local interval, lenient = adapt.interval(one)
-  if interval then at = math.max(at, one.tat - (allowed.burst - 1) * interval - lenient) end
+  if interval then
+    at = math.max(at, arrival(one, interval, lenient) - (burst_of(allowed, interval) - 1) * interval - lenient)
+  end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
   return at > now and at or nil
 end
 
-local function start(one, id, now)
-  redis.pcall('SADD', held_key(one.key), id)
-  one.out = one.out and one.out + 1
+function start(one, id, now)
   adapt.started(one, now, math.max(one.last, one.last > 0 and one.hold or 0))
+  local interval, lenient = adapt.interval(one)
+  if interval then one.tat = math.max(arrival(one, interval, lenient), now) + interval end
+  if redis.pcall('SADD', held_key(one.key), id) == 1 then one.out = one.out and one.out + 1 end
   one.last, one.changed = now, true
-  local interval = adapt.interval(one)
-  if interval then one.tat = math.max(one.tat, now) + interval end
   local since, n, before = string.match(one.window, '^(%d+),(%d+),(%d+)$')
   since, n = tonumber(since), tonumber(n)
   if now - since >= WINDOW then
@@ -199,29 +240,35 @@ local function start(one, id, now)
 end
 
 -- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
-local function throttle(one, wait, began, now)
+function throttle(one, wait, began, now)
   one.throttled, one.changed = one.throttled + 1, true
   -- What began before, or at the same time as others that have told it already, tells the same again.
   local tells = began >= one.struck
   local again = one.strikes > 0 and adapt.is_first(one, began)
   if tells and (again or one.strikes == 0) then one.strikes = one.strikes + 1 end
   local pause = math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST)
-  if wait >= 0 and one.strikes <= 1 then pause = PAUSE_LEAST end
+  if wait >= 0 and one.strikes <= 1 then pause = HOLD_LEAST end
   local resumes = now + math.min(math.max(wait, pause), HOLD_MOST)
   one.hold = math.max(one.hold, resumes)
   one.struck = math.max(one.struck, resumes)
   if not tells then return end
   if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
   adapt.slower(one, now, again, resumes)
+  -- Slowly from the first start on: no burst has been saved up.
+  local interval = one.allowed.adaptive and adapt.interval(one)
+  if interval then one.tat = resumes + (burst_of(one.allowed, interval) - 1) * interval end
 end
 
 -- How a run that began then has ended: it got through, or it failed of something else.
-local function note_end(one, took, passed, began, now)
+function note_end(one, took, passed, began, now)
   one.changed = true
-  local kept = one.took == '-' and '' or one.took .. ','
-  local _, commas = string.gsub(kept, ',', ',')
-  if commas >= TOOK_MOST then kept = string.gsub(kept, '^[^,]*,', '', 1) end
-  one.took = kept .. string.format('%.0f', took)
+  -- What has failed in no time was no run: an unknown task, say.
+  if passed or took > 0 then
+    local kept = one.took == '-' and '' or one.took .. ','
+    local _, commas = string.gsub(kept, ',', ',')
+    if commas >= TOOK_MOST then kept = string.gsub(kept, '^[^,]*,', '', 1) end
+    one.took = kept .. string.format('%.0f', took)
+  end
   if began < one.struck then return end
   if passed then
     one.strikes = 0
@@ -233,7 +280,7 @@ local function note_end(one, took, passed, began, now)
 end
 
 -- Until when a key that nothing waits for or runs is to be remembered, ms.
-local function memorable_until(one)
+function memorable_until(one)
   if one.hold >= FOR_EVER then return NEVER end
   local at = math.max(one.last + (one.allowed.delay or 0), one.tat, one.hold, one.last + REMEMBER)
   if one.strikes > 0 then at = math.max(at, one.last + REMEMBER_STRIKES) end
@@ -250,11 +297,12 @@ local function write_known(one)
 end
 
 -- After the last change: what is known of each key that was met.
-local function close_keys(now)
+function close_keys(now)
   for key, one in pairs(known_here) do
     if one.changed then
       write_known(one)
       if not next(one.lines) then redis.pcall('ZADD', IDLE, 'NX', string.format('%.0f', now + REMEMBER), key) end
     end
   end
+end
 end

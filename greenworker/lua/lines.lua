@@ -31,10 +31,14 @@ local function park(one, at, when)
   if when ~= NEVER then redis.pcall('ZADD', LATER, string.format('%.0f', when), one.key) end
 end
 
-local function take_turns(one, at)
+local WRONG_FOR = 5000  -- ms: where its turn cannot be taken down
+local function take_turns(one, at, now)
   local priority, queue = string.match(at, '^(%d):(.*)$')
+  local turn = turn_key(queue, priority)
+  -- pcall: too late to refuse a key of a wrong type.
+  if one.is_damaged then redis.pcall('LREM', turn, 0, one.key) end
+  if type(redis.pcall('LPUSH', turn, one.key)) ~= 'number' then return park(one, at, now + WRONG_FOR) end
   one.lines[at], one.changed = 't', true
-  redis.call('LPUSH', turn_key(queue, priority), one.key)
   to_wake[queue] = true
 end
 
@@ -42,12 +46,12 @@ end
 local function enter(key, queue, priority, now)
   local one, at = known(key), priority .. ':' .. queue
   -- It takes turns, or is parked, though it was empty meanwhile.
-  if one.lines[at] then
+  if one.lines[at] and not one.is_damaged then
     if one.lines[at] == 't' then to_wake[queue] = true end
     return
   end
   local when = refusal(one, now)
-  if when then park(one, at, when) else take_turns(one, at) end
+  if when then park(one, at, when) else take_turns(one, at, now) end
 end
 
 -- What may run of a key has changed: its parked lines take turns again, or wait until they may.
@@ -64,21 +68,31 @@ local function look_again(one, now)
     if redis.pcall('LLEN', line_key(queue, priority, one.key)) == 0 then
       one.lines[at], one.changed = nil, true
     elseif not when then
-      take_turns(one, at)
+      take_turns(one, at, now)
     elseif when ~= NEVER then
       park(one, at, when)
     end
   end
 end
 
--- Keys whose time has come: their lines take turns again.
-local function look_at_due(now, most)
-  local due = redis.pcall('ZRANGEBYSCORE', LATER, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
-  for _, key in ipairs(due.err and {} or due) do
-    redis.call('ZREM', LATER, key)
-    look_again(known(key), now)
+-- All its lines, wherever it has any, if what was known of it is gone, or somebody asks for it: parked, for all we know.
+local function find_all(one)
+  one.is_damaged = true
+  for at in pairs(find_lines(one.key)) do
+    if not one.lines[at] then one.lines[at], one.changed = 'p', true end
   end
-  return #due
+end
+
+-- Keys whose time has come: their lines take turns again. At 0 an audit's mend has put what nobody would come to.
+local function look_at_due(now, most)
+  local due = redis.pcall('ZRANGEBYSCORE', LATER, '-inf', string.format('%.0f', now), 'WITHSCORES', 'LIMIT', 0, most)
+  for i = 1, due.err and 0 or #due, 2 do
+    local one = known(due[i])
+    redis.call('ZREM', LATER, due[i])
+    if one.is_new or tonumber(due[i + 1]) == 0 then find_all(one) end
+    look_again(one, now)
+  end
+  return #due / 2
 end
 
 -- After limits have changed, a pass looks at all keys, a chunk at a time: limits['?'] is where it goes on. True if there
@@ -127,7 +141,10 @@ end
 local function give_back(id, now, first, second)
   for _, key in ipairs({first, second}) do
     local one = known(key)
-    if redis.pcall('SREM', held_key(key), id) == 1 then one.out = one.out and one.out - 1 end
+    if redis.pcall('SREM', held_key(key), id) == 1 then
+      one.out = one.out and one.out - 1
+      if one.is_new then find_all(one) end
+    end
     one.changed = true
     look_again(one, now)
   end

@@ -103,7 +103,7 @@ end
 local function wake(queue)
   local key = wake_key(queue)
   -- pcall: too late to refuse a key of a wrong type.
-  if redis.call('LLEN', key) == 0 and redis.pcall('SISMEMBER', PAUSED, queue) ~= 1 then
+  if redis.pcall('LLEN', key) == 0 and redis.pcall('SISMEMBER', PAUSED, queue) ~= 1 then
     redis.call('LPUSH', key, '1')
   end
 end

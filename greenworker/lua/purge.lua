@@ -15,7 +15,7 @@ require_type(KEYED, 'hash')
 require_type(KNOWN, 'hash')
 local lists = {suspects_key(queue)}
 for priority = 9, 0, -1 do lists[#lists + 1] = ready_key(queue, priority) end
-local waiting = tonumber(redis.call('HGET', KEYED, queue) or 0)
+local waiting = tonumber(redis.call('HGET', KEYED, queue) or 0) or 0
 for _, key in ipairs(lists) do
   require_type(key, 'list')
   waiting = waiting + redis.call('LLEN', key)

@@ -14,7 +14,8 @@
 -- then, and charged max deliveries times as a suspect, it is buried. What was cancelled ends.
 --
 -- A sweep also tidies up: dead letters that nobody's burying pushes out, and queues that nobody uses
--- any more, lest names that were used once pile up, and what filters had seen that were dropped.
+-- any more, lest names that were used once pile up, and what filters had seen that were dropped. And it heals what it
+-- finds damaged of keys.
 
 local lease, quiet, n, max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 require_type(MSG, 'hash')
@@ -50,6 +51,7 @@ local FORGET_MOST, CLEAR_MOST, LOOK_AT_QUEUES = 100, 1000, 50
 local function tidy()
   forget_dead(now, FORGET_MOST)
   clear_dropped(CLEAR_MOST)
+  heal_keys(now)
   for _, queue in ipairs(redis.call('SRANDMEMBER', QUEUES, LOOK_AT_QUEUES)) do
     if not is_used(queue) then
       -- What is scheduled there makes it known again when it is due.
@@ -114,10 +116,10 @@ if wid then
     redis.call('HDEL', PROCESSING, id)
   end
   if returned > 0 then count('reaped', returned) end
-  close_lines(now)
-  wake_all()
   close()
   if redis.call('HLEN', PROCESSING) == 0 then depart(wid) end
 end
 tidy()
+close_lines(now)
+wake_all()
 return {0, found, returned, #buried, redis.call('SCARD', CORPSES), shortest, unpack(buried)}

@@ -30,7 +30,7 @@ local alive = redis.call('ZSCORE', WORKERS, wid)
 local ids = {}
 for i = FIRST, BEHIND - 1, FIELDS do ids[#ids + 1] = ARGV[i] end
 local ran = {}
-for i = BEHIND, #ARGV, 3 do ran[ARGV[i]] = {took = tonumber(ARGV[i + 1]), keys = ARGV[i + 2]} end
+for i = BEHIND, #ARGV, 3 do ran[ARGV[i]] = {took = tonumber(ARGV[i + 1]) or 0, keys = ARGV[i + 2]} end
 local held = {}
 for k, seq in ipairs(redis.call('HMGET', PROCESSING, unpack(ids))) do held[ids[k]] = seq end
 -- All that may be refused, before the first write.
@@ -60,7 +60,7 @@ local function note_run(id, outcome, a, named)
   if not first then return end
   local began = now - run.took
   if outcome == 'throttled' then
-    throttle(known(named == second and second or first), tonumber(a), began, now)
+    throttle(known(named == second and second or first), tonumber(a) or -1, began, now)
   elseif PASSED[outcome] ~= nil then
     for _, key in ipairs({first, second}) do note_end(known(key), run.took, PASSED[outcome], began, now) end
   end
@@ -87,8 +87,16 @@ for k, id in ipairs(ids) do
       elseif was_cancelled(envelope) then
         finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED, (lock_in(envelope)))
       elseif GOES_BACK[outcome] then
+        if outcome == 'throttled' then
+          count('throttled')
+          -- It has run here: were it unknown elsewhere, its time would begin anew.
+          local noted = envelope and string.find(string.match(envelope, '^[^\n]*'), ' unknown=', 1, true)
+          if noted then
+            envelope = string.gsub(envelope, ' unknown=[^ \n]*', '', 1)
+            redis.call('HSET', MSG, id, envelope)
+          end
+        end
         if envelope then make_ready(id, envelope, true, now) end
-        if outcome == 'throttled' then count('throttled') end
       else
         redis.call('HSET', MSG, id, b)
         redis.call('ZADD', SCHEDULED, now + tonumber(a), id)

@@ -1,7 +1,7 @@
 -- status: what is where, for people. Reads only; a key of a wrong type counts as one that is not there.
 --
 -- Returns {now ms, scheduled, dead, next due ms or -1, [counter, n, ...],
---          [queue, waiting, suspects, consumers, 1 if it is paused, ...], [wid, lease ms, held, about, ...]}
+--          [queue, waiting, suspects, consumers, 1 if it is paused, of what waits by a key, ...], [wid, lease ms, held, about, ...]}
 
 local function is_a(wanted, key) return redis.call('TYPE', key).ok == wanted end
 
@@ -25,10 +25,12 @@ for _, queue in ipairs(names) do
   local waiting = 0
   for priority = 0, 9 do waiting = waiting + size('list', ready_key(queue, priority)) end
   queues[#queues + 1] = queue
-  queues[#queues + 1] = waiting + (are_keyed and tonumber(redis.call('HGET', KEYED, queue) or 0) or 0)
+  local keyed = are_keyed and tonumber(redis.call('HGET', KEYED, queue) or 0) or 0
+  queues[#queues + 1] = waiting + keyed
   queues[#queues + 1] = size('list', suspects_key(queue))
   queues[#queues + 1] = size('set', consumers_key(queue))
   queues[#queues + 1] = paused[queue] or 0
+  queues[#queues + 1] = keyed
 end
 
 local known = is_a('hash', ABOUT)

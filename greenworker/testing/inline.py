@@ -19,7 +19,7 @@ from greenworker.context import CURRENT
 from greenworker.dead import DeadLetter, DeadLetters
 from greenworker.endpoint import Endpoint
 from greenworker.errors import GreenworkerError, ResultTimeout
-from greenworker.message import Message, State, decode
+from greenworker.message import Message, State, decode, keys_of
 from greenworker.middleware import Middleware
 from greenworker.schedule import Schedules
 from greenworker.signing import Signer
@@ -212,6 +212,7 @@ class Inline:
             countdown=max(0, entry.due - now) / 1000,
             expires=(entry.expires - now) / 1000 if entry.expires else None,
             sender="" if sender is None else sender.id,
+            keys=keys_of(message.options),
         )
 
 
@@ -339,7 +340,7 @@ class Sent(Sequence[SentMessage]):
 
     @property
     def waiting(self) -> list[SentMessage]:
-        """What is delayed or was snoozed, and has not run (again), the earliest first."""
+        """What is delayed, was snoozed or throttled, and has not run (again), the earliest first."""
         ids = [entry.id for entry in self._inline.memory.waiting()]
         latest = {message.id: message for message in self}
         return [latest[id] for id in ids]

@@ -14,6 +14,7 @@ from greenworker.control import Control, Marked
 from greenworker.errors import ConfigError
 from greenworker.message import CANCELLED, Delivery, Outcome, State, attempts_of, is_marked
 from greenworker.scripts import Script
+from greenworker.verdicts import LONGEST_HELD, UNTOLD
 
 _EXPIRED = b'{"state":"EXPIRED"}'
 _FIELDS = 6  # of a message, as `push_fields` makes them
@@ -183,6 +184,9 @@ class Memory(Broker):
                     entry.envelope = outcome.envelope
                     entry.due = at + round(outcome.delay * 1000)
                     entry.held = outcome.kind == "later"
+                case "throttled":
+                    # Limits are the server's: here only this message waits.
+                    entry.due, entry.held = at + round(throttled_for(outcome) * 1000), True
             return outcome
 
     def end(self, entry: Entry, result: bytes) -> None:
@@ -287,6 +291,11 @@ class NoServer:
             f"app.testing() has no server, which this needs ({what}): see greenworker.testing.clock() "
             "for tests with one"
         )
+
+
+def throttled_for(outcome: Outcome) -> float:
+    """For how many seconds what was throttled waits here."""
+    return UNTOLD if outcome.delay < 0 else min(outcome.delay, LONGEST_HELD)
 
 
 def new_push_id() -> str:

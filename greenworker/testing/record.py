@@ -28,7 +28,7 @@ class SentMessage:
     """A message that was sent, as it left the middleware; `args` and `kwargs` are what JSON makes of them.
 
     `countdown` is the seconds from its send until it is due, 0 for at once; `expires` those until it expires,
-    or None. `sender` is the id of the task that sent it; empty: the test did, or a schedule.
+    or None. `sender` is the id of the task that sent it; empty: the test did, or a schedule. `keys` are what it is limited by.
     """
 
     id: str
@@ -41,13 +41,14 @@ class SentMessage:
     countdown: float
     expires: float | None
     sender: str
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
     """One run and what came of it.
 
-    `outcome`: done; retry, or later (Snooze), after `delay` s; dead, and then `reason` is as in a
+    `outcome`: done; retry, later (Snooze) or throttled, after `delay` s, -1 where it told none; dead, and then `reason` is as in a
     DeadLetter; cancelled; release. `attempt` counts retries, 0 is the first run. `error` is what the run raised, if that
     is why. `args` and `kwargs` are as the task got them; empty for what could not be read.
     """

@@ -165,7 +165,7 @@ def _ran(delivery: Delivery, outcome: Outcome, error: BaseException | None) -> R
         queue=message.queue,
         attempt=message.attempt,
         outcome=outcome.kind,
-        delay=outcome.delay if outcome.kind in ("retry", "later") else 0.0,
-        reason=outcome.reason,
+        delay=outcome.delay if outcome.kind in ("retry", "later", "throttled") else 0.0,
+        reason=outcome.reason if outcome.kind == "dead" else "",
         error=error,
     )

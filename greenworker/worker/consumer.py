@@ -55,6 +55,7 @@ class Consumer(Service):
         max_tasks: int = 0,
         on_enough: Callable[[], None] = lambda: None,
         not_run: Callable[[], int] = lambda: 0,
+        declare: Callable[[str], object] = lambda _: None,
     ) -> None:
         super().__init__()
         self.ready = Event()  # registered for the first time
@@ -76,6 +77,7 @@ class Consumer(Service):
         self._burst = burst
         self._allow_eviction = allow_eviction
         self._max_tasks = max_tasks  # 0: no limit
+        self._declare = declare  # tells the server, as an incarnation, what the code declares
         self._on_enough = on_enough  # told when so many were begun
         self._away_since = 0.0
         self._unsuitable_since = 0.0
@@ -143,6 +145,8 @@ class Consumer(Service):
             raise
         if not registered:
             raise NotRegistered(me.id)
+        # Before any claim, which it may limit.
+        self._declare(me.id)
         me.registered, me.beaten = True, time.monotonic()
         me.listens = True
         self.ready.set()

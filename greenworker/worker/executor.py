@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from greenworker.errors import (
     UnknownTask,
 )
 from greenworker.family import FAMILIES, end_families_like, end_family
+from greenworker.keys import escape
 from greenworker.message import (
     CANCELLED,
     RELEASE,
@@ -31,6 +33,7 @@ from greenworker.message import (
     Message,
     Outcome,
     decode,
+    keys_of,
     next_attempt,
     result_ttl_of,
     shown,
@@ -40,7 +43,7 @@ from greenworker.message import (
 from greenworker.middleware import Middleware, runs
 from greenworker.signing import Signer
 from greenworker.task import Task
-from greenworker.verdicts import Ignore, Retry, Snooze, Verdict
+from greenworker.verdicts import UNTOLD, Ignore, Retry, Snooze, Throttled, Verdict
 from greenworker.worker.report import call_of, failure, told, value_of
 from greenworker.worker.run import Deadline, Release, Run, timed_out
 from greenworker.worker.stats import Stats
@@ -113,8 +116,10 @@ class Executor:
             return RELEASE
         in_thread = threads is not None
         began = time.monotonic()
+        run = Run(delivery, message, task, timeout or None, began, soft, in_thread)
         try:
-            return self._call(Run(delivery, message, task, timeout or None, began, soft, in_thread))
+            outcome = self._call(run)
+            return _timed(run, outcome) if "keys" in message.options else outcome
         finally:
             if threads is not None:
                 threads.release()
@@ -230,11 +235,31 @@ class Executor:
                 self._stats.snoozed += 1
                 _log.info("%s[%s] %s", run.task.name, run.message.id, verdict)
                 return Outcome("later", delay=verdict.seconds, envelope=_known(run))
+            case Throttled():
+                return self._throttled(run, verdict)
             case Ignore():
                 self._stats.succeeded += 1
                 _log.info("%s[%s] ignored", run.task.name, run.message.id)
                 return Outcome("done")
         return self._dead(run.delivery, "rejected", verdict, run.started)
+
+    def _throttled(self, run: Run, verdict: Throttled) -> Outcome:
+        keys, key = keys_of(run.message.options), verdict.key
+        if keys and key is not None and key not in keys:
+            # Held by another key than its own it would come again at once.
+            wrong = f"Throttled: key={key!r}: this message has {' and '.join(keys)}: name one of its own"
+            return self._failed(run, BadArguments(wrong))
+        self._stats.throttled += 1
+        if not keys:
+            delay = verdict.retry_after or UNTOLD
+            _log.info("%s[%s] throttled: again in %g s", run.task.name, run.message.id, delay)
+            return Outcome("later", delay=delay, envelope=_known(run))
+        _log.info(
+            "%s[%s] throttled: %s is held %s",
+            run.task.name, run.message.id, key or keys[0], verdict.span,
+        )  # fmt: skip
+        delay = -1.0 if verdict.retry_after is None else verdict.retry_after
+        return Outcome("throttled", delay=delay, reason="" if key is None else escape(key))
 
     def _again(self, run: Run, error: BaseException, countdown: float | None = None) -> Outcome:
         """Another attempt, if there is one left."""
@@ -314,7 +339,7 @@ class Executor:
             # No retry: it would take another slot.
             error = TaskTimeout(f"ran longer than {run.timeout:g} s, and ignores it")
             outcome = Outcome("dead", failure(error), ttl, reason="stuck")
-        self._on_stuck(run.delivery, outcome)
+        self._on_stuck(run.delivery, _timed(run, outcome) if run.message.options else outcome)
         if FAMILIES:
             end_families_like(run.as_seen_by_the_task())
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
@@ -323,6 +348,13 @@ class Executor:
             "%s[%s] ignores %s, and cannot be ended: written off, it goes on beside its slot",
             run.task.name, run.message.id, what,
         )  # fmt: skip
+
+
+def _timed(run: Run, outcome: Outcome) -> Outcome:
+    """With how long it took, if it has keys: what they may have depends on it. What goes back says nothing of that."""
+    if outcome is RELEASE or "keys" not in run.message.options:
+        return outcome
+    return replace(outcome, took=time.monotonic() - run.started)
 
 
 def _known(run: Run) -> bytes:

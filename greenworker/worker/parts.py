@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
-from greenworker.broker import Broker
+from greenworker.admission import Admission
+from greenworker.broker import Broker, Link
 from greenworker.connection import READ_TIMEOUT, Connection
 from greenworker.control import Control
+from greenworker.limit import Limit
 from greenworker.message import Delivery, Outcome
 from greenworker.timetable import Timetable
 from greenworker.worker.canceller import Canceller
@@ -27,6 +30,7 @@ from greenworker.worker.stats import Stats
 from greenworker.worker.teller import Teller
 from greenworker.worker.threads import Threads
 from greenworker.worker.ticker import Ticker
+from greenworker.worker.vitals import Pulse
 from greenworker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -75,7 +79,8 @@ class Parts:
         else:
             self.pool = TaskPool(config.concurrency, run, self.settler.add)
         control = app.client.control
-        teller = Teller(control, membership, self.pool, self.threads, config.log_values)
+        pulse = Pulse(self.stats, self.pool, self.threads)
+        teller = Teller(control, membership, self.pool, self.threads, config.log_values, pulse)
         canceller = Canceller(control, membership, self.pool, config.cancel_grace)
         self.scheduler = Scheduler(shared, on_asked=teller.tell, canceller=canceller)
         # A burst is to end.
@@ -95,6 +100,7 @@ class Parts:
             max_tasks=config.max_tasks,
             on_enough=lambda: self.retirement.wake(),
             not_run=lambda: self.stats.not_run,
+            declare=partial(_declare_limits, app.limits.declared, links["consumer"], app.namespace),
         )
         self.reaper = Reaper(
             shared,
@@ -133,3 +139,9 @@ class Parts:
     def _drop_all(self) -> None:
         """The incarnation was reaped: what runs here runs elsewhere, too."""
         self.pool.kill(Release, block=False)
+
+
+def _declare_limits(limits: Mapping[str, Limit], link: Link, namespace: str, worker: str) -> None:
+    """Whatever is declared by then: nothing costs nothing."""
+    if limits:
+        Admission(link, namespace).declare(worker, limits.values())

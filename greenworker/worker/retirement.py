@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from greenworker.worker.config import WorkerConfig
 from greenworker.worker.service import Service
+from greenworker.worker.vitals import memory_used
 
 _log = logging.getLogger("greenworker.worker")
 
 _LOOK_EVERY = 1.0  # seconds, at memory
-_STATM = Path("/proc/self/statm")
 
 
 class Retirement(Service):
@@ -62,12 +59,3 @@ class Retirement(Service):
                     f"{used >> 20:,} MiB of memory used, more than {config.max_memory >> 20:,} MiB"
                 )
         return ""
-
-
-def memory_used() -> int:
-    """This process' resident memory in bytes; where that is unknown, the most it ever was."""
-    try:
-        return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024

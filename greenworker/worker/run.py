@@ -13,7 +13,7 @@ from gevent import GreenletExit
 
 from greenworker.context import CurrentTask
 from greenworker.errors import Cancelled, SoftTimeout, TaskTimeout
-from greenworker.message import Delivery, Message
+from greenworker.message import Delivery, Message, keys_of
 from greenworker.task import Task
 
 # A task may swallow its timeout: it is thrown again after these seconds, then written off.
@@ -50,6 +50,7 @@ class Run:
             deadline=None if limit is None else self.started + limit,
             last_error=message.options.get("last", ""),
             sensitive=self.task.options.sensitive,
+            keys=keys_of(message.options) if message.options else (),
         )
 
 

@@ -16,18 +16,28 @@ class Stats:
     retried: int = 0
     released: int = 0
     snoozed: int = 0
+    throttled: int = 0
     cancelled: int = 0
     stuck: int = 0
     not_run: int = 0  # of those received: no task of ours, or no call of one
     blocked: int = 0  # times that something blocked the loop for `block_warn`
     longest_block: float = 0.0  # seconds
+    # Seconds by which the loop's latest looks at the clock were late, and when the next one is due.
+    lags: deque[float] = field(default_factory=lambda: deque(maxlen=20))
+    next_look: float = 0.0
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
 
     @property
     def running(self) -> int:
         """Runs that have begun and not ended."""
         ended = self.succeeded + self.failed + self.retried + self.released
-        return self.received - ended - self.snoozed - self.cancelled
+        return self.received - ended - self.snoozed - self.throttled - self.cancelled
+
+    def look(self, now: float, every: float) -> None:
+        """The loop looks at the clock (time.monotonic()), as it does every so many seconds, or later."""
+        if self.next_look:
+            self.lags.append(max(0.0, now - self.next_look))
+        self.next_look = now + every
 
     def count_block(self, seconds: float, new: bool) -> None:
         """The loop was, or is, blocked for so long; `new`: this is not what was counted before."""

@@ -6,6 +6,7 @@ import os
 import sysconfig
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from heapq import nsmallest
 from itertools import chain
@@ -24,6 +25,7 @@ from greenworker.worker.pool import SoloPool, TaskPool
 from greenworker.worker.report import call_of
 from greenworker.worker.run import Run
 from greenworker.worker.threads import Call, Threads, frame_in_thread
+from greenworker.worker.vitals import Pulse
 
 _TEXT = 200  # characters that one field may have
 
@@ -42,12 +44,14 @@ class Teller:
         pool: TaskPool | SoloPool,
         threads: Threads,
         log_values: bool,
+        pulse: Pulse,
     ) -> None:
         self._control = control
         self._membership = membership
         self._pool = pool
         self._threads = threads
         self._log_values = log_values
+        self._pulse = pulse
         self._answered = b""
 
     def tell(self, question: bytes) -> None:
@@ -72,12 +76,16 @@ class Teller:
             if not question or question == self._answered:
                 return
             total = len(list(self._pool)) + len(self._pool.stuck) + len(self._threads.stuck)
-            said = {"total": total, "tasks": [self._of_run(run, frame, blocks=True)]}
+            said = {
+                "total": total,
+                "tasks": [self._of_run(run, frame, blocks=True)],
+                "vitals": asdict(self._pulse.take()),
+            }
             if control.answer(me.id, question, orjson.dumps(said)):
                 self._answered = question
 
     def describe(self, most: int) -> dict[str, Any]:
-        """What runs, as an answer says it: at most so many runs, and how many there are."""
+        """What runs, as an answer says it: at most so many runs, and how many there are; and the vitals."""
         running, stuck = list(self._pool), list(self._pool.stuck)
         left_behind = list(self._threads.stuck)
         tasks = [_in_thread(call) for call in left_behind[:most]]
@@ -85,7 +93,8 @@ class Teller:
         first = nsmallest(most - len(tasks), chain(running, stuck), key=_claim)
         late = set(stuck)
         tasks += [self._describe(greenlet, greenlet in late) for greenlet in first]
-        return {"total": len(running) + len(stuck) + len(left_behind), "tasks": tasks}
+        total = len(running) + len(stuck) + len(left_behind)
+        return {"total": total, "tasks": tasks, "vitals": asdict(self._pulse.take())}
 
     def _describe(self, greenlet: Any, is_stuck: bool) -> dict[str, Any]:
         frame = greenlet.gr_frame

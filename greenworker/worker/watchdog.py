@@ -147,6 +147,7 @@ class Watchdog:
 
     def _beat_heart(self) -> None:
         self._alive = time.monotonic()
+        self._stats.look(self._alive, self._tick)
         if self._alarm is not None:
             # Here as well: the thread may wait for the server, and that holds no GIL.
             self._alarm.wind()

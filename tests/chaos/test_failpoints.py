@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -57,10 +58,16 @@ def test_a_frozen_worker_can_be_found_and_goes_on(arena: Arena) -> None:
     worker = arena.worker(failpoint="task.outcome=STOP")
     id = arena.send("nap", 0.0)
     worker.command.wait_for("failpoint task.outcome: STOP")
+    eventually(lambda: is_stopped(worker.pid))  # it says so before
     worker.signal(signal.SIGCONT)
     eventually(lambda: id in arena.completed())
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def is_stopped(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return status.partition("State:")[2].split()[0] == "T"
 
 
 @pytest.mark.parametrize("step", failpoints.CLIENT_STEPS)

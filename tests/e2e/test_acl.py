@@ -16,14 +16,23 @@ from tests.e2e.conftest import Project
 from tests.support import acl
 from tests.support.eventually import eventually
 from tests.support.server import Server
+from tests.support.terminal import Terminal
 
 # Scripts by who calls them, and what is called besides.
 SHARED = (
     *("prelude", "finish", "weed", "depart", "send", "schedule", "marks", "call_off"),
-    *("unique", "once", "seen"),
+    *("unique", "once", "seen", "adapt", "limits", "lines", "heal"),
 )
 FILTERS = ("seen_add", "seen_look", "seen_drop")
-LOOKS = ("seen_look", "status", "dead_ids", "dead_records", "schedule_list")
+LOOKS = (
+    "seen_look",
+    "status",
+    "dead_ids",
+    "dead_records",
+    "schedule_list",
+    "limit_list",
+    "limit_keys",
+)
 EVERYBODY = {"CLIENT|SETNAME", "EVAL", "EVALSHA"}
 SENDING = {"SUBSCRIBE", "UNSUBSCRIBE", "DEL"}
 WORKING = {"INFO", "BRPOP", "HGETALL", "TIME"}
@@ -173,6 +182,7 @@ def test_a_day_in_the_life_of_three_users(guarded: Guarded, guarded_project: Pro
     late = tasks.hold.delay("later")
     eventually(lambda: len(project.notes) == 3)
     second.signal(15)
+    second.wait_for("stopping: ")  # of two at once it may hear one
     second.signal(15)
     assert second.wait() == 0
     expired = tasks.add.apply_async((1, 2), expires=0.05)
@@ -242,3 +252,22 @@ def test_a_user_that_lacks_something_is_told_the_mend(
     with pytest.raises(UnsuitableServer, match="let its ACL allow this"):
         app.tasks["t"].delay()
     app.close()
+
+
+def test_top_for_who_may_only_look(guarded: Guarded, guarded_project: Project) -> None:
+    """Workers cannot be asked how they are; all else is there, and nothing can be done."""
+    project = guarded_project
+    project.write(TASKS)
+    project.worker("-u", guarded.url("worker"), "-n", "bee")
+    looking = ("-A", "tasks", "-u", guarded.url("dashboard"))
+    done = project.run("top", "--once", "--every", "0.1", *looking)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nthis user of the server may not ask workers how they are\n" in done.stdout
+    (bee,) = (line for line in done.stdout.splitlines() if line.startswith("bee "))
+    assert bee.split()[1:3] == ["0/100", "-"]
+    with Terminal("top", *looking, cwd=project.folder) as terminal:
+        terminal.wait_for("may not ask workers")
+        terminal.type("jp")
+        terminal.wait_for("let its ACL allow this")
+        terminal.type("q")
+        assert terminal.wait() == 0

@@ -166,8 +166,8 @@ def test_an_app_with_logging_of_its_own_is_told_once(project: Project, field: st
         }})
     """
     )
-    worker = project.worker("-q", "--block-warn", "1", ready=False, env={"LOGS_ITSELF": "1"})
-    result = tasks.once.delay("sleep", 1.8)
+    worker = project.worker("-q", "--block-warn", "2", ready=False, env={"LOGS_ITSELF": "1"})
+    result = tasks.once.delay("sleep", 3.0)  # it would be told again at the double
     result.get(timeout=30)
     worker.signal(SIGTERM)
     assert worker.wait() == 0

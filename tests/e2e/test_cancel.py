@@ -143,11 +143,11 @@ def test_who_does_not_end_is_killed_after_the_grace(project: Project) -> None:
     for result in (stubborn, wrong):
         with pytest.raises(TaskCancelled):
             result.get(timeout=20)
+    worker.wait_for("cancelled after")
     # Their slots are free
     assert tasks.add.delay(1).get(timeout=20) == 1
     assert sum(line.startswith("began") for line in project.notes) == 2, "no retries"
     assert project.dead() == {}
-    assert "cancelled after" in worker.output
     project.check()
 
 
@@ -237,7 +237,8 @@ def test_by_tag_and_only_what_was_sent_before(project: Project) -> None:
     eventually(lambda: not project.redis.exists(keys.marks(project.root)))
     assert project.redis.smembers(keys.paused(project.root)) == set()
     eventually(lambda: tasks.app.status().counters["cancelled"] == 505)
-    assert [line for line in project.notes if line.startswith("add")] == [
+    # In no order: two workers have run them.
+    assert sorted(line for line in project.notes if line.startswith("add")) == [
         f"add {n}" for n in (1000, 1001, 1002)
     ]
     assert sum(line.startswith("began") for line in project.notes) == 4
@@ -325,8 +326,8 @@ def test_a_worker_is_killed_with_what_is_cancelled(project: Project, how: str) -
     project.allow("go")
     assert other.get(timeout=20) == "stays"
     assert sum(line.startswith("began") for line in project.notes) == 4
-    assert tasks.app.status().counters["cancelled"] == 2
     eventually(lambda: not project.redis.exists(keys.marks(project.root)))
+    assert tasks.app.status().counters["cancelled"] == 2
     project.check()
 
 

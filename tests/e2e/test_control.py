@@ -32,6 +32,7 @@ TASKS = """
 
     @app.task(sensitive=True)
     def discreet(file):
+        note(file)
         wait_for(file)
 
     @app.task(ignore_result=True)
@@ -69,7 +70,7 @@ def test_a_queue_is_paused_and_resumed(project: Project) -> None:
     }
     assert held.get(timeout=20) == 3
     assert project.run("resume", "mail", "-A", "tasks").stdout == "mail: was not paused\n"
-    assert "received" in worker.output
+    worker.wait_for("received")
     project.check()
 
 
@@ -172,7 +173,7 @@ def test_what_runs_on_all_workers(project: Project) -> None:
     tasks.discreet.delay("go")
     tasks.hold.apply_async(("go",), queue="other")
     tasks.discreet.apply_async(("go",), queue="other")
-    eventually(lambda: tasks.app.status().running == 4 and len(project.notes) == 2)
+    eventually(lambda: tasks.app.status().running == 4 and len(project.notes) == 4)
     done = what_runs(project, "--json")
     assert done.stderr == ""
     found = json.loads(done.stdout)

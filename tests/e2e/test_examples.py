@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,8 @@ import redis
 
 from greenworker.embedded import EmbeddedServer
 from tests.support.eventually import eventually
-from tests.support.process import ROOT, Command
+from tests.support.examples import copy_to, environ, script, stop, worker
+from tests.support.process import Command
 from tests.support.server import Server
 
 # A proxy set in the environment has no business with 127.0.0.1.
@@ -33,9 +32,7 @@ databases = count(1)
 
 @pytest.fixture
 def examples(tmp_path: Path) -> Path:
-    """A copy of the examples: what they write does not end up in the checkout."""
-    ignore = shutil.ignore_patterns("__pycache__", ".greenworker")
-    return shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=ignore)
+    return copy_to(tmp_path)
 
 
 @pytest.fixture
@@ -107,7 +104,7 @@ def test_embedded_worker_ends_cleanly_with_its_server(examples: Path, url: str) 
         stop(web)
         assert request.result() == {"item": "cup", "price": 9}
     assert web.stdout[-1] == "stopped"
-    assert clients(url) == []
+    eventually(lambda: clients(url) == [])
 
 
 def test_gunicorn_workers_open_connections_of_their_own(examples: Path, url: str) -> None:
@@ -219,15 +216,6 @@ def test_every_example_is_in_the_table(examples: Path) -> None:
 
 
 @contextmanager
-def worker(module: str, *options: str, cwd: Path, url: str | None = None) -> Iterator[Command]:
-    """Run `greenworker module …`; it is ready inside, and must end well."""
-    with Command(module, *options, cwd=cwd, env=environ(url)) as command:
-        command.wait_for("ready")
-        yield command
-        stop(command)
-
-
-@contextmanager
 def gunicorn(app: str, cwd: Path, url: str) -> Iterator[tuple[str, Command]]:
     """Run `gunicorn -k gevent --preload -w 2 app`; yield its address and itself, started."""
     # Its control socket goes to the home of the user: to this folder.
@@ -247,20 +235,6 @@ def site(pages: int) -> Iterator[str]:
     with Command(*options, program=("-m", "greenworker.demo.site")) as command:
         yield command.wait_for("http://")
         stop(command)
-
-
-def script(name: str, cwd: Path, url: str) -> dict[str, Any]:
-    """What Command needs to run `python name`."""
-    return {"program": (name,), "cwd": cwd, "env": environ(url)}
-
-
-def environ(url: str | None) -> dict[str, str]:
-    return {"no_proxy": "127.0.0.1", **({} if url is None else {"GREENWORKER_URL": url})}
-
-
-def stop(command: Command) -> None:
-    command.signal(signal.SIGTERM)
-    assert command.wait() == 0, command.output
 
 
 def get(url: str) -> Any:

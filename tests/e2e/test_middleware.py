@@ -116,6 +116,7 @@ BLOCKS = """
     block = get_original("time", "sleep")  # as C code would
 
     def blocks_until(file):
+        note("blocks")
         while not Path(file).exists():
             block(0.01)
 
@@ -144,7 +145,7 @@ def test_what_blocks_in_a_thread_keeps_nobody_waiting(project: Project) -> None:
     )
     worker = project.worker("--threads", "2")
     slow = [tasks.slow.delay(n) for n in range(5)]
-    worker.wait_for("tasks.slow[", times=2)
+    eventually(lambda: project.notes == ["blocks"] * 2)
     # The loop goes on, and more than two wait for a thread, in their slots
     assert tasks.quick.delay().get(timeout=10) == "quick"
     assert [one.state for one in slow] == ["STARTED"] * 5
@@ -160,8 +161,9 @@ def test_what_blocks_in_a_thread_keeps_nobody_waiting(project: Project) -> None:
     assert "worker/" not in failed.value.traceback
     for n, one in enumerate(slow):
         worker.wait_for(f"tasks.slow[{one.id}] printed {n}")
-        assert f"tasks.slow[{one.id}] printed {n}" in worker.stdout
-        assert f"tasks.slow[{one.id}] and " in worker.stdout
+        worker.wait_for(f"tasks.slow[{one.id}] and ")
+        said = {f"tasks.slow[{one.id}] printed {n}", f"tasks.slow[{one.id}] and "}
+        assert said <= set(worker.stdout)
         worker.wait_for(f"tasks.slow[{one.id}] logged")
 
 
@@ -232,21 +234,20 @@ def test_a_thread_that_runs_at_the_grace_is_released_and_ends_with_the_process(
         + """
     @app.task(thread=True)
     def slow():
-        note("begun")
         blocks_until("go")
         return "done"
     """
     )
     worker = project.worker("--grace", "0.2", "--threads", "1")
     first, second = tasks.slow.delay(), tasks.slow.delay()
-    eventually(lambda: project.notes == ["begun"])
+    eventually(lambda: project.notes == ["blocks"])
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     # Nothing is charged: another worker runs both
     project.allow("go")
     project.worker()
     assert [first.get(timeout=20), second.get(timeout=20)] == ["done", "done"]
-    assert project.notes == ["begun"] * 3
+    assert project.notes == ["blocks"] * 3
 
 
 def test_children_know_their_task_and_die_with_it(project: Project) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greenworker import State
+from greenworker import State, keys
 from greenworker.errors import (
     GreenworkerError,
     ResultGone,
@@ -159,11 +159,16 @@ def test_a_result_that_is_gone(project: Project) -> None:
         @app.task
         def add(a, b): return a + b
     """)
-    project.worker()
     with pytest.raises(ResultGone, match="nothing is known of"):
         tasks.app.result("never-sent").get(timeout=20)
     forgotten, brief = tasks.add.delay(1, 2), tasks.add.apply_async((1, 2), result_ttl=0.3)
-    assert (forgotten.get(timeout=20), brief.get(timeout=20)) == (3, 3)
+    channel = keys.done(project.root, brief.id)
+    with ThreadPoolExecutor(1) as threads:
+        # It is waited for when it comes: a look at it may come too late.
+        waiting = threads.submit(brief.get, timeout=60)
+        eventually(lambda: project.redis.pubsub_numsub(channel)[0][1])
+        project.worker()
+        assert (forgotten.get(timeout=20), waiting.result(timeout=60)) == (3, 3)
     forgotten.forget()
     for result in (forgotten, brief):
         gone = eventually(lambda result=result: isinstance(result_or_error(result), ResultGone))

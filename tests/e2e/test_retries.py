@@ -56,6 +56,7 @@ def test_delays_are_those_of_the_list_or_of_the_function(project: Project) -> No
     for task in (tasks.listed, tasks.computed):
         with pytest.raises(TaskFailed):
             task.delay().get(timeout=30)
+    worker.wait_for(" retry in ", times=6)
     waits = [line.split(" retry in ")[1] for line in worker.lines if " retry in " in line]
     assert waits[:3] == ["0.0 s: OSError", "0.1 s: OSError", "0.1 s: OSError"]
     assert waits[3:] == ["0.0 s: OSError"] * 3

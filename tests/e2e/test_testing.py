@@ -16,7 +16,7 @@ import pytest
 import redis
 from gevent import monkey
 
-from greenworker import App, Message, Snooze, Worker, current_task
+from greenworker import App, Message, Snooze, Throttled, Worker, current_task
 from greenworker.errors import BadArguments, ConfigError, GreenworkerError, TaskFailed
 from greenworker.scripts import _SHARED, load
 from greenworker.testing import Clock, clock, drain
@@ -403,6 +403,41 @@ def test_retries_expiry_and_snoozes_by_the_clock(app: App, standing: Clock) -> N
     drain(app, hours=1)
     assert asleep.get() == "awake"
     assert app.status().counters["expired"] == 1
+
+
+def test_what_is_throttled_waits_with_all_of_its_key(app: App, standing: Clock) -> None:
+    busy = [Throttled("600")]
+
+    @app.task(key="host:{host}")
+    def page(host: str) -> str:
+        if host == "a" and busy:
+            raise busy.pop()
+        return host
+
+    app.limit("host:*", concurrency=0)  # what code declares is for workers
+    first, second, other = (page.delay(host) for host in "aab")
+    ran = drain(app)
+    assert [(one.outcome, one.delay, one.args) for one in ran] == [
+        ("throttled", 600, ("a",)),
+        ("done", 0, ("b",)),
+    ]
+    assert other.get() == "b"
+    assert drain(app, seconds=599) == []
+    assert [one.id for one in drain(app, seconds=1)] == [first.id, second.id]
+    assert [one.state for one in app.limits.keys("host:a")] == ["open"]
+
+
+def test_limits_that_were_set_count_by_the_clock(app: App, standing: Clock) -> None:
+    @app.task(key="host:{host}")
+    def page(host: str) -> str:
+        return host
+
+    app.limits.set("host:*", delay=60)
+    page.delay_many([("a",), ("a",), ("b",), ("a",)])
+    assert sorted(one.args for one in drain(app)) == [("a",), ("b",)]
+    assert len(drain(app, seconds=60)) == 1
+    assert len(drain(app, seconds=60)) == 1
+    assert standing.now.timestamp() == pytest.approx(app.client.broker.time())
 
 
 def test_errors_are_raised_in_the_end_or_kept(app: App, standing: Clock) -> None:

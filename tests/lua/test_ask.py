@@ -15,7 +15,7 @@ def control(space: Space) -> Control:
 
 
 def answers(control: Control, asked: int, *workers: str) -> dict[str, bytes]:
-    return dict(control._answers(asked, workers))
+    return dict(control.answers(asked, workers))
 
 
 def test_those_that_live_are_asked_and_answer_this_question(space: Space, control: Control) -> None:
@@ -24,7 +24,7 @@ def test_those_that_live_are_asked_and_answer_this_question(space: Space, contro
     space.register("dead")
     space.redis.zadd(space.key("workers"), {"dead": 1})
     assert control.question() == b""
-    asked, workers = control._ask(5)
+    asked, workers = control.ask(5)
     assert {worker.id: worker.running for worker in workers} == {"a": 1, "b": 0}
     question = control.question()
     assert question == b"%d 5" % asked
@@ -37,27 +37,27 @@ def test_those_that_live_are_asked_and_answer_this_question(space: Space, contro
 
 
 def test_of_two_questions_the_later_one_stands_and_serves_both(control: Control) -> None:
-    first, _ = control._ask(50)
-    second, _ = control._ask(5)
+    first, _ = control.ask(50)
+    second, _ = control.ask(5)
     assert control.question() == b"%d 50" % second
     assert second >= first
 
 
 def test_both_are_forgotten_soon(space: Space, control: Control) -> None:
     space.register("a")
-    control._ask(5)
+    control.ask(5)
     control.answer("a", control.question(), b"{}")
     for key in ("asked", "running:a"):
         assert 0 < space.redis.pttl(space.key(key)) <= 10_000
     # Who waits for longer may be answered later
-    control._ask(5, timeout=60)
+    control.ask(5, timeout=60)
     assert 10_000 < space.redis.pttl(space.key("asked")) <= 60_000
     space.check()
 
 
 def test_many_large_answers_come_in_several_calls(space: Space, control: Control) -> None:
     workers = [f"w{n}" for n in range(6)]
-    asked, _ = control._ask(5)
+    asked, _ = control.ask(5)
     for worker in workers:
         space.register(worker)
         control.answer(worker, control.question(), b"x" * 1_500_000)
@@ -67,12 +67,12 @@ def test_many_large_answers_come_in_several_calls(space: Space, control: Control
 def test_what_is_damaged_refuses_no_question(space: Space, control: Control) -> None:
     space.register("a", "b")
     space.redis.set(space.key("processing:a"), "x")
-    assert len(control._ask(5)[1]) == 2
+    assert len(control.ask(5)[1]) == 2
     for key in ("workers", "about", "asked"):
         space.redis.delete(space.key(key))
         space.redis.rpush(space.key(key), "x")
         before = space.redis.exists(space.key("asked"))
         with pytest.raises(BrokerError, match=f"{key} is a list"):
-            control._ask(5)
+            control.ask(5)
         assert space.redis.exists(space.key("asked")) == before
         space.redis.delete(space.key(key))

@@ -138,6 +138,19 @@ def test_a_limit_that_is_raised_counts_at_the_next_claim(limited: Limited) -> No
     limited.check()
 
 
+def test_a_faster_rate_owes_nothing_of_the_slower_one(limited: Limited) -> None:
+    limited.limit("host:*", rate="2/hour", burst=2)
+    limited.push(*(f"a{n}" for n in range(9)), key="host:a")
+    assert len(limited.claim_ids()) == 2
+    limited.limit("host:*", rate="5/s", burst=1)
+    assert limited.claim_ids() == []
+    limited.goes_by(0.2)
+    assert len(limited.claim_ids()) == 1
+    limited.goes_by(0.2)
+    assert len(limited.claim_ids()) == 1
+    limited.check()
+
+
 def test_a_limit_below_what_runs_takes_effect_as_permits_return(limited: Limited) -> None:
     limited.limit("host:*", concurrency=4)
     limited.push(*(f"a{n}" for n in range(9)), key="host:a")
@@ -250,6 +263,26 @@ def test_a_throttle_holds_its_key_and_the_message_is_next(limited: Limited) -> N
     assert (again.id, again.envelope) == ("a1", running[0].envelope), "it has cost an attempt"
     assert limited.space.stats()["throttled"] == 1
     limited.check()
+
+
+def test_what_was_throttled_has_run_and_is_unknown_no_more(limited: Limited) -> None:
+    limited.push("a1", key="host:a")
+    limited.space.edit("a1", " keys=", " unknown=12.000 keys=")
+    (one,) = limited.claim(1)
+    limited.settle(one, Outcome("throttled", delay=1.0))
+    limited.goes_by(1.0)
+    (again,) = limited.claim(1)
+    assert b"unknown" not in again.envelope
+    assert again.keys == b"host:a"
+    limited.check()
+
+
+def test_what_was_no_run_counts_among_no_durations(limited: Limited) -> None:
+    limited.push("a1", "a2", key="host:a")
+    first, second = limited.claim(2)
+    limited.done(first, took=0.2)
+    limited.settle(second, Outcome("dead", b"{}", 60.0, reason="unknown"))
+    assert limited.state_of("host:a").p50 == 200
 
 
 def test_throttles_of_runs_that_were_under_way_count_as_one(limited: Limited) -> None:

@@ -43,6 +43,8 @@ def commands_of(scripts: Iterable[str], known: set[str]) -> set[str]:
 
 def _reachable(source: str) -> str:
     source = re.sub(r"--.*", "", source)
+    # Names that are only declared are not called yet.
+    source = re.sub(r"^local [\w, ]+$", "", source, flags=re.MULTILINE)
     functions = dict(_functions(source))
     text = _FUNCTION.sub("", source)
     reached: set[str] = set()
@@ -54,9 +56,9 @@ def _reachable(source: str) -> str:
     return text
 
 
-# At the left margin, and to the `end` there, or on one line.
+# At the left margin, and to the `end` there, or on one line. (Local to its file, or declared before.)
 _FUNCTION = re.compile(
-    r"^local function (\w+)(\([^\n]*\) [^\n]*\bend$|\(.*?^end$)", re.MULTILINE | re.DOTALL
+    r"^(?:local )?function (\w+)(\([^\n]*\) [^\n]*\bend$|\(.*?^end$)", re.MULTILINE | re.DOTALL
 )
 
 

@@ -14,9 +14,14 @@ from greenworker import (
     Result,
     Results,
     Task,
+    Throttled,
     current_task,
+    host,
+    retry_after,
     spawn,
 )
+from greenworker.admission import KeyState
+from greenworker.limit import Limit
 
 app = App()
 
@@ -132,3 +137,29 @@ told: Callable[[DeadLetter], str] = tell
 assert_type(app.middleware(Around()), Around)
 app.middleware(print)  # E: type-var
 app.on_failure("mail")  # E: type-var
+
+
+# Limits by key.
+@app.task(key=lambda url, **_: "host:" + host(url))
+def page(url: str, depth: int = 0) -> int:
+    raise Throttled("30", key=current_task().keys[0])
+
+
+assert_type(page.delay("x", 1), Result[int])
+page.apply_async(("x",), key="host:x")
+page.apply_async(("x",), key=("a", "b"))
+page.apply_async(("x",), key=5)  # E: arg-type
+app.limit("host:*", concurrency=2, delay=0.25, rate="100/min", burst=20)
+app.limit("host:*", adaptive=True, floor="1/min", ceiling="50/s")
+app.limit("host:*", rate=5)  # E: arg-type
+app.limit("host:*", colour=5)  # E: call-arg
+app.limit(5)  # E: arg-type
+assert_type(app.limits.list(), list[Limit])
+assert_type(app.limits.set("host:*", none=True), Limit)
+assert_type(app.limits.drop("host:*"), bool)
+assert_type(app.limits.keys("host:x"), list[KeyState])
+assert_type(app.limits.hold("host:x", 5.0), bool)
+app.limits.set("host:*", concurrency="2")  # E: arg-type
+assert_type(host("http://x/"), str)
+assert_type(retry_after("5"), float | None)
+Throttled([5])  # E: arg-type

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import inspect
 import os
 import re
@@ -14,12 +15,12 @@ from typing import Any
 import pytest
 
 from greenworker import App, DeadLetter, __version__, cli, codec
-from greenworker.commands import completion, dead, logs, schedule
+from greenworker.commands import completion, dead, limit, logs, schedule, testsite, top
 from greenworker.commands import worker as worker_command
 from greenworker.commands.find_app import app_or_url
 from greenworker.commands.options import BY_FLAG_ALONE, Options
 from greenworker.errors import ConfigError
-from greenworker.task import TaskOptions
+from greenworker.task_options import TaskOptions
 from greenworker.worker import WorkerConfig
 from greenworker.worker.config import default_name
 
@@ -105,6 +106,10 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("list show", "worker", ["list", "show"]),
         ("running", "running", []),
         ("running -A m --limit 5", "running", ["m"]),
+        ("top", "top", []),
+        ("top --once --json -A m", "top", ["m"]),
+        ("-u redis://h top --every 2 --no-color", "top", []),
+        ("worker top", "worker", ["top"]),
         ("pause mail", "pause", []),
         ("pause mail slow -A m", "pause", ["m"]),
         ("-A m resume mail", "resume", ["m"]),
@@ -131,8 +136,14 @@ VARIABLES = [f"GREENWORKER_{name.replace('-', '_').upper()}" for name in OPTIONS
         ("schedule --json list", "schedule", []),
         ("worker schedule", "worker", ["schedule"]),
         ("worker schedule list", "worker", ["schedule", "list"]),
+        ("limit", "limit", []),
+        ("limit list -A m", "limit", ["m"]),
+        ("-A m limit set host:* -c 2", "limit", ["m"]),
+        ("worker limit", "worker", ["limit"]),
         ("demo", "demo", []),
         ("-q demo", "demo", []),
+        ("testsite", "testsite", []),
+        ("worker testsite", "worker", ["testsite"]),
         ("", "worker", []),
         ("worker", "worker", []),
     ],
@@ -210,6 +221,47 @@ def test_what_is_sent_and_how() -> None:
 def test_what_is_done_with_which_schedules(line: str, verb: str, names: list[str]) -> None:
     options = parse(line)
     assert (options.verb, options.ids) == (verb, names)
+
+
+@pytest.mark.parametrize(
+    ("line", "verb", "names"),
+    [
+        ("limit", "", []),
+        ("limit list --limit 5", "list", []),
+        ("limit set host:* --concurrency 2 --delay 0.25 --rate 100/min --burst 20 --adaptive", "set", ["host:*"]),
+        ("limit set --burst 20 a b", "set", ["a", "b"]),
+        ("limit hold a --for 30s limit", "hold", ["a", "limit"]),
+        ("--json limit drop -- --none", "drop", ["--none"]),
+    ],
+)  # fmt: skip
+def test_what_is_done_with_which_limits(line: str, verb: str, names: list[str]) -> None:
+    options = parse(line)
+    assert (options.verb, options.ids) == (verb, names)
+
+
+@pytest.mark.parametrize(
+    "burst", ["--burst 20", "--burst=20", "--burst-size 20", "--burst-size=20"]
+)
+def test_all_that_a_limit_may_say(burst: str) -> None:
+    options = parse(
+        f"limit set host:* -c 2 --delay 0.25 --rate 100/min {burst} --adaptive --floor 1/min --ceiling=50/s"
+    )
+    assert limit._said(options, ["host:*"]) == {
+        "concurrency": 2, "delay": 0.25, "rate": "100/min", "burst": 20, "adaptive": True, "floor": "1/min",
+        "ceiling": "50/s", "none": False,
+    }  # fmt: skip
+    assert not options.flag("burst")
+    # A worker's burst has none, and needs none.
+    assert parse("--burst limits").flag("burst")
+    assert limit._said(parse("limit set a -c 0"), ["a"])["concurrency"] == 0
+    assert limit._said(parse("limit set a --none"), ["a"])["none"]
+
+
+def test_a_workers_settings_are_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENWORKER_CONCURRENCY", "1000")
+    monkeypatch.setenv("GREENWORKER_RATE", "5")
+    said = limit._said(parse("limit set a --delay 1"), ["a"])
+    assert {name for name, value in said.items() if value} == {"delay"}
 
 
 @pytest.mark.parametrize(
@@ -349,6 +401,7 @@ def test_all_options_at_once() -> None:
         ("completion", "completion for which shell? bash, zsh or fish"),
         ("completion bash zsh", "completion makes no sense of 'zsh'"),
         ("running app.tasks", "its module is given by -A"),
+        ("top app.tasks", "its module is given by -A"),
         ("running --id", "--id needs a value"),
         ("demo app.tasks", "makes no sense of 'app.tasks'"),
         ("-c 3 status app.tasks", "greenworker worker status"),
@@ -420,7 +473,7 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("check --burst", "--burst is not for check"),
         ("check --limit 0", "--limit 0: give a whole number, 1 to 1,000,000"),
         ("status --limit 3", "--limit is not for status"),
-        ("--limit 3 m", "--limit is for check, dead and running"),
+        ("--limit 3 m", "--limit is for check, dead, limit and running"),
         ("pause q --limit 3", "--limit is not for pause"),
         ("purge q --wait", "--wait is not for purge"),
         ("send a:b --namespace x", "--namespace is not for send"),
@@ -438,6 +491,15 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("--cancel-grace -1 m", "--cancel-grace -1: give seconds, 0 or more"),
         ("--dry-run m", "--dry-run is for dead, purge and cancel"),
         ("running --limit 0", "--limit 0: give a whole number"),
+        ("top --limit 3", "--limit is not for top"),
+        ("top --every 0", "--every 0: give seconds, 0.1 or more"),
+        ("top --every x", "--every x: give seconds"),
+        ("top --json", "--json is for top --once"),
+        ("top", "top needs a terminal to read keys from and to draw on; see top --once"),
+        ("--once m", "--once is for top"),
+        ("--every 3 m", "--every is for top"),
+        ("--no-color m", "--no-color is for top"),
+        ("status --once", "--once is not for status"),
         ("pause a,b", "queue 'a,b': use 1 to 64 letters"),
         ("completion tcsh", "completion for 'tcsh': there are bash, zsh, fish"),
         ("send fetch", "which task is 'fetch'? greenworker send app.tasks:add '[1, 2]'"),
@@ -448,14 +510,46 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("send a:b -A m", "name the module once: a:b, or -A m"),
         ("demo -c 5", "--concurrency is not for demo"),
         ("demo --json", "--json is not for demo"),
+        ("-c 5 testsite", "--concurrency is not for testsite"),
+        ("testsite --json", "unknown option --json; see greenworker testsite --help"),
+        ("testsite app.tasks", "greenworker worker testsite"),
         (
             "--namespace x m",
-            "--namespace is for status, check, dead, schedule, running, pause, resume, purge and cancel",
+            "--namespace is for status, check, dead, schedule, limit, running, top, pause, resume, purge and cancel",
         ),
         (
             "--json m",
-            "--json is for status, check, dead, schedule, running, pause, resume, purge, cancel and send",
+            "--json is for status, check, dead, schedule, limit, running, top, pause, resume, purge, cancel and send",
         ),
+        ("limit lst", "limit 'lst': there are list, set, drop, hold and resume"),
+        ("limit list x", "limit list takes no names"),
+        ("limit list -c 2", "--concurrency is not for limit list"),
+        ("limit drop x --none", "--none is not for limit drop"),
+        ("limit set", "limit set: which ones? Name patterns, as 'host:*'"),
+        ("limit hold", "limit hold: which ones? Name keys"),
+        ("limit set a", "limit set a: give one of --concurrency, --delay, --rate, --adaptive"),
+        ("limit set a --none -c 3", "limit set a: give one of"),
+        ("limit set a --delay 0", "limit set a: give one of"),
+        ("limit set a --rate 5", "limit a: rate='5': give starts in a time, such as 100/min"),
+        ("limit set a --burst 5", "limit a: burst= says nothing without rate="),
+        ("limit set a --burst-size x", "--burst-size x: give a whole number"),
+        ("limit set a -c -1", "--concurrency -1: give a whole number"),
+        ("limit set a --delay -1", "--delay -1: give seconds"),
+        ("limit set a --delay 1e6", "limit a: delay=1000000.0: give seconds between two starts"),
+        ("limit set a --floor 1/s", "limit a: floor= says nothing without adaptive=True"),
+        (
+            "limit set a --adaptive --floor 2/s --ceiling 1/s",
+            "limit a: floor='2/s' is above ceiling='1/s'",
+        ),
+        ("limit set a,b -c 1", "limit 'a,b': a pattern is 1 to 200 printable"),
+        ("limit drop a,b", "limit 'a,b': a pattern is"),
+        ("limit hold host:*", "key 'host:*': use 1 to 200 printable"),
+        ("limit hold a --for 0s -u redis://h", "limit hold: --for 0s holds nothing"),
+        ("limit hold a --for 5 -u redis://h", "--for 5: give an age"),
+        ("limit resume a --for 5s", "--for is not for limit resume"),
+        ("limit list --task x", "--task is not for limit"),
+        ("--adaptive m", "--adaptive is for limit"),
+        ("--burst-size 5 m", "--burst-size is for limit"),
         ("schedule pause", "schedule pause: which ones?"),
         ("schedule paus x", "schedule 'paus': there are list, pause, resume and run"),
         ("schedule run x", "schedule run needs -A MODULE"),
@@ -464,7 +558,7 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("schedule list m -A n", "name the modules once: m, or -A n"),
         ("--all m", "--all is for dead"),
         ("--values m", "--values is for dead"),
-        ("--rate 3 m", "--rate is for dead"),
+        ("--rate 3 m", "--rate is for dead and limit"),
         ("dead tasks", "dead 'tasks': there are list, show, retry and delete"),
         ("dead show", "dead show: which ones?"),
         ("dead list x", "dead list takes filters, no ids"),
@@ -502,6 +596,16 @@ def test_what_a_command_has_no_use_for_is_refused(
     assert err.startswith("greenworker: ")
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_top_without_rich(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert cli.main(["top"]) == 2
+    assert capsys.readouterr().err == (
+        'greenworker: top shows itself with rich: pip install "greenworker[top]", or top --once\n'
+    )
 
 
 @pytest.mark.parametrize("value", ["", " "])
@@ -600,7 +704,7 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     assert set(DEFAULTS) == {
         "concurrency", "threads", "queues", "name", "timeout", "grace", "cancel-grace", "lease", "block-warn",
         "max-block", "max-stuck",
-        "loglevel", "namespace", "limit",
+        "loglevel", "namespace", "limit", "every",
     }  # fmt: skip
     for option in (
         "concurrency",
@@ -621,10 +725,12 @@ def test_every_default_that_help_states_is_the_real_one() -> None:
     assert DEFAULTS["loglevel"] == "info"
     assert logs.level_of(parse("m")) == 20
     assert app_or_url(parse("status -u redis://h")).namespace == DEFAULTS["namespace"]
-    limit, _, what = DEFAULTS["limit"].partition(" ")
-    assert what == "for check and running, none for dead"
+    assert float(DEFAULTS["every"]) == top.EVERY
+    most, _, what = DEFAULTS["limit"].partition(" ")
+    assert what == "for check, running and limit, none for dead"
+    assert int(most) == limit._MOST
     for ask in (App.check, App.running):
-        assert int(limit) == inspect.signature(ask).parameters["limit"].default
+        assert int(most) == inspect.signature(ask).parameters["limit"].default
 
 
 def test_the_table_of_defaults() -> None:
@@ -844,7 +950,8 @@ def completed(line: str, folder: Path) -> list[str]:
 
 
 def written(shell: str) -> str:
-    manual = completion.read_manual(cli.__doc__, cli.COMMANDS)
+    own = {"testsite": testsite.__doc__ or ""}
+    manual = completion.read_manual(cli.__doc__, cli.COMMANDS, own)
     return completion._SHELLS[shell](manual)
 
 
@@ -855,8 +962,12 @@ def written(shell: str) -> str:
         ("greenworker dead s", ["show"]),
         ("greenworker -A m dead re", ["retry"]),
         ("greenworker completion z", ["zsh"]),
+        ("greenworker limit se", ["set"]),
+        ("greenworker limit set x --ad", ["--adaptive"]),
+        ("greenworker limit set x --conc", ["--concurrency"]),
         ("greenworker purge mail --y", ["--yes"]),
         ("greenworker purge --li", []),
+        ("greenworker testsite --ho", ["--hosts"]),
         ("greenworker check --li", ["--limit"]),
         ("greenworker --li", []),
         ("greenworker -n check --conc", ["--concurrency"]),
@@ -889,9 +1000,10 @@ def test_all_of_the_manual_can_be_completed() -> None:
     assert {"app", "concurrency", "workdir"} <= taken["worker"]
     assert not {"limit", "json", "yes"} & taken["worker"]
     verbs = {name for name, words in manual.arguments.items() if words}
-    assert verbs == {"dead", "schedule", "completion"}
+    assert verbs == {"dead", "schedule", "limit", "completion"}
     assert tuple(manual.arguments["dead"]) == dead.VERBS
     assert tuple(manual.arguments["schedule"]) == schedule.VERBS
+    assert tuple(manual.arguments["limit"]) == limit.VERBS
     assert tuple(manual.arguments["completion"]) == tuple(completion._SHELLS)
     assert all(manual.commands.values())
     assert all(one.about for one in manual.options)

@@ -206,7 +206,7 @@ def test_who_gets_no_connection_in_time_is_told(url: str) -> None:
             pool.execute("PING")
         long.join()
         assert not caught.value.maybe_done
-        assert pool.execute("PING") == b"PONG"
+        assert pool.execute("PING", patience=5.0) == b"PONG"
 
 
 def test_a_fork_uses_connections_of_its_own(url: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 import greenworker
 from greenworker import App, cli, errors
 from greenworker.schedule import ScheduleOptions
-from greenworker.task import TaskOptions
+from greenworker.task_options import TaskOptions
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "from-celery.md"
 PACKAGE = Path(greenworker.__file__).parent

@@ -24,6 +24,7 @@ from greenworker import (
     Reject,
     Snooze,
     SoftTimeout,
+    Throttled,
     Worker,
     current_task,
     spawn,
@@ -195,6 +196,37 @@ def test_verdicts(app: App) -> None:
         assert snoozed.get() == "snooze"
     with app.testing(), pytest.raises(Reject, match="no such customer"):
         judge.delay("reject")
+
+
+def test_what_is_throttled_comes_again_and_limits_are_not_applied(app: App) -> None:
+    busy = [Throttled("90"), Throttled(), Throttled(7200)]
+
+    @app.task(key="host:{name}")
+    def page(name: str) -> str:
+        if busy and name == "a":
+            raise busy.pop(0)
+        return name
+
+    with app.testing() as sent:
+        first, other = page.delay("a"), page.delay("b")
+        assert other.get() == "b"
+        assert (first.state, first.info().due_in, first.info().attempt) == ("SCHEDULED", 90, 0)
+        # Its host is not held: that is the server's to do.
+        assert page.delay("b").get() == "b"
+        assert [one.id for one in sent.waiting] == [first.id]
+        sent.drain(seconds=90)
+        assert first.info().due_in == 30
+        sent.drain(seconds=30)
+        assert first.info().due_in == 3600
+        sent.drain(hours=1)
+        assert first.get() == "a"
+    told = [(ran.outcome, ran.delay, ran.reason) for ran in sent.ran if ran.id == first.id]
+    assert told == [
+        ("throttled", 90, ""),
+        ("throttled", -1, ""),
+        ("throttled", 7200, ""),
+        ("done", 0, ""),
+    ]
 
 
 def test_delays_are_kept_until_time_passes_and_nothing_is_early(app: App) -> None:

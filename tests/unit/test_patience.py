@@ -28,9 +28,10 @@ AT_MOST = 3.0  # the shortest of our own timeouts: whoever waits for one fails
 @pytest.fixture
 def client(proxy: TcpProxy, namespace: str) -> Iterator[Client]:
     """A client with one connection that is open."""
-    client = Client(Endpoint(proxy.url), namespace, connections=1, patience=PATIENCE)
+    client = Client(Endpoint(proxy.url), namespace, connections=1, patience=5.0)
     with closing(client):
         client.send(Message("first", "t"))
+        client.pool.patience = PATIENCE
         yield client
 
 
@@ -66,12 +67,14 @@ def test_connections_open_and_nothing_comes(client: Client, proxy: TcpProxy) -> 
 
 def test_a_stopped_server(namespace: str) -> None:
     with Server() as server:
-        client = Client(Endpoint(server.url), namespace, connections=1, patience=PATIENCE)
+        client = Client(Endpoint(server.url), namespace, connections=1, patience=5.0)
         with closing(client):
             client.send(Message("first", "t"))
             server.stop_process()
+            client.pool.patience = PATIENCE
             assert isinstance(send(client), SendUnknown)
             server.cont()
+            client.pool.patience = 5.0
             client.send(Message("third", "t"))
             assert {client.result(id).state for id in ("first", "third")} == {"PENDING"}
 

@@ -128,7 +128,7 @@ def test_every_error_reply_becomes_one_of_our_errors(text: str) -> None:
 def test_a_send_that_is_answered_with_an_error_was_refused_and_not_lost(text: str) -> None:
     _, meaning = REPLIES[text]
     with FakeServer(lambda command: f"-{text}\r\n".encode()) as server:
-        client = Client(Endpoint(server.url), "x", connections=1, patience=0.2)
+        client = Client(Endpoint(server.url), "x", connections=1, patience=0.5)
         with closing(client), pytest.raises(RAISED[meaning]) as caught:
             client.send(Message("m", "t"))
     assert not isinstance(caught.value, SendUnknown)
@@ -207,7 +207,7 @@ def _answer(connection: Connection) -> Any:
 
 @pytest.fixture
 def client(own: Server) -> Iterator[Client]:
-    client = Client(Endpoint(own.url), "x", connections=1, patience=0.3)
+    client = Client(Endpoint(own.url), "x", connections=1, patience=5.0)
     with closing(client):
         client.send(Message("first", "t"))
         yield client
@@ -220,8 +220,10 @@ def own() -> Iterator[Server]:
 
 
 def refused(client: Client) -> BrokerError:
+    before, client.pool.patience = client.pool.patience, 0.6
     with pytest.raises(BrokerError) as caught:
         client.send(Message("second", "t"))
+    client.pool.patience = before
     assert not isinstance(caught.value, SendUnknown)
     return caught.value
 

@@ -422,7 +422,8 @@ def test_a_closed_client_leaves_no_thread_and_can_be_used_again(
     before = threading.active_count()
     assert client.result("m").get(timeout=10) == "m"
     client.close()
-    assert threading.active_count() == before
+    # It need not have waited for it: a busy machine lets the thread look a little later.
+    eventually(lambda: threading.active_count() <= before)
     assert client.result("m").get(timeout=10) == "m"
 
 

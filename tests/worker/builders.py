@@ -25,11 +25,14 @@ def delivery_of(
     result_ttl: float = 3600.0,
     worker: str = "w",
     seq: int = 1,
+    keys: str = "",
     **kwargs: Any,
 ) -> Delivery:
-    """One call of a task, claimed by `worker`."""
+    """One call of a task, claimed by `worker`; `keys` with a comma between."""
     id = f"m{next(_ids)}"
-    message = Message(id, task, args, kwargs, result_ttl=result_ttl)
+    message = Message(
+        id, task, args, kwargs, result_ttl=result_ttl, options={"keys": keys} if keys else {}
+    )
     head = f"1 {deliveries} {attempt} 5 {round(claimed_at * 1000)} 0 ".encode()
     return Delivery(id, seq, worker, head + encode_tail(message), claimed_at)
 

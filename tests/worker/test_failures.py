@@ -183,6 +183,7 @@ def test_without_any_nothing_is_remembered(app: App, start: Start) -> None:
     worker = start()
     breaks.delay()
     eventually(lambda: app.status().dead == 1)
+    eventually(lambda: not worker._membership.current.held)  # the settler has heard of it
     assert not worker.failures._waiting
 
 

@@ -71,7 +71,14 @@ def test_serve_forever_returns_when_what_runs_has_ended(app: App, space: Space, 
 def test_one_that_was_left_by_an_exception_retires_as_a_library(app: App, space: Space) -> None:
     task = declare_nothing(app)
     worker = Worker(app, max_tasks=3, lease=1.0)
-    with pytest.raises(gevent.Timeout), gevent.Timeout(0.2):
+    me, interrupted = gevent.getcurrent(), gevent.Timeout()
+
+    def interrupt() -> None:
+        assert worker.ready.wait(10)
+        gevent.kill(me, interrupted)
+
+    gevent.spawn(interrupt)
+    with pytest.raises(gevent.Timeout):
         worker.serve_forever()
     task.delay_many([()] * 5)
     eventually(lambda: worker.retired)

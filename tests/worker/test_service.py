@@ -140,7 +140,8 @@ def test_it_never_dies_of_an_exception_and_never_runs_hot(error: Exception) -> N
     while time.monotonic() < deadline:
         service.wake()  # nobody can wake it into a hot loop
         gevent.sleep(0.001)
-    assert 2 <= service.steps <= 5
+    assert service.steps <= 5
+    eventually(lambda: service.steps >= 2)
 
     failing = False
     before = service.steps

@@ -79,12 +79,13 @@ def test_what_ends_together_is_settled_together(bench: Bench) -> None:
 def test_what_ends_while_a_batch_is_on_the_wire_is_the_next_batch(bench: Bench) -> None:
     first, *others = bench.hold(*(f"m{n}" for n in range(51)))
     bench.settler.start()
-    bench.proxy.delay(0.1)
+    bench.proxy.freeze()
     bench.add([first])
     eventually(lambda: bench.batches == [1])
     for delivery in others:
         bench.add([delivery])
         gevent.sleep(0)
+    bench.proxy.thaw()
     assert bench.settler.flush(10) == 0
     assert bench.batches == [1, 50]
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import gevent
+import orjson
 import pytest
 from gevent.event import Event
 from gevent.monkey import get_original
 
 from greenworker.app import App
 from greenworker.errors import ConfigError
-from greenworker.running import Running, RunningTask
+from greenworker.running import Running, RunningTask, Vitals, read_answer, read_vitals
 from greenworker.worker import teller
 from greenworker.worker.dump import describe_running
 from tests.support.eventually import eventually
@@ -60,7 +62,7 @@ def test_what_runs_and_where_it_stands(app: App, start: Start, hold: tuple[Any, 
     task, go = hold
     start(name="bee", lease=60.0)
     sent = task.delay("secret")
-    found = ask(app, lambda found: found.total)
+    found = ask(app, lambda found: found.total and found.tasks[0].where != "-")  # it has begun
     (one,) = found.tasks
     assert (one.worker, one.task, one.id, one.stuck) == ("bee", "hold", sent.id, False)
     assert 0 <= one.seconds < 30
@@ -83,10 +85,17 @@ def test_nothing_is_said_unless_somebody_asks(
     worker = start(lease=60.0)
     task.delay()
     eventually(lambda: worker.stats.running == 1)
+    worker.scheduler.stop()  # from here on it looks when it is told to
     for _ in range(5):
         worker.scheduler.step()
     assert not described
-    app.running(limit=3)
+    asking = gevent.spawn(app.running, limit=3)
+
+    def is_answered() -> bool:
+        worker.scheduler.step()
+        return bool(asking.ready())
+
+    eventually(is_answered)
     for _ in range(5):
         worker.scheduler.step()
     assert described == [3], "each question is answered once"
@@ -152,7 +161,7 @@ def test_where_a_task_stands_that_waits_deep_in_a_library(app: App, start: Start
     app.tasks["library"] = app.task(name="library")(shutil.copytree)
     start(lease=60.0)
     sent = [deep.delay(), shallow.delay()]
-    found = ask(app, lambda found: found.total == 2)
+    found = ask(app, lambda found: [one.where != "-" for one in found.tasks] == [True, True])
     places = {one.task: one.where for one in found.tasks}
     assert places["deep"] == f"{line_of('# in the middle')} in middle"
     assert places["shallow"].endswith(" in shallow")
@@ -300,3 +309,53 @@ def test_of_many_the_first_ones_are_named(app: App, start: Start) -> None:
     assert len(app.running(limit=1_000_000, timeout=20).tasks) == 1000, "one worker names no more"
     go.set()
     eventually(lambda: not worker.stats.running)
+
+
+def test_vitals_come_with_an_answer(app: App, start: Start, hold: tuple[Any, Event]) -> None:
+    task, go = hold
+
+    @app.task(name="fails")
+    def fails() -> None:
+        raise ValueError
+
+    start(name="bee", concurrency=7, lease=60.0)
+    control = app.client.control
+    fails.delay()
+    task.delay()
+
+    def ask() -> Vitals:
+        moment, (bee,) = control.ask(0)
+        (said,) = eventually(lambda: [said for _, said in control.answers(moment, [bee.id])])
+        assert read_answer(bee, said).tasks == [], "nobody asked what runs"
+        vitals = read_vitals(said)
+        assert vitals is not None
+        return vitals
+
+    first = eventually(lambda: vitals if (vitals := ask()).failed and vitals.used else None)
+    assert (first.size, first.used, first.stuck) == (7, 1, 0)
+    assert (first.begun, first.succeeded, first.failed) == (2, 0, 1)
+    assert 1 << 20 < first.memory < 10 << 30
+    assert first.cpu > 0
+    assert 0 < first.up < 60
+    # It is slowed down
+    block(0.3)
+    second = eventually(lambda: vitals if (vitals := ask()).worst_lag > 0.02 else None)
+    assert second.worst_lag >= second.lag > 0
+    assert second.up > first.up
+    go.set()
+    eventually(lambda: ask().succeeded == 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"x", b'{"vitals":7}', b'{"vitals":{}}', b'{"tasks":[],"total":0}'],
+)  # fmt: skip
+def test_vitals_that_are_none(said: bytes) -> None:
+    assert read_vitals(said) is None
+
+
+@pytest.mark.parametrize("wrong", ["x", True, -1, None, 1e300])
+def test_vitals_that_make_no_sense(wrong: object) -> None:
+    vitals = dict.fromkeys((field.name for field in fields(Vitals)), 1)
+    assert read_vitals(orjson.dumps({"vitals": vitals})) == Vitals(**vitals)
+    assert read_vitals(orjson.dumps({"vitals": {**vitals, "memory": wrong}})) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -149,7 +150,7 @@ def test_at_a_stop_it_is_released_and_goes_on(app: App, start: Start) -> None:
 
     worker = start(threads=1)
     sent = t.delay_many([(), ()])
-    eventually(lambda: gate.inside == 1)
+    eventually(lambda: gate.inside == 1 and worker.stats.running == 2)
     worker.stop(timeout=0)
     assert [one.state for one in sent] == [State.PENDING] * 2
     assert worker.stats.released == 2
@@ -238,20 +239,19 @@ def test_one_that_ended_while_the_loop_was_blocked_may_be_tried_again(
     app: App, start: Start
 ) -> None:
     """Nothing goes on that another run would be beside."""
-    ended: list[int] = []
+    ended: list[float] = []  # until when the loop is held
 
     def hold_the_loop() -> None:
-        while not ended:
+        while not ended or time.monotonic() < ended[0]:
             block(0.005)
-        block(0.3)
 
-    @app.task(thread=True, timeout=0.1, retries=1, backoff=0)
+    @app.task(thread=True, timeout=1.0, retries=1, backoff=0)
     def quick() -> int:
         if not current_task().attempt:
             # When the loop hears of neither its end nor its timeout until both have come
             hub.loop.run_callback_threadsafe(hold_the_loop)
             block(0.05)
-        ended.append(1)
+        ended.append((current_task().deadline or 0.0) + 0.1)
         return current_task().attempt
 
     hub = gevent.get_hub()

@@ -207,7 +207,7 @@ def test_a_server_that_evicts_is_refused_and_nothing_stays_open(namespace: str) 
         worker = Worker(app)
         with pytest.raises(UnsuitableServer, match="allkeys-lru"):
             worker.start()
-        assert connections(space) == []
+        eventually(lambda: connections(space) == [])
         with Worker(app, allow_eviction=True) as worker:
             assert worker.ready.wait(10)
         app.close()
@@ -392,7 +392,7 @@ def test_what_does_not_end_in_time_is_released_uncharged(
 def test_a_stop_says_which_outcomes_it_could_not_settle(
     namespace: str, proxy: TcpProxy, space: Space, start: Start
 ) -> None:
-    app = App(proxy.url, namespace=namespace, patience=0.1)
+    app = App(proxy.url, namespace=namespace)
     ended = Event()
 
     @app.task
@@ -404,6 +404,7 @@ def test_a_stop_says_which_outcomes_it_could_not_settle(
     worker = start(app)
     task.delay()
     ended.wait(10)
+    app.client.pool.patience = 0.1
     assert worker.stop(timeout=0) == 1
     assert "done" not in space.stats()
     app.close()
@@ -464,7 +465,7 @@ def test_a_burst_bears_a_server_that_is_away_only_for_so_long(
     options: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(consumer, "_BURST_PATIENCE", 0.3)
-    app = App(proxy.url, namespace=namespace, patience=0.1)
+    app = App(proxy.url, namespace=namespace)
 
     @app.task
     def task() -> None:
@@ -472,6 +473,7 @@ def test_a_burst_bears_a_server_that_is_away_only_for_so_long(
         proxy.cut()
 
     task.delay_many([()] * 3)
+    app.client.pool.patience = 0.1
     worker = Worker(app, lease=1.0, burst=True, **options)
     with pytest.raises(BrokerUnavailable, match="cannot be reached"):
         worker.serve_forever()

@@ -86,7 +86,10 @@ def _out_of_disk(arena: Arena) -> int:
     """Outcomes are kept while the server refuses them, and nothing is claimed; returns how many."""
     began = mark(arena, "the disk is full")
     naps = {id for e in arena.events("send") if e["task"] == "nap" for id in e["ids"]}
-    # What was claimed before runs to its end.
+    # What was claimed before, and a reply may still bring, runs to its end.
+    workers = arena.redis.zrange(keys.workers(arena.root), 0, -1)
+    claimed = {id for worker in workers for id in arena.held(worker)}
+    eventually(lambda: claimed <= {event["id"] for event in arena.events("start")})
     eventually(lambda: not naps & set(arena.running()))
     begun, done = len(arena.events("start")), stats(arena)["done"]
     time.sleep(1.5 * arena.lease)

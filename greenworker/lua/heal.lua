@@ -1,0 +1,78 @@
+-- Stands before reap: what would wait for ever, or hold a permit for ever, since something of a key was damaged or a worker of
+-- an older version passed. Some keys a sweep, whichever chance brings.
+
+local HEAL_KEYS, HEAL_PERMITS, HEAL_COUNT = 100, 100, 500
+
+-- Its lines are in `turn`, or parked where something fetches them.
+local function heal_lines(one, now)
+  for at, how in pairs(one.lines) do
+    local priority, queue = string.match(at, '^(%d):(.*)$')
+    local turn = turn_key(queue, priority)
+    local length = how == 't' and redis.pcall('LLEN', turn)
+    -- (A long list is not walked through for it.)
+    if length == 0 or (type(length) == 'number' and length <= HEAL_COUNT and not redis.call('LPOS', turn, one.key)) then
+      one.lines[at], one.changed = 'p', true
+    end
+  end
+  look_again(one, now)
+end
+
+-- Who of `ids` is held by nobody.
+local function held_by_nobody(ids)
+  local lone = {}
+  for _, id in ipairs(ids) do lone[id] = true end
+  for _, wids in ipairs({redis.call('ZRANGE', WORKERS, 0, -1), redis.call('SMEMBERS', CORPSES)}) do
+    for _, wid in ipairs(wids) do
+      local seqs = redis.pcall('HMGET', processing_key(wid), unpack(ids))
+      -- Of a wrong type: who knows.
+      if seqs.err then return {} end
+      for k, seq in ipairs(seqs) do
+        if seq then lone[ids[k]] = nil end
+      end
+    end
+  end
+  return lone
+end
+
+-- How many wait in lines of each queue, where it is little work to count them.
+local function recount()
+  local counts = {}
+  for _, key in ipairs(redis.call('HKEYS', KNOWN)) do
+    for at in pairs(known(key).lines) do
+      local priority, queue = string.match(at, '^(%d):(.*)$')
+      local length = redis.pcall('LLEN', line_key(queue, priority, key))
+      counts[queue] = (counts[queue] or 0) + (type(length) == 'number' and length or 0)
+    end
+  end
+  local noted = redis.pcall('HGETALL', KEYED)
+  for i = 1, noted.err and 0 or #noted, 2 do
+    if not counts[noted[i]] or counts[noted[i]] == 0 then
+      redis.call('HDEL', KEYED, noted[i])
+    elseif tostring(counts[noted[i]]) ~= noted[i + 1] then
+      redis.call('HSET', KEYED, noted[i], counts[noted[i]])
+    end
+    counts[noted[i]] = nil
+  end
+  for queue, n in pairs(counts) do
+    if n > 0 then redis.pcall('HSET', KEYED, queue, n) end
+  end
+end
+
+local function heal_keys(now)
+  local some = redis.pcall('HRANDFIELD', KNOWN, HEAL_KEYS)
+  if some.err or #some == 0 then return end
+  local permits, ids = {}, {}
+  for _, key in ipairs(some) do
+    heal_lines(known(key), now)
+    local held = #ids < HEAL_PERMITS and redis.pcall('SRANDMEMBER', held_key(key), HEAL_PERMITS - #ids) or {}
+    for _, id in ipairs(held.err and {} or held) do
+      ids[#ids + 1] = id
+      permits[#permits + 1] = key
+    end
+  end
+  local lone = #ids > 0 and held_by_nobody(ids) or {}
+  for k, id in ipairs(ids) do
+    if lone[id] then give_back(id, now, permits[k]) end
+  end
+  if redis.call('HLEN', KNOWN) <= HEAL_COUNT then recount() end
+end

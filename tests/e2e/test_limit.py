@@ -1,0 +1,136 @@
+"""`greenworker limit` with the real command: what is allowed of keys, and how they stand."""
+
+from __future__ import annotations
+
+import json
+
+from tests.e2e.conftest import Project
+from tests.support.eventually import eventually
+
+TASKS = """
+    from greenworker import Throttled, host
+
+    app.limit("host:*", concurrency=1)
+    app.limit("tenant:*", rate="100/min", burst=20)
+
+    @app.task(key=lambda url, **_: "host:" + host(url))
+    def page(url, depth=0):
+        note(f"began {url}")
+        if depth:
+            raise Throttled("600")
+        wait_for("go")
+        return url
+"""
+
+
+def said(project: Project, *args: str) -> list[str]:
+    done = project.run("limit", *args, "-A", "tasks")
+    assert (done.returncode, done.stderr) == (0, "")
+    return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_limits_are_seen_set_and_dropped(project: Project) -> None:
+    tasks = project.module(TASKS)
+    assert said(project) == [
+        "limit allows says",
+        "host:* concurrency 1 code (no worker has told of it yet)",
+        "tenant:* rate 100/min, burst 20 code (no worker has told of it yet)",
+        "",
+        "(no key is held or at its limit)",
+    ]
+    worker = project.worker("-n", "w1")
+    results = tasks.page.delay_many(
+        [(f"http://{name}.example/{n}",) for n in (1, 2) for name in "ab"]
+    )
+    throttled = tasks.page.delay("http://c.example/", 1)
+    eventually(lambda: len(project.notes) == 3)
+    eventually(lambda: any("held" in line for line in said(project)))
+    table = said(project)
+    assert table[1] == "host:* concurrency 1 code of w1"
+    assert [line.split()[:5] for line in table[4:7]] == [
+        ["key", "state", "running", "waiting", "a"],
+        ["host:a.example", "busy", "1", "1", table[5].split()[4]],
+        ["host:b.example", "busy", "1", "1", table[6].split()[4]],
+    ]
+    assert table[7].startswith("host:c.example held 9m 0 1 ")
+    assert said(project, "list", "--limit", "1")[-1] == "and 2 more; --limit N shows more"
+    # A worker's settings are no limits: the shell may have them.
+    done = project.run("limit", "set", "host:*", "-c", "2", "--rate", "1000/s", "--burst", "20", "--adaptive", "-A", "tasks", env={"GREENWORKER_CONCURRENCY": "7"})  # fmt: skip
+    assert done.stdout == "host:*: concurrency 2, rate 1000/s, burst 20, adaptive\n"
+    # At the next claim.
+    eventually(lambda: len(project.notes) == 5)
+    told = json.loads("\n".join(said(project, "--json")))
+    (host, tenant) = told["limits"]
+    assert (host["pattern"], host["rate"], host["declared"], host["by"]) == ("host:*", "1000/s", False, ["w1"])  # fmt: skip
+    assert (tenant["burst"], tenant["declared"], tenant["changed"] > 1e9) == (20, True, True)
+    assert [(one["key"], one["state"], one["limit"]) for one in told["keys"]] == [
+        ("host:c.example", "held", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
+        ("host:a.example", "busy", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
+        ("host:b.example", "busy", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
+    ]
+    assert said(project)[1].endswith(" UTC, over code of w1")
+    assert said(project, "drop", "host:*") == [
+        "host:*: dropped; code declares it: it comes back with the next start of a worker"
+    ]
+    project.allow("go")
+    assert all(result.get(timeout=20) for result in results)
+    assert throttled.info().attempt == 0
+    worker.signal(15)
+    assert worker.wait() == 0
+    assert any("throttled: host:c.example is held for 600 s" in line for line in worker.lines)
+
+
+def test_keys_are_held_and_go_on(project: Project) -> None:
+    tasks = project.module(TASKS)
+    project.allow("go")
+    project.worker()
+    where = ("-u", project.url, "--namespace", project.namespace)
+    done = project.run("limit", "hold", "host:a.example", "host:b.example", *where)
+    assert done.stdout.splitlines() == [
+        "host:a.example: held until it is resumed; nothing was known of it",
+        "host:b.example: held until it is resumed; nothing was known of it",
+    ]
+    assert said(project, "hold", "host:b.example", "--for", "15m") == [
+        "host:b.example: held for 15m"
+    ]
+    results = [tasks.page.delay(f"http://{name}.example/") for name in "abc"]
+    assert results[2].get(timeout=20)
+    assert said(project)[5:] == ["host:a.example stopped 0 1 0 - - 0 host:*", said(project)[6]]
+    assert said(project)[6].startswith("host:b.example stopped 14m 0 1 0")
+    done = project.run("limit", "resume", "host:a.example", "--json", *where)
+    assert json.loads(done.stdout) == {"key": "host:a.example", "done": "resume", "known": True}
+    assert results[0].get(timeout=20)
+    assert results[1].state == "PENDING"
+    assert said(project, "resume", "host:b.example", "host:x") == [
+        "host:b.example: resumed",
+        "host:x: resumed; nothing was known of it",
+    ]
+    assert results[1].get(timeout=20)
+
+
+def test_what_is_not_there_is_told_in_a_line(project: Project) -> None:
+    where = ("-u", project.url, "--namespace", project.namespace)
+    done = project.run("limit", "drop", "host:*", *where)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "greenworker: no limit host:*; there are: none\n"
+    assert project.run("limit", *where).stdout.splitlines() == [
+        "(no limit)",
+        "",
+        "(no key is held or at its limit)",
+    ]
+    assert project.run("limit", "set", "ä:*", "--none", *where).stdout == "ä:*: no limit\n"
+    done = project.run("limit", "drop", "host:*", "ä:*", *where)
+    assert done.stderr == "greenworker: no limit host:*; there are: ä:*\n"
+    assert project.run("limit", "drop", "ä:*", *where).stdout == "ä:*: dropped\n"
+
+
+def test_a_send_from_the_shell_has_its_tasks_key(project: Project) -> None:
+    project.write(TASKS)
+    project.run("limit", "hold", "host:a.example", "-A", "tasks")
+    done = project.run("send", "tasks:page", '["http://a.example/"]')
+    assert done.returncode == 0
+    head = project.redis.hget(f"{project.root}msg", done.stdout.strip()).partition("\n")[0]
+    assert head.endswith(" keys=host:a.example")
+    done = project.run("send", "tasks:page", '["nowhere"]')
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "tasks.page: key: its function raised BadArguments: host('nowhere'): give an absolute URL" in done.stderr  # fmt: skip
