@@ -49,7 +49,7 @@ local function show(key)
   local when = refusal(one, now)
   local until_ms = when and when ~= NEVER and when or one.hold > now and one.hold or 0
   for _, field in ipairs({key, pattern or '', one.spec, out(one), waiting, state_of(one), until_ms, string.format('%.1f', per_minute(one.window)), percentile(one.took, 0.5), percentile(one.took, 0.95),
-    one.throttled, string.format('%.3f', learnt(one))}) do
+    one.throttled, string.format('%.3f', adapt.learnt(one))}) do
     reply[#reply + 1] = field
   end
 end

@@ -22,10 +22,10 @@ local keys_in, limit_for, note_patterns, forget_declared, known, out, refusal, s
 local memorable_until, close_keys, find_lines
 
 do  -- Lua has room for 200 locals: what nobody else needs stays in here
--- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
-local REMEMBER, REMEMBER_RATE = 15000, 3600000
--- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest that is believed.
-local PAUSE, PAUSE_MOST, HOLD_MOST = 1000, 300000, 3600000
+-- ms: so long a key is remembered that nothing waits for or runs; and one that was throttled last.
+local REMEMBER, REMEMBER_STRIKES = 15000, 3600000
+-- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest and the shortest that is believed.
+local PAUSE, PAUSE_MOST, HOLD_MOST, HOLD_LEAST = 1000, 300000, 3600000, 100
 -- Throttles one after the other until its circuit is open: then one message at a time, until one has got through.
 local CIRCUIT_AFTER = 5
 -- How many durations are kept.
@@ -168,7 +168,7 @@ end
 -- tat         the theoretical arrival time of GCRA (ITU-T I.371), ms
 -- last        when one was started last, ms
 -- hold        nothing is handed out until then, ms
--- strikes     throttles one after the other; struck: when the last one was counted, ms
+-- strikes     throttles one after the other; what began before `struck`, ms, tells of the last one
 -- phase       its circuit is closed 0, open 1, or somebody has stopped it 2
 -- rate        what adapt.lua knows, or -
 -- window      starts: since when, so many, so many in the window before
@@ -230,12 +230,13 @@ end
 -- late for each turn of a fast one would else fall behind.
 local BURST_WITHIN = 100
 local function burst_of(allowed, interval)
+  if allowed.adaptive and not allowed.interval then return 1 end
   return allowed.burst or math.max(1, math.floor(BURST_WITHIN / interval))
 end
 
 -- The theoretical arrival time. After a run of starts it is so far ahead at most; further, and another rate was allowed then.
-local function arrival(one, interval)
-  return math.min(one.tat, one.last + burst_of(one.allowed, interval) * interval)
+local function arrival(one, interval, lenient)
+  return math.min(one.tat, math.max(one.last, one.hold) + burst_of(one.allowed, interval) * interval + lenient)
 end
 
 -- If the server's clock was set back since, nothing is further ahead than it could be by now.
@@ -258,16 +259,19 @@ function refusal(one, now)
   if one.phase == CIRCUIT then most = math.min(most or 1, 1) end
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
-  local interval = interval_now(one)
-  if interval then at = math.max(at, arrival(one, interval) - (burst_of(allowed, interval) - 1) * interval) end
+  local interval, lenient = adapt.interval(one)
+  if interval then
+    at = math.max(at, arrival(one, interval, lenient) - (burst_of(allowed, interval) - 1) * interval - lenient)
+  end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
   return at > now and at or nil
 end
 
 function start(one, id, now)
-  local interval = interval_now(one)
-  if interval then one.tat = math.max(arrival(one, interval), now) + interval end
+  adapt.started(one, now, math.max(one.last, one.last > 0 and one.hold or 0))
+  local interval, lenient = adapt.interval(one)
+  if interval then one.tat = math.max(arrival(one, interval, lenient), now) + interval end
   if redis.pcall('SADD', held_key(one.key), id) == 1 then one.out = one.out and one.out + 1 end
   one.last, one.changed = now, true
   local since, n, before = string.match(one.window, '^(%d+),(%d+),(%d+)$')
@@ -281,15 +285,21 @@ end
 -- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
 function throttle(one, wait, began, now)
   one.throttled, one.changed = one.throttled + 1, true
-  -- What began before the last one was told of tells the same again.
-  if began >= one.struck then
-    one.strikes, one.struck = one.strikes + 1, now
-    if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
-    slower(one, now)
-  end
+  -- What began before, or at the same time as others that have told it already, tells the same again.
+  local tells = began >= one.struck
+  local again = one.strikes > 0 and adapt.is_first(one, began)
+  if tells and (again or one.strikes == 0) then one.strikes = one.strikes + 1 end
   local pause = math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST)
-  if wait >= 0 and one.strikes <= 1 then pause = 0 end
-  one.hold = math.max(one.hold, now + math.min(math.max(wait, pause), HOLD_MOST))
+  if wait >= 0 and one.strikes <= 1 then pause = HOLD_LEAST end
+  local resumes = now + math.min(math.max(wait, pause), HOLD_MOST)
+  one.hold = math.max(one.hold, resumes)
+  one.struck = math.max(one.struck, resumes)
+  if not tells then return end
+  if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
+  adapt.slower(one, now, again, resumes)
+  -- Slowly from the first start on: no burst has been saved up.
+  local interval = one.allowed.adaptive and adapt.interval(one)
+  if interval then one.tat = resumes + (burst_of(one.allowed, interval) - 1) * interval end
 end
 
 -- How a run that began then has ended: it got through, or it failed of something else.
@@ -306,7 +316,7 @@ function note_end(one, took, passed, began, now)
   if passed then
     one.strikes = 0
     if one.phase == CIRCUIT then one.phase = CLOSED end
-    faster(one, took, now)
+    adapt.faster(one, took, began, now)
   elseif one.phase == CIRCUIT then
     one.hold = math.max(one.hold, now + math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST))
   end
@@ -316,15 +326,15 @@ end
 function memorable_until(one)
   if one.hold >= FOR_EVER then return NEVER end
   local at = math.max(one.last + (one.allowed.delay or 0), one.tat, one.hold, one.last + REMEMBER)
-  if one.strikes > 0 or one.rate ~= '-' then at = math.max(at, one.last + REMEMBER_RATE) end
-  return at
+  if one.strikes > 0 then at = math.max(at, one.last + REMEMBER_STRIKES) end
+  return math.max(at, one.last + adapt.worth(one))
 end
 
 local function write_known(one)
   local lines = {}
   for at, how in pairs(one.lines) do lines[#lines + 1] = how .. at end
   local text = string.format('%s %.3f %.0f %.0f %d %.0f %d %s %s %.0f %s %s %s', one.gen, one.tat, one.last, one.hold,
-    one.strikes, one.struck, one.phase, one.rate, one.window, one.throttled, one.took,
+    one.strikes, one.struck, one.phase, adapt.text(one), one.window, one.throttled, one.took,
     #lines > 0 and table.concat(lines, ';') or '-', one.spec)
   redis.pcall('HSET', KNOWN, one.key, text)
 end
