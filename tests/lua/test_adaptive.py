@@ -105,7 +105,7 @@ def test_refusals_of_what_was_under_way_are_one_signal(limited: Limited) -> None
         limited.settle(one, THROTTLED, took=0.4)
         limited.goes_by(0.01)
     state = limited.state_of(KEY)
-    assert (state.state, state.throttled) == ("held", 30)
+    assert (state.state, state.throttled) == ("throttled", 30)
     assert 1.0 < learnt(limited) < 2.0, "decreased more than once"
     limited.goes_by(1.0)
     # At the decreased rate from its first start on.
