@@ -72,9 +72,7 @@ def measure(options: argparse.Namespace, delay: float) -> None:
             for worker in workers:
                 worker.kill()
             app.close()
-        starts, scripts, waits = (
-            (b - a) / took for a, b in zip(before[0], after[0], strict=True)
-        )
+        starts, scripts, waits = ((b - a) / took for a, b in zip(before[0], after[0], strict=True))
         spent = [(b - a) / took for a, b in zip(before[1], after[1], strict=True)]
         of_workers = sum(spent[1:]) / len(spent[1:])
         rates = (f"{delay:g}", f"{starts:.0f}", f"{scripts:.0f}", f"{waits:.0f}")

@@ -13,7 +13,7 @@ for i = 2, #ARGV do
   local one = known(ARGV[i])
   one.changed = true
   if ms == 0 then
-    one.phase, one.hold, one.strikes = CLOSED, 0, 0
+    one.phase, one.hold, one.strikes, one.struck = CLOSED, 0, 0, math.min(one.struck, now)
   else
     one.phase, one.hold = STOPPED, ms < 0 and FOR_EVER or now + ms
   end

@@ -12,6 +12,7 @@ local KEYED = ROOT .. 'keyed'
 local keyed, make_limits, make_lines = {}, nil, nil
 local function need_keys()
   if keyed.known then return end
+  make_adapt()
   make_limits()
   make_lines()
 end
@@ -51,44 +52,48 @@ local memorable_until, close_keys, find_lines, held_key
 
 function held_key(key) return ROOT .. 'held:' .. key end
 
--- ms: so long a key is remembered that nothing waits for or runs; and one that has learnt its rate.
-local REMEMBER, REMEMBER_RATE = 15000, 3600000
--- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest that is believed.
-local PAUSE, PAUSE_MOST, HOLD_MOST = 1000, 300000, 3600000
+-- ms: so long a key is remembered that nothing waits for or runs; and one that was throttled last.
+local REMEMBER, REMEMBER_STRIKES = 15000, 3600000
+-- ms: the first pause after a throttle that names none; the longest that it doubles to; the longest and the shortest that is believed.
+local PAUSE, PAUSE_MOST, HOLD_MOST, HOLD_LEAST = 1000, 300000, 3600000, 100
 -- Throttles one after the other until its circuit is open: then one message at a time, until one has got through.
 local CIRCUIT_AFTER = 5
 -- Characters that durations may have which are kept: some twenty of them.
 local TOOK_MOST = 120
 
 -- limits['#']: a number that grows with each change, and the patterns that have a *, the most specific one first.
-local generation, patterns
+local generation, wild, by_ends, lengths
 local function read_generation()
   local line = redis.pcall('HGET', LIMITS, '#')
-  generation, patterns = '0', {}
-  if type(line) ~= 'string' then return end
-  for word in string.gmatch(line, '%S+') do
-    if #patterns == 0 and generation == '0' then generation = word else patterns[#patterns + 1] = word end
-  end
+  generation, wild = string.match(type(line) == 'string' and line or '', '^(%S+) ?(.*)$')
+  generation, wild, by_ends = generation or '0', wild or '', nil
 end
 
--- After a change: the patterns that have a *, in the order in which they count, under '#'.
-function note_patterns()
-  read_generation()
-  local wild, order = {}, {}
+-- Those patterns as text, in the order in which they count.
+local function wild_ones()
+  local found, order = {}, {}
   for _, pattern in ipairs(redis.call('HKEYS', LIMITS)) do
     -- (Neither # nor ? can be in a pattern.)
     local _, stars = string.gsub(pattern, '*', '*')
     if stars > 0 then
-      wild[#wild + 1] = pattern
+      found[#found + 1] = pattern
       order[pattern] = #pattern - stars
     end
   end
-  table.sort(wild, function(a, b)
+  table.sort(found, function(a, b)
     if order[a] ~= order[b] then return order[a] > order[b] end
     return a < b
   end)
-  generation, patterns = string.format('%.0f', (tonumber(generation) or 0) + 1), wild
-  redis.call('HSET', LIMITS, '#', table.concat({generation, unpack(wild)}, ' '))
+  return table.concat(found, ' ')
+end
+
+-- After these have changed: what is known of each key is known by limits that are no more.
+function note_patterns(changed)
+  read_generation()
+  -- (To look at all is work where there are thousands.)
+  if generation == '0' or string.find(table.concat(changed, ' '), '*', 1, true) then wild = wild_ones() end
+  generation = string.format('%.0f', (tonumber(generation) or 0) + 1)
+  redis.call('HSET', LIMITS, '#', generation .. ' ' .. wild)
 end
 
 -- Limits go that the code of a worker declared and does no more, nor that of any other worker. `now_said`: what it declares
@@ -101,43 +106,65 @@ function forget_declared(wid, now_said)
     redis.call('HDEL', LIMITS_BY, wid)
   end
   if type(said) ~= 'string' or said == now_said then return gone end
-  local still = ' ' .. table.concat(redis.call('HVALS', LIMITS_BY), ' ') .. ' '
+  local still = {}
+  for _, others in ipairs(redis.call('HVALS', LIMITS_BY)) do
+    -- As a rule all workers declare the same.
+    if not still[others] then
+      still[others] = true
+      for pattern in string.gmatch(others, '%S+') do still[pattern] = true end
+    end
+  end
   for pattern in string.gmatch(said, '%S+') do
-    local line = redis.pcall('HGET', LIMITS, pattern)
-    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and not string.find(still, ' ' .. pattern .. ' ', 1, true)
-      and redis.call('HDEL', LIMITS, pattern) == 1 then
+    local line = not still[pattern] and redis.pcall('HGET', LIMITS, pattern)
+    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and redis.call('HDEL', LIMITS, pattern) == 1 then
       gone[#gone + 1] = pattern
     end
   end
   if #gone > 0 then
-    note_patterns()
+    note_patterns(gone)
     redis.call('HSET', LIMITS, '?', '0')
   end
   return gone
 end
 
--- What a pattern begins with, and all of it as Lua has patterns; once a call, since a thousand keys may ask.
-local begins, as_lua = {}, {}
-local function fits(pattern, key)
-  local begin = begins[pattern]
-  if not begin then
-    begin = string.match(pattern, '^[^*]*')
-    begins[pattern] = begin
-    as_lua[pattern] = '^' .. string.gsub(string.gsub(pattern, '[^%w*]', '%%%0'), '%*', '.*') .. '$'
+-- Patterns by what they begin and end with, so that not each is compared with each key.
+local function read_wild()
+  by_ends, lengths = {}, {}
+  local order = 0
+  for pattern in string.gmatch(wild, '%S+') do
+    local first, between, last = string.match(pattern, '^([^*]*)%*(.*)$')
+    between, last = string.match(between or '', '^(.-)%*?([^*]*)$')
+    local ends, at = (first or '') .. '*' .. last, #(first or '') .. ' ' .. #last
+    order = order + 1
+    if not lengths[at] then lengths[at] = {#(first or ''), #last} end
+    if not by_ends[ends] then by_ends[ends] = {} end
+    table.insert(by_ends[ends], {order = order, pattern = pattern, between = between})
   end
-  return string.sub(key, 1, #begin) == begin and string.find(key, as_lua[pattern]) ~= nil
+end
+
+-- The first pattern that fits a key and still is there, and its line; or nil.
+local function wild_limit_for(key)
+  if not by_ends then read_wild() end
+  local fitting = {}
+  for _, of in pairs(lengths) do
+    local begin, finish = of[1], #key - of[2]
+    for _, one in ipairs(begin <= finish and by_ends[string.sub(key, 1, begin) .. '*' .. string.sub(key, finish + 1)] or {}) do
+      local _, ends = string.find(key, one.between, begin + 1, true)
+      if ends and ends <= finish then fitting[#fitting + 1] = one end
+    end
+  end
+  table.sort(fitting, function(a, b) return a.order < b.order end)
+  for _, one in ipairs(fitting) do
+    local line = redis.pcall('HGET', LIMITS, one.pattern)
+    if type(line) == 'string' then return one.pattern, line end
+  end
 end
 
 -- The limit that counts for a key: its own, or that of the first pattern that fits. Returns pattern and spec, or nil.
 function limit_for(key)
-  local line = redis.pcall('HGET', LIMITS, key)
-  if type(line) == 'string' then return key, string.match(line, '^%a %d+ (.*)$') end
-  for _, pattern in ipairs(patterns) do
-    if fits(pattern, key) then
-      line = redis.pcall('HGET', LIMITS, pattern)
-      if type(line) == 'string' then return pattern, string.match(line, '^%a %d+ (.*)$') end
-    end
-  end
+  local pattern, line = key, redis.pcall('HGET', LIMITS, key)
+  if type(line) ~= 'string' then pattern, line = wild_limit_for(key) end
+  if line then return pattern, string.match(line, '^%a %d+ (.*)$') end
 end
 
 -- '100/60000', starts per ms, as ms per start.
@@ -161,7 +188,7 @@ end
 -- tat         the theoretical arrival time of GCRA (ITU-T I.371), ms
 -- last        when one was started last, ms
 -- hold        nothing is handed out until then, ms
--- strikes     throttles one after the other; struck: when the last one was counted, ms
+-- strikes     throttles one after the other; what began before `struck`, ms, tells of the last one
 -- phase       its circuit is closed 0, open 1, or somebody has stopped it 2
 -- rate        what adapt.lua knows, or -
 -- window      starts: since when, so many, so many in the window before
@@ -221,19 +248,29 @@ function out(one)
 end
 
 -- ms by which a start may be ahead of its rate. Where nobody has said how many may come at once, only what lets who comes some
--- ms late for its turn catch up: else a fast rate would never be reached.
-local LATE = 20
+-- ms late for its turn catch up: else a fast rate would never be reached. (Of a rate that was found, adapt.lua says it.)
+local LATE = 10
 local function ahead(allowed, interval)
+  if allowed.adaptive and not allowed.interval then return 0 end
   return allowed.burst and (allowed.burst - 1) * interval or LATE
 end
 
 -- The theoretical arrival time. After a run of starts it is so far ahead at most; further, and another rate was allowed then.
-local function arrival(one, interval)
-  return math.min(one.tat, one.last + ahead(one.allowed, interval) + interval)
+local function arrival(one, interval, lenient)
+  return math.min(one.tat, math.max(one.last, one.hold) + ahead(one.allowed, interval) + interval + lenient)
+end
+
+-- If the server's clock was set back since, nothing is further ahead than it could be by now.
+local function go_by_clock(one, now)
+  if one.last > now then one.last, one.changed = now, true end
+  local most = now + HOLD_MOST
+  if one.struck > most then one.struck, one.changed = most, true end
+  if one.hold > most and one.phase ~= STOPPED then one.hold, one.changed = most, true end
 end
 
 -- Nil where one may start now; else when it may, in ms, or NEVER.
 function refusal(one, now)
+  go_by_clock(one, now)
   if one.phase == STOPPED then
     if one.hold > now then return one.hold < FOR_EVER and one.hold or NEVER end
     one.phase, one.changed = CLOSED, true
@@ -243,16 +280,19 @@ function refusal(one, now)
   if one.phase == CIRCUIT then most = math.min(most or 1, 1) end
   if most and out(one) >= most then return NEVER end
   local at = math.max(one.hold, one.last + (allowed.delay or 0))
-  local interval = interval_now(one)
-  if interval then at = math.max(at, arrival(one, interval) - ahead(allowed, interval)) end
+  local interval, lenient = adapt.interval(one)
+  if interval then
+    at = math.max(at, arrival(one, interval, lenient) - ahead(allowed, interval) - lenient)
+  end
   -- Scores are whole ms, and one that comes too early would be refused again.
   at = math.ceil(at)
   return at > now and at or nil
 end
 
 function start(one, id, now)
-  local interval = interval_now(one)
-  if interval then one.tat = math.max(arrival(one, interval), now) + interval end
+  adapt.started(one, now, math.max(one.last, one.last > 0 and one.hold or 0))
+  local interval, lenient = adapt.interval(one)
+  if interval then one.tat = math.max(arrival(one, interval, lenient), now) + interval end
   if redis.pcall('SADD', held_key(one.key), id) == 1 then one.out = one.out and one.out + 1 end
   one.last, one.changed, one.started = now, true, one.started + 1
 end
@@ -262,7 +302,7 @@ local function window_of(one)
   if one.started == 0 then return one.window end
   local since, n, before = string.match(one.window, '^(%d+),(%d+),(%d+)$')
   since, n = tonumber(since), tonumber(n)
-  if one.last - since >= WINDOW then
+  if one.last - since >= WINDOW or since > one.last then
     before, since, n = one.last - since < 2 * WINDOW and n or 0, one.last - one.last % WINDOW, 0
   end
   return string.format('%.0f,%d,%s', since, n + one.started, before)
@@ -271,15 +311,21 @@ end
 -- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
 function throttle(one, wait, began, now)
   one.throttled, one.changed = one.throttled + 1, true
-  -- What began before the last one was told of tells the same again.
-  if began >= one.struck then
-    one.strikes, one.struck = one.strikes + 1, now
-    if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
-    slower(one, now)
-  end
+  -- What began before, or at the same time as others that have told it already, tells the same again.
+  local tells = began >= one.struck
+  local again = one.strikes > 0 and adapt.is_first(one, began)
+  if tells and (again or one.strikes == 0) then one.strikes = one.strikes + 1 end
   local pause = math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST)
-  if wait >= 0 and one.strikes <= 1 then pause = 0 end
-  one.hold = math.max(one.hold, now + math.min(math.max(wait, pause), HOLD_MOST))
+  if wait >= 0 and one.strikes <= 1 then pause = HOLD_LEAST end
+  local resumes = now + math.min(math.max(wait, pause), HOLD_MOST)
+  one.hold = math.max(one.hold, resumes)
+  one.struck = math.max(one.struck, resumes)
+  if not tells then return end
+  if one.strikes >= CIRCUIT_AFTER and one.phase == CLOSED then one.phase = CIRCUIT end
+  adapt.slower(one, now, again, resumes)
+  -- Slowly from the first start on: no burst has been saved up.
+  local interval = one.allowed.adaptive and adapt.interval(one)
+  if interval then one.tat = resumes + ahead(one.allowed, interval) end
 end
 
 -- How a run that began then has ended: it got through, or it failed of something else.
@@ -295,7 +341,7 @@ function note_end(one, took, passed, began, now)
   if passed then
     one.strikes = 0
     if one.phase == CIRCUIT then one.phase = CLOSED end
-    faster(one, took, now)
+    adapt.faster(one, took, began, now)
   elseif one.phase == CIRCUIT then
     one.hold = math.max(one.hold, now + math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST))
   end
@@ -305,15 +351,15 @@ end
 function memorable_until(one)
   if one.hold >= FOR_EVER then return NEVER end
   local at = math.max(one.last + (one.allowed.delay or 0), one.tat, one.hold, one.last + REMEMBER)
-  if one.strikes > 0 or one.rate ~= '-' then at = math.max(at, one.last + REMEMBER_RATE) end
-  return at
+  if one.strikes > 0 then at = math.max(at, one.last + REMEMBER_STRIKES) end
+  return math.max(at, one.last + adapt.worth(one))
 end
 
 local function text_of(one)
   local lines
   for at, how in pairs(one.lines) do lines = (lines and lines .. ';' or '') .. how .. at end
   return string.format('%s %.3f %.0f %.0f %d %.0f %d %s %s %.0f %s %s %s', one.gen, one.tat, one.last, one.hold,
-    one.strikes, one.struck, one.phase, one.rate, window_of(one), one.throttled, one.took, lines or '-', one.spec)
+    one.strikes, one.struck, one.phase, adapt.text(one), window_of(one), one.throttled, one.took, lines or '-', one.spec)
 end
 
 -- (Lua cannot hand over more than some thousands.)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-LATE = 20  # ms: so much is caught up with, where no burst is told
+LATE = 10  # ms: so much is caught up with, where no burst is told
 
 
 @dataclass(frozen=True)
