@@ -248,11 +248,12 @@ function out(one)
 end
 
 -- ms by which a start may be ahead of its rate. Where nobody has said how many may come at once, only what lets who comes some
--- ms late for its turn catch up: else a fast rate would never be reached. (Of a rate that was found, adapt.lua says it.)
-local LATE = 10
+-- ms late for its turn catch up: else a fast rate would never be reached. (Not of a slow one: who catches up always, never makes
+-- up for one request that was late on its way. Of a rate that was found, adapt.lua says it.)
+local LATE, FAST = 10, 200
 local function ahead(allowed, interval)
   if allowed.adaptive and not allowed.interval then return 0 end
-  return allowed.burst and (allowed.burst - 1) * interval or LATE
+  return allowed.burst and (allowed.burst - 1) * interval or interval <= FAST and LATE or 0
 end
 
 -- The theoretical arrival time. After a run of starts it is so far ahead at most; further, and another rate was allowed then.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-LATE = 10  # ms: so much is caught up with, where no burst is told
+LATE, FAST = 10, 200  # ms: so much is caught up with, of one each so many ms, where no burst is told
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Allowed:
         if "rate" in said:
             starts, ms = said["rate"].split("/")
             interval = int(ms) / int(starts)
-            burst = float(said.get("burst", 1 + LATE / interval))
+            burst = float(said.get("burst", 1 + (LATE / interval if interval <= FAST else 0)))
         concurrency = int(said["concurrency"]) if "concurrency" in said else None
         return cls(concurrency, int(said.get("delay", 0)), interval, burst)
 
