@@ -1,128 +1,117 @@
-"""What a task that uses none of the features costs in two versions: the server's CPU time, and that of Python.
+"""What the scripts of two versions cost the server for a task that uses no feature: µs of its CPU time a message.
 
-    python benchmarks/plain.py --tree ../before --tree . [--rounds 9]
+    git worktree add ../before <commit>
+    python benchmarks/plain.py --tree ../before --tree . [--rounds 3000]
 
-One server; each round each checkout in turn, in a process of its own, sends, claims and settles messages through its own
-client and scripts: a hundred at a time, and one by one. Of each step the fastest tenth of its calls counts, and of these
-the median over rounds: who else uses the machine makes some calls slower, and none faster. Needs an
-environment with what greenworker needs (`pip install -e .`).
+Runs with the greenworker of this checkout, on an embedded server, which has the scripts of each tree. By turns, call by call
+on one connection, they push, claim and settle: one message, and a hundred. Of each the fastest tenth of the calls counts: who else
+uses the machine makes calls slower, and none faster.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
+import importlib.util
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from harness import cpu_seconds
 
-STEPS = ("send", "claim", "settle")
-TIMES = {100: 120, 1: 1500}
+from greenworker import App
+
+STEPS = ("push", "claim", "settle")
+TAIL = b'3600000 default page\n[[1,"https://example.org/path/to/page"],{},{}]'
+RESULT = b'{"state":"SUCCESS","value":1}'
 
 
 def main() -> None:
     options = _options()
-    with tempfile.TemporaryDirectory() as folder:
-        sys.path.insert(0, str(options.tree[0]))
-        from greenworker import App
-
-        server = App(embedded=str(Path(folder) / "server"))
-        url = server.client.broker.status() and server.endpoint.url
-        found: dict[tuple[str, int, str], list[list[float]]] = {}
-        for number in range(options.rounds):
-            for n in range(len(options.tree)) if number % 2 else reversed(range(len(options.tree))):
-                for at_once, step, *micros in _run(options.tree[n], url, f"t{number}-{n}"):
-                    rows = found.setdefault((step, at_once, ""), [[] for _ in options.tree])
-                    rows[n].append(micros)
-        server.close()
-    print(f"{'µs a message: server / Python':<34}" + "".join(f"{t.name:>18}" for t in options.tree))
-    for (step, at_once, _), rows in found.items():
-        figures = [[median(values) for values in zip(*row, strict=True)] for row in rows]
-        texts = [f"{server:.2f} / {here:.2f}" for server, here in figures]
-        ratios = [
-            median(b[which] / a[which] for a, b in zip(rows[0], rows[-1], strict=True))
-            for which in (0, 1)
-        ]
-        print(
-            f"{step + f', {at_once} at a time':<34}" + "".join(f"{text:>18}" for text in texts)
-            + f"   last : first {ratios[0]:.3f} / {ratios[1]:.3f}"
-        )  # fmt: skip
+    print(f"{'µs a message':<24}" + "".join(f"{tree.name:>12}" for tree in options.tree))
+    for at_once in (1, 100):
+        with tempfile.TemporaryDirectory() as folder:
+            app = App(embedded=str(Path(folder) / "server"))
+            execute = app.client.pool.execute
+            trees = [Tree(number, tree, execute) for number, tree in enumerate(options.tree)]
+            for number in range(options.rounds // at_once + 200):
+                for tree in trees if number % 2 else reversed(trees):
+                    tree.pass_through(number, at_once)
+            app.close()
+        for step in STEPS:
+            micros = [tree.micros(step) / at_once for tree in trees]
+            texts = "".join(f"{value:>12.2f}" for value in micros)
+            print(f"{step + f', {at_once} at a time':<24}{texts}   {micros[-1] / micros[0]:.3f}")
 
 
-def measure(url: str, namespace: str) -> list[list[Any]]:
-    """In a checkout's own process: rows of how many at a time, step, and µs a message, of the server and here."""
-    from greenworker import App
-    from greenworker.message import Outcome
+class Tree:
+    """The scripts of one checkout, in a namespace of their own."""
 
-    app = App(url, namespace=namespace)
+    def __init__(self, number: int, tree: Path, execute: Callable[..., Any]) -> None:
+        self._execute, self._nil = execute, f"gw:{{tree-{number}}}:nil"
+        info = execute("INFO", "server").decode()
+        self._pid = int(info.split("process_id:")[1].split()[0])
+        lua = tree / "greenworker" / "lua"
+        parts = _parts(number, tree)
+        self._scripts = {}
+        for name in (*STEPS, "register"):
+            files = ("prelude", *parts.get(name, ()), name)
+            source = b"\n".join((lua / f"{file}.lua").read_bytes() for file in files)
+            self._scripts[name] = execute("SCRIPT", "LOAD", source)
+        # From the version on that knows keys, a settle tells how many.
+        self._tells_count = b"wid, n, then for each" in (lua / "settle.lua").read_bytes()
+        self._spent: dict[str, list[float]] = {step: [] for step in STEPS}
+        self._run("register", "w", 3_600_000, "{}", "default")
 
-    @app.task
-    def page(n: int, url: str) -> None: ...
+    def pass_through(self, number: int, count: int) -> None:
+        """Push, claim and settle so many."""
+        ids = [f"id-{number}-{n}" for n in range(count)]
+        fields = [field for id in ids for field in (id, "default", 5, "", "", TAIL)]
+        self._timed("push", f"push-{number}", 1000, *fields)
+        claimed = self._timed("claim", "w", number + 1, count, 4_194_304, "default")
+        assert len(claimed) == 3 + 2 * count
+        ends = [field for id in ids for field in (id, number + 1, "done", 1000, RESULT, "")]
+        self._timed("settle", "w", *((count,) if self._tells_count else ()), *ends)
 
-    broker, done = app.client.broker, Outcome("done", b'{"state":"SUCCESS"}', 3600.0)
-    pid = int(app.client.pool.execute("INFO", "server").decode().split("process_id:")[1].split()[0])
-    broker.register("w", 3600.0, {}, ["default"])
-    rows, seq = [], 0
-    for at_once, times in TIMES.items():
-        spent: dict[str, list[tuple[float, float]]] = {step: [] for step in STEPS}
+    def micros(self, step: str) -> float:
+        spent = sorted(self._spent[step])
+        return median(spent[: max(1, len(spent) // 10)]) * 1e6
 
-        def timed(step: str, do: Any, *args: Any, spent: Any = spent) -> Any:
-            server, here = cpu_seconds(pid), time.process_time()
-            answer = do(*args)
-            spent[step].append((cpu_seconds(pid) - server, time.process_time() - here))
-            return answer
+    def _timed(self, step: str, *args: Any) -> Any:
+        before = cpu_seconds(self._pid)
+        reply = self._run(step, *args)
+        self._spent[step].append(cpu_seconds(self._pid) - before)
+        return reply
 
-        for number in range(times):
-            url_of = f"https://example.org/path/to/page-{number}"
-            if at_once == 1:
-                timed("send", page.delay, number, url_of)
-            else:
-                calls = [(n, url_of) for n in range(at_once)]
-                timed("send", lambda calls: page.delay_many(calls, results=False), calls)
-            seq += 1
-            claim = timed("claim", broker.claim, "w", seq, at_once, ["default"])
-            assert len(claim.deliveries) == at_once
-            timed("settle", broker.settle, "w", [(one, done) for one in claim.deliveries])
-        for step, values in spent.items():
-            rows.append(
-                [at_once, step, *(_fast(each) / at_once * 1e6 for each in zip(*values, strict=True))]
-            )  # fmt: skip
-    app.close()
-    return rows
-
-
-def _fast(values: tuple[float, ...]) -> float:
-    return median(sorted(values)[: max(1, len(values) // 10)])
+    def _run(self, name: str, *args: Any) -> Any:
+        return self._execute("EVALSHA", self._scripts[name], 1, self._nil, *args)
 
 
-def _run(tree: Path, url: str, namespace: str) -> list[list[Any]]:
-    env = {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{Path(__file__).parent}"}
-    command = [sys.executable, __file__, "--measure", url, namespace]
-    rows: list[list[Any]] = json.loads(subprocess.check_output(command, env=env))
-    return rows
+def _parts(number: int, tree: Path) -> dict[str, Sequence[str]]:
+    """What stands before each script in that checkout."""
+    file = tree / "greenworker" / "scripts.py"
+    spec = importlib.util.spec_from_file_location(f"scripts_{number}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    parts: dict[str, Sequence[str]] = module._SHARED
+    return parts
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tree", type=lambda name: Path(name).resolve(), action="append")
-    parser.add_argument("--rounds", type=int, default=9, help="(%(default)s)")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--tree", type=Path, action="append", required=True)
+    parser.add_argument("--rounds", type=int, default=3000, help="(%(default)s)")
     options = parser.parse_args()
-    if not options.tree and not options.measure:
-        parser.error("give --tree for each checkout")
+    options.tree = [tree.resolve() for tree in options.tree]
     return options
 
 
 if __name__ == "__main__":
-    asked = _options().measure
-    if asked:
-        print(json.dumps(measure(*asked)))
-    else:
-        main()
+    main()

@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=2, help="(%(default)s)")
     parser.add_argument("--delay", type=float, default=0.5, help="seconds (%(default)s)")
     parser.add_argument("--latency", type=float, default=0.5, help="the sites' (%(default)s)")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="the sites' (%(default)s)")
+    parser.add_argument("--tolerance", type=float, default=0.15, help="the sites' (%(default)s)")
     return parser.parse_args()
 
 
