@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-LATE, FAST = 10, 200  # ms: so much is caught up with, of one each so many ms, where no burst is told
+LATE, FAST = (
+    10,
+    200,
+)  # ms: so much is caught up with, of one each so many ms, where no burst is told
 
 
 @dataclass(frozen=True)
