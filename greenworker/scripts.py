@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
+
+_ASIDE = re.compile(rb"^ *(?:--.*)?", re.MULTILINE)  # (no text of ours goes over several lines)
 
 # Where messages wait, and what limits of keys allow of them; made at once, or when the first key is met.
 _WAITING = ("adapt", "limits", "lines")
@@ -59,9 +62,11 @@ class Script(NamedTuple):
 
 @cache
 def load(name: str) -> Script:
-    """The script `lua/<name>.lua`, complete."""
+    """The script `lua/<name>.lua`, complete but for comments and indentation: it may have to be sent over a
+    slow line. Lines keep their numbers."""
     parts = ("prelude", *_SHARED.get(name, ()), name)
     source = b"\n".join(
         (files("greenworker") / "lua" / f"{part}.lua").read_bytes() for part in parts
     )
+    source = _ASIDE.sub(b"", source)
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
