@@ -163,7 +163,8 @@ class Run:
     def __init__(
         self, limited: Limited, site: Site, *, slots: int = 1000, late: int = 4, looks: int = 1
     ) -> None:
-        self.limited, self.site, self.slots, self.late, self.looks = limited, site, slots, late, looks
+        self.limited, self.site, self.slots = limited, site, slots
+        self.late, self.looks = late, looks
         self.asked: list[tuple[float, bool]] = []  # when (s), and whether it was let through
         self.rates: list[tuple[float, float]] = []
         self.supply = math.inf  # messages that are still to be sent
