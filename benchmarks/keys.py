@@ -116,7 +116,9 @@ def measure(case: Case, messages: int, claimed: int) -> Figures:
     )
 
 
-def _drain(app: App, server: Server, standing: Any, claimed: int) -> tuple[dict[str, float], float, float]:
+def _drain(
+    app: App, server: Server, standing: Any, claimed: int
+) -> tuple[dict[str, float], float, float]:
     """Claim and settle so many; what that takes by step, and commands within, each a message; and the longest call's ms."""
     broker = app.client.broker
     broker.register("w", 3600.0, {}, ["default"])
@@ -136,7 +138,9 @@ def _drain(app: App, server: Server, standing: Any, claimed: int) -> tuple[dict[
             while timed("promote", lambda told: told.moved, broker.promote, "w").moved:
                 pass
         seq += 1
-        claim = timed("claim", lambda one: len(one.deliveries), broker.claim, "w", seq, SLOTS, ["default"])
+        claim = timed(
+            "claim", lambda one: len(one.deliveries), broker.claim, "w", seq, SLOTS, ["default"]
+        )
         waits = len(claim.deliveries) < SLOTS
         if claim.deliveries:
             ends = [(one, DONE) for one in claim.deliveries]

@@ -32,8 +32,9 @@ def page(url: str, depth: int = 0) -> None:
     with urlopen(url, timeout=20) as answer:
         html = answer.read().decode(errors="replace")
     if depth == 0:
+        root = urljoin(url, "/")
         links = dict.fromkeys(urljoin(url, link) for link in LINK.findall(html))
-        own = [link for link in links if host(link) == host(url)]
+        own = [link for link in links if link.startswith(root)]
         page.delay_many(((link, 1) for link in own[:PAGES]), seen=seen, results=False)
 
 

@@ -41,7 +41,7 @@ def record(tenant: str, url: str) -> int:
 def main(root: str, records: int) -> None:
     begin = time.monotonic()
     tenants = {"acme": records, "bolt": records // 10, "crux": records // 10}
-    sent, n = {}, 0
+    sent, n = {}, 1
     for tenant, many in tenants.items():
         urls = [f"{root}page/{n + i}" for i in range(many)]
         sent[tenant] = record.delay_many((tenant, url) for url in urls)

@@ -12,12 +12,14 @@ where a host says 429, `Throttled` holds back what waits for that host, not only
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from urllib.error import HTTPError
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
 from greenworker import App, Ignore, Throttled, host
+from greenworker.errors import BadArguments
 
 app = App(namespace="polite-crawl")
 
@@ -43,8 +45,17 @@ def page(url: str) -> int:
             if error.code in (404, 410):
                 raise Ignore from None
             raise
-    send(urljoin(url, link) for link in LINK.findall(html.decode(errors="replace")))
+    send(links(url, html.decode(errors="replace")))
     return len(html)
+
+
+def links(url: str, html: str) -> Iterator[str]:
+    """The addresses that a page links to, of whatever host; not those of no host, as mailto: is."""
+    for link in LINK.findall(html):
+        with suppress(ValueError, BadArguments):
+            found = urljoin(url, link)
+            host(found)
+            yield found
 
 
 def send(urls: Iterable[str]) -> None:

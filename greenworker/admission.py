@@ -24,8 +24,8 @@ _FIELDS = 12  # of a key, as limit_keys.lua tells them
 class KeyState:
     """A key as it stands, and the limit in force for it, None if there is none; seconds everywhere.
 
-    `state`: open; busy (all its permits are out); later (it waits for its delay or rate); held (throttled); circuit (it was throttled so often
-    that one probe at a time is let through); stopped (by hand, or by concurrency=0). `due_in`: how long it is held, or until its next
+    `state`: open; busy (all its permits are out); later (it waits for its delay or rate); throttled (until its site may be asked again); circuit (it was throttled so
+    often that one probe at a time is let through); held (by hand); stopped (by concurrency=0). `due_in`: how long it is held, or until its next
     start; None where there is no such time. `per_minute`: its starts. `p50` and `p95`: what its runs take; `interval` is what `adaptive`
     has found for now; None where nothing is known. `throttled`: how often it was, ever.
     """
@@ -150,7 +150,7 @@ def _state(
     return KeyState(
         key=shown(unquote(_raw(key))),
         pattern=shown(unquote(_raw(pattern))),
-        limit=read_spec(_raw(spec)),
+        limit=read_spec(_raw(pattern), _raw(spec)),
         running=int(running),
         waiting=int(waiting),
         state=shown(_raw(state)),

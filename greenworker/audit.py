@@ -38,12 +38,14 @@ _TYPES = {
     "sweep": "string", "pulse": "string", "paused": "set", "asked": "string", "schedules": "hash",
     "unique": "hash", "seen": "hash", "seen:dropped": "hash",
     "marks": "hash",
+    "limits": "hash", "limits:by": "hash", "keys": "hash", "keyed": "hash", "later": "zset", "idle": "zset",
 }  # fmt: skip
 _TYPES_BELOW = {
     "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "zset", "solitary": "string",
     "room": "string", "consumers": "set", "running": "string", "result": "string", "push": "string",
     "unique": "string", "seen": "set",
     "cancels": "hash",
+    "line": "list", "turn": "list", "held": "set",
 }  # fmt: skip
 # What audit_scan.lua tells, in words.
 _JUDGED: dict[str, Callable[..., Finding]] = {
@@ -59,6 +61,18 @@ _JUDGED: dict[str, Callable[..., Finding]] = {
     "undead": Wording.undead,
     "abandoned": Wording.abandoned,
     "unknown": Wording.unknown_filter,
+    "unpermitted": Wording.unpermitted,
+    "leaked": Wording.leaked,
+    "unvisited": Wording.unvisited,
+    "garbled": Wording.garbled,
+    "unturned": Wording.unturned,
+    "overturned": Wording.overturned,
+    "unnoted": Wording.unnoted,
+    "stuck": Wording.stuck,
+    "kept": Wording.kept,
+    "uncounted": Wording.uncounted,
+    "miscounted": Wording.miscounted,
+    "unlimited": Wording.unlimited,
 }
 
 
@@ -86,6 +100,7 @@ class Audit:
         for turn in range(turns):
             self._check_places(turn, turns)
         self._check_workers()
+        self._check_keys()
         self._check_dead()
         self._scan("locks", "unique")
         self._scan("filters", "seen")
@@ -152,6 +167,11 @@ class Audit:
         for queue in dict.fromkeys([*queues, "default"]):
             lists |= dict.fromkeys(keys.ready("", queue, priority) for priority in keys.PRIORITIES)
             lists[keys.suspects("", queue)] = None
+        for line in self._names.get("line", []):
+            lists[line] = None
+        # Those that came meanwhile.
+        for noted, _ in self._probe.keyed("lines", "keys"):
+            lists |= dict.fromkeys(noted)
         yield from lists
         now = self._probe.totals()
         holders = [keys.processing("", worker.id) for worker in now.workers + now.corpses]
@@ -202,6 +222,19 @@ class Audit:
                 time.sleep(0.1)
             self._judge(key, wrong)
 
+    def _check_keys(self) -> None:
+        """What limits go by: would all of it be fetched, and does what they count add up?"""
+        self._scan("members", "limits:by")
+        looks = [("known", "keys"), ("limits", "limits")]
+        looks += [("turns", turn) for turn in self._names.get("turn", [])]
+        looks += [("permits", held) for held in self._names.get("held", [])]
+        for what, key in [*looks, ("counts", "keyed")]:
+            # What is not noted is not counted either.
+            if what == "counts" and self._kinds["unvisited"] + self._kinds["garbled"]:
+                return
+            for _, wrong in self._probe.keyed(what, key):
+                self._judge(key, wrong)
+
     def _check_dead(self) -> None:
         lacking = self._scan("dead", "dead")
         totals = self._probe.totals()
@@ -249,7 +282,7 @@ class Audit:
 
 
 def _is_list(place: str) -> bool:
-    return place.startswith(("ready:", "suspects:"))
+    return place.startswith(("ready:", "line:", "suspects:"))
 
 
 def _overlap(before: list[bytes], names: list[bytes], least: int) -> int:

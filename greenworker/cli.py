@@ -135,7 +135,8 @@ Options:
                             set: starts of each key in a time: 100/min, 5/s,
                             1000/hour, 10/30s.
   --burst-size N            For limit set, where --burst N says the same: so many
-                            at once after a pause, 1 unless told.
+                            at once after a pause; unless told, what the rate allows
+                            in 0.1 s, at least 1.
   --delay SECONDS           For limit set: between two starts.
   --adaptive                For limit set: find the rate by how the other side
                             bears it.
@@ -283,9 +284,12 @@ def parse(argv: Sequence[str]) -> Options:
 def _with_bursts(argv: Sequence[str]) -> list[str]:
     """A burst has a size in `limit set`, and none in a worker's call: docopt knows an option in one form only."""
     words = list(argv)
+    is_limit = words[:1] == ["limit"]
     if "limit" in words:
         for at, (word, after) in enumerate(zip(words, [*words[1:], ""], strict=True)):
-            if word.startswith("--burst=") or (word == "--burst" and after.isdecimal()):
+            if word.startswith("--burst=") or (
+                word == "--burst" and (is_limit or after.isdecimal())
+            ):
                 words[at] = word.replace("--burst", "--burst-size")
     return words
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from greenworker.probe import FOREIGN
 from greenworker.status import WorkerStatus
@@ -185,6 +186,86 @@ class Wording:
         )
         return Finding("unknown", key, name, text)
 
+    # Of keys, which limits go by
+
+    def unvisited(self, place: str, key: str, _: str = "") -> Finding:
+        text = f"nobody would come to {place}: nothing of it is ever handed out; {self._find(key)}"
+        return Finding("unvisited", place, key, text)
+
+    def garbled(self, place: str, key: str, _: str = "") -> Finding:
+        text = (
+            f"what {place} says of {unquote(key)} cannot be read: its delay, rate and throttles are forgotten; "
+            f"{self._find(key)}"
+        )
+        return Finding("garbled", place, key, text)
+
+    def unturned(self, _: str, key: str, turn: str) -> Finding:
+        text = f"{unquote(key)} should be in {turn} and is not: what it has there is not handed out; {self._find(key)}"
+        return Finding("unturned", turn, key, text)
+
+    def overturned(self, _: str, key: str, turn: str) -> Finding:
+        text = f"{unquote(key)} is in {turn} more than once: it gets more turns than others; {self._find(key)}"
+        return Finding("overturned", turn, key, text)
+
+    def unnoted(self, turn: str, key: str, _: str = "") -> Finding:
+        text = f"{unquote(key)} is in {turn}, and nothing is known of that: purges do not see what it has there; {self._find(key)}"
+        return Finding("unnoted", turn, key, text)
+
+    def stuck(self, place: str, key: str, at: str) -> Finding:
+        priority, _, queue = at.partition(":")
+        text = (
+            f"{unquote(key)} is parked in {queue} at priority {priority} and nothing would fetch it: what it has there is not "
+            f"handed out; {self._find(key)}"
+        )
+        return Finding("stuck", place, key, text)
+
+    def kept(self, place: str, key: str, _: str = "") -> Finding:
+        text = (
+            f"nothing waits for {unquote(key)} or runs, and {place} would keep it for ever; "
+            f"{self._mend('ZADD', self._root + 'idle', '0', key)}"
+        )
+        return Finding("kept", place, key, text)
+
+    def leaked(self, held: str, id: str, _: str = "") -> Finding:
+        text = (
+            f"{held} has a permit of {id}, which nobody runs: one less may run; "
+            f"{self._mend('SREM', self._root + held, id)}, then {self._find(held.partition(':')[2])}"
+        )
+        return Finding("leaked", held, id, text)
+
+    def unpermitted(self, place: str, id: str, key: str) -> Finding:
+        text = (
+            f"{place} holds {id} without a permit of {unquote(key)}: until it ends one more may run; "
+            f"{self._mend('SADD', self._root + 'held:' + key, id)}"
+        )
+        return Finding("unpermitted", place, id, text)
+
+    def uncounted(self, key: str, queue: str, _: str = "") -> Finding:
+        text = (
+            f"what {key} says of queue {queue} is no positive number: its lines may be passed over, and shares are wrong; "
+            f"{self._mend('HSET', self._root + key, queue, '1')}, until a sweep has counted"
+        )
+        return Finding("uncounted", key, queue, text)
+
+    def miscounted(self, key: str, queue: str, numbers: str) -> Finding:
+        said, right = numbers.split(" ")
+        text = (
+            f"{key} says that {said} wait in lines of queue {queue}, and there are {right}: those may be passed over; "
+            f"{self._mend('HSET', self._root + key, queue, right)}"
+        )
+        return Finding("miscounted", key, queue, text)
+
+    def unlimited(self, key: str, pattern: str, _: str = "") -> Finding:
+        text = (
+            f"what {key} says of {unquote(pattern)} cannot be read, or is not in order: it limits nothing; "
+            f"{self._mend('HDEL', self._root + key, pattern)}, and set it again"
+        )
+        return Finding("unlimited", key, pattern, text)
+
+    def _find(self, key: str) -> str:
+        """Have its lines be found (lines.lua, look_at_due)."""
+        return self._mend("ZADD", self._root + "later", "0", key)
+
     def totals(self, messages: int, places: int) -> Finding:
         text = (
             f"there are {count(messages, 'message')}, but {count(places, 'entry', 'entries')} in all lists "
@@ -213,8 +294,7 @@ class Wording:
         return self._mend("LREM", key, "1", id)
 
     def _mend(self, *command: str) -> str:
-        *_, id = command
-        if id.startswith(FOREIGN):
+        if any(word.startswith(FOREIGN) for word in command):
             return "its real name is none that greenworker gives, and not shown"
         return " ".join(command)
 

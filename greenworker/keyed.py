@@ -10,6 +10,8 @@ from typing import Any
 from greenworker.errors import BadArguments, ConfigError, DeclarationError
 from greenworker.limit import check_key, check_keys
 
+_TWO = "for two keys, a function that returns a tuple of them"
+
 # A template of the arguments, or a function of them that returns a key, two, or None.
 KeyOf = str | Callable[..., "str | tuple[str, ...] | list[str] | None"]
 
@@ -28,7 +30,7 @@ class KeyRule:
         else:
             raise DeclarationError(
                 f"{self._what}={by!r:.80}: give a function of the arguments, or a template such as "
-                "'tenant:{tenant_id}'"
+                f"'tenant:{{tenant_id}}'; {_TWO}"
             )
 
     def note(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -39,9 +41,10 @@ class KeyRule:
 
     def _template(self, text: str) -> Callable[[inspect.BoundArguments], object]:
         try:
-            fields = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+            parts = list(Formatter().parse(text))
         except ValueError as error:
             raise DeclarationError(f"{self._what}={text!r:.80}: {error}") from None
+        fields = [name for _, name, _, _ in parts if name is not None]
         names, takes_any = _names(self._signature)
         for name in fields:
             if name not in names and not (takes_any and name.isidentifier()):
@@ -55,6 +58,12 @@ class KeyRule:
             except ConfigError as error:
                 raise DeclarationError(str(error)) from None
             return lambda _: constant
+        for part, *_ in parts:
+            if set(part) & set(" ,*") or not part.isprintable():
+                raise DeclarationError(
+                    f"{self._what}={text!r:.80}: {part!r:.60} has what no key may have (no blanks, no commas, no *); "
+                    f"{_TWO}"
+                )
 
         def find(bound: inspect.BoundArguments) -> object:
             try:

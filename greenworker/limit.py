@@ -175,9 +175,10 @@ def read_limit(pattern: str, line: str) -> Limit | None:
     return replace(limit, declared=origin == "d", changed=int(changed) / 1000)
 
 
-def read_spec(spec: str) -> Limit | None:
-    """The limit in force for a key, as the server tells it; None for none, and for what is damaged."""
-    return None if spec in ("", _NONE) else read_limit("*", f"s 0 {spec}")
+def read_spec(pattern: str, spec: str) -> Limit | None:
+    """The limit in force for a key, as the server tells it: what it allows, not who says so or since when. None for none,
+    and for what is damaged."""
+    return None if spec in ("", _NONE) else read_limit(pattern, f"s 0 {spec}")
 
 
 def read_rate(what: str, value: object) -> Rate:
@@ -211,8 +212,8 @@ def check_key(what: str, key: object) -> str:
     if _is_text(key) and not set(" ,*") & set(key):
         return key
     raise ConfigError(
-        f"{what} {_shown(key)}: use 1 to {_LONGEST} printable characters (no blanks, no commas, no *), less of others "
-        "than ASCII"
+        f"{what} {_shown(key)}: use 1 to {_LONGEST} printable characters (no blanks, no commas, no *), fewer where they "
+        "are not ASCII"
     )
 
 

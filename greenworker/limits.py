@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -73,7 +73,7 @@ class Limits:
         """Have a key go on that was held, by hand or by Throttled; False when nothing is known of it."""
         return self._admission().resume([check_key("key", key)])[0]
 
-    def declarers(self) -> Mapping[str, Any]:
+    def declarers(self) -> Mapping[str, Sequence[str]]:
         """By pattern, the incarnations of workers whose code declares it."""
         return self._admission().declarers()
 

@@ -19,12 +19,15 @@ from greenworker.status import WorkerStatus, groups, worker_status
 
 FOREIGN = "foreign:"  # what cannot be a name is called so, and its SHA-1, here and in claim.lua
 CHUNK = 500  # entries that one call reads, some 4 ms
+_KEYS = 100  # … of what is kept of keys, each of which costs a few looks
 # What the first call for a key reads. HSCAN brings values along, and nobody knows yet how large they
 # are: four of 1 MB are what a call may read.
 _FIRST, _FIRST_OF_LARGE, _LARGE = 100, 4, ("msg", "dead:record", "unique")
 WORK = 500_000  # entries of lists that one call may walk through, some 8 ms
 
 _NAME = re.compile(rb"[A-Za-z0-9_.:/@-]{1,64}")
+_LONGEST = 800  # characters that are shown: `line:5:`, a queue and a key
+_KEY = re.compile(rb"[A-Za-z0-9_.~:/@%*-]{1,600}")  # what limits go by, escaped, and patterns
 
 
 class Wrong(NamedTuple):
@@ -85,7 +88,7 @@ class Probe:
         while True:
             cursor, *found = self._run("audit_keys", cursor, MAX_COUNT)
             for name, kind in groups(found, 2):
-                yield printable(name), kind.decode()
+                yield printable(name, _LONGEST), kind.decode()
             if cursor == b"0":
                 return
 
@@ -98,8 +101,9 @@ class Probe:
                 "audit_scan", what, key, cursor, count, MAX_BYTES
             )
             found = [
-                Wrong(printable(how), shown(name), printable(detail))
+                Wrong(printable(how), named(name), printable(detail, _LONGEST))
                 for how, name, detail in groups(wrong, 3)
+                for named in (shown_key if how == b"unvisited" else shown,)
             ]
             yield Chunk(start, names, found)
             if cursor == b"0":
@@ -107,6 +111,19 @@ class Probe:
             # How many envelopes of this size are as much as a call may read.
             fitting = MAX_BYTES * max(1, len(names)) // max(1, size)
             count = max(1, min(CHUNK, count * 4, fitting))
+
+    def keyed(self, what: str, key: str) -> Iterator[tuple[list[str], list[Wrong]]]:
+        """What is kept of keys, in chunks: lines that are noted, what is wrong; `what` is described in audit_keyed.lua."""
+        cursor = b"0"
+        while True:
+            cursor, _, lines, wrong = self._run("audit_keyed", what, key, cursor, _KEYS)
+            found = [
+                Wrong(printable(how), shown_key(name), printable(detail, _LONGEST))
+                for how, name, detail in groups(wrong, 3)
+            ]
+            yield [printable(line, _LONGEST) for line in lines], found
+            if cursor == b"0":
+                return
 
     def confirm(self, ids: Sequence[tuple[bytes, Sequence[Sight]]]) -> list[Whereabouts]:
         """Where ids are at one moment: of the first of them at least, of all if that is little work."""
@@ -117,7 +134,11 @@ class Probe:
                 args += sight
         reply = self._run("audit_confirm", WORK, *args)
         return [
-            Whereabouts(bool(present), printable(home), [printable(place) for place in places])
+            Whereabouts(
+                bool(present),
+                printable(home, _LONGEST),
+                [printable(place, _LONGEST) for place in places],
+            )
             for present, home, *places in reply
         ]
 
@@ -142,10 +163,15 @@ class Probe:
         return self._link.run(load(name), keys.nil(self.root), *args)
 
 
-def printable(raw: bytes | int) -> str:
+def printable(raw: bytes | int, most: int = 200) -> str:
     """A key, or what a script says, as text that fits into a line."""
     text = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else str(raw)
-    return (text if text.isprintable() else ascii(text)[1:-1])[:200]
+    return (text if text.isprintable() else ascii(text)[1:-1])[:most]
+
+
+def shown_key(raw: bytes) -> str:
+    """What limits go by, as it stands in Redis; under another name if it can be none."""
+    return raw.decode() if _KEY.fullmatch(raw) else shown(raw)
 
 
 def shown(raw: bytes) -> str:

@@ -35,6 +35,7 @@ _SHARED = {
     "revive": ("record", "marks", "unique", *_LINES),
     "audit_scan": _LINES,
     "audit_confirm": _LINES,
+    "audit_keyed": _LINES,
     "limit_set": _LINES,
     "limit_look": _LINES,
     "limit_keys": _LINES,

@@ -62,7 +62,9 @@ class Throttled(Verdict):
     first. Without any key it is a Snooze, of 30 s where no time is told.
     """
 
-    def __init__(self, retry_after: float | str | None = None, *, key: str | None = None) -> None:
+    def __init__(
+        self, retry_after: float | str | bytes | None = None, *, key: str | None = None
+    ) -> None:
         told = retry_after if isinstance(retry_after, (str, bytes)) else _told(retry_after)
         self.retry_after = read_header(told) or None
         try:

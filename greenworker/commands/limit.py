@@ -20,6 +20,8 @@ VERBS = ("list", "set", "drop", "hold", "resume")
 
 _TEXTS = ("rate", "floor", "ceiling")
 _SAYS = ("concurrency", "delay", "rate", "burst-size", "adaptive", "floor", "ceiling", "none")
+# What says nothing by itself, and beside what it does.
+_NEEDS = {"burst-size": "rate", "floor": "adaptive", "ceiling": "adaptive"}
 _USABLE = {"list": ("limit",), "set": _SAYS, "hold": ("for",)}
 _MOST = 100  # keys that are listed
 _HELP = "see greenworker --help"
@@ -60,20 +62,27 @@ def run(options: Options) -> int:
 
 def _said(options: Options, patterns: Sequence[str]) -> dict[str, Any]:
     """What the flags say of a limit; raises ConfigError."""
-    if options.by_flag("concurrency") not in (None, "0"):
-        options.count("concurrency")  # what is no number
+    for name, other in _NEEDS.items():
+        if options.said_by_flag(name) and not options.said_by_flag(other):
+            named = f"limit set {patterns[0]}: --{name.removesuffix('-size')}"
+            example = ", as in --rate 100/min" if other == "rate" else ""
+            raise ConfigError(f"{named} says nothing without --{other}{example}")
     said: dict[str, Any] = {name: options.by_flag(name) for name in _TEXTS}
-    concurrency = options.by_flag("concurrency")
-    said["concurrency"] = None if concurrency is None else int(concurrency)
+    # Not GREENWORKER_CONCURRENCY, which is a worker's.
+    by_flag = options.said_by_flag("concurrency")
+    said["concurrency"] = options.count("concurrency", 0) if by_flag else None
     said["delay"] = options.seconds("delay")
     said["burst"] = options.count("burst-size")
     said["adaptive"] = options.said_by_flag("adaptive")
+    none = options.said_by_flag("none")
     for pattern in patterns:
         limit = make_limit(pattern, said)
-        if limit.is_none is not options.said_by_flag("none"):
-            how = ", ".join(f"--{name}" for name in _SAYS if name not in ("none", "burst-size"))
+        if limit.is_none and not none:
+            how = ", ".join(f"--{name}" for name in _SAYS if name != "none" and name not in _NEEDS)
             raise ConfigError(f"limit set {pattern}: give one of {how}, or --none for no limit")
-    return {**said, "none": options.said_by_flag("none")}
+        if none and not limit.is_none:
+            raise ConfigError(f"limit set {pattern}: give --none, or what it allows, not both")
+    return {**said, "none": none}
 
 
 def _set(options: Options, app: App, patterns: Sequence[str], said: Mapping[str, Any]) -> int:
@@ -90,6 +99,11 @@ def _drop(options: Options, app: App, patterns: Sequence[str]) -> int:
     known, by = {one.pattern for one in app.limits.list() if one.changed}, app.limits.declarers()
     missing = [pattern for pattern in patterns if pattern not in known]
     if missing:
+        if untold := [pattern for pattern in missing if pattern in app.limits.declared]:
+            raise ConfigError(
+                f"limit {', '.join(untold)}: code declares it, and no worker has told of it yet: there is "
+                "nothing to drop"
+            )
         there = ", ".join(sorted(known)[:8]) or "none"
         raise ConfigError(f"no limit {', '.join(missing)}; there are: {there}")
     for pattern in patterns:
@@ -114,7 +128,8 @@ def _hold(options: Options, app: App, keys: Sequence[str], verb: str) -> int:
             known, done = app.limits.resume(key), "resumed"
         else:
             known = app.limits.hold(key, seconds)
-            done = f"held {'until it is resumed' if seconds is None else f'for {age(seconds)}'}"
+            told_for = options.by_flag("for")
+            done = "held until it is resumed" if told_for is None else f"held for {told_for}"
         if options.flag("json"):
             told = {"key": key, "done": verb, "known": known}
             print(json.dumps(told if verb == "resume" else {**told, "seconds": seconds}))

@@ -126,13 +126,13 @@ class Options:
             raise ConfigError(f"{where} {value}: give an age such as 30s, 15m, 2h or 7d")
         return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
-    def count(self, name: str) -> int | None:
-        """A whole number, 1 to a million; raises ConfigError."""
+    def count(self, name: str, least: int = 1) -> int | None:
+        """A whole number, `least` to a million; raises ConfigError."""
         where, value = self._said(name)
         if value is None:
             return None
-        if not re.fullmatch("[0-9]{1,7}", value) or not 1 <= int(value) <= 1_000_000:
-            raise ConfigError(f"{where} {value}: give a whole number, 1 to 1,000,000")
+        if not re.fullmatch("[0-9]{1,7}", value) or not least <= int(value) <= 1_000_000:
+            raise ConfigError(f"{where} {value}: give a whole number, {least} to 1,000,000")
         return int(value)
 
     def size(self, name: str) -> int | None:

@@ -34,12 +34,13 @@ def render(status: Status) -> str:
     ]
     lines += [
         f"{name:<10} {status.counters.get(name, 0):,}"
-        for name in ("done", "retried", "expired", "cancelled")
+        for name in ("done", "retried", "throttled", "expired", "cancelled")
     ]
     lines += ["", f"{'queue':<24} {'waiting':>10} {'workers':>8}"]
     lines += [
         f"{queue.name:<24} {queue.waiting + queue.suspects:>10,} {queue.workers or 'none':>8}"
         + ("  paused" if queue.paused else "")
+        + (f"  {queue.keyed:,} by key: greenworker limit" if queue.keyed else "")
         for queue in status.queues
     ] or ["(no queue yet)"]
     lines += ["", f"{'worker':<24} {'running':>10} {'of':>8}  {'lease':>7}  queues"]

@@ -117,6 +117,15 @@ local function calm_down(pace, at, held)
   pace.left, pace.step = CALM_LEAST * doubles, 0
 end
 
+-- The server's clock is before what was noted by it.
+function adapt.set_back(one, now)
+  if not one.allowed.adaptive then return end
+  local pace = pace_of(one)
+  pace.due, pace.deaf = math.min(pace.due, now + CALM_MOST), math.min(pace.deaf, now)
+  pace.mark, pace.first = 0, 0
+  new_round(pace, now)
+end
+
 -- `bad` was too fast: an attempt that has brought next to nothing makes the next one wait longer.
 local function note_bad(pace, bad)
   if bad > 1.15 * pace.bad then

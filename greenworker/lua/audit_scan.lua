@@ -3,7 +3,8 @@
 -- ARGV  what, key without the root, cursor, count, most bytes
 --       what   names      whatever it is: nothing is judged
 --              messages   msg: every envelope can be read
---              place      where ids are: each is a message, in the list that its envelope names
+--              place      where ids are: each is a message, in the list that its envelope names, or in that of its second
+--                         key; its permits are counted; a key's line is noted
 --              suspected  suspected:<wid>: the worker holds each of them
 --              members    about, leases, seq, consumers: each is a worker, alive or being drained; what
 --                         leases and seq say of one is a positive number
@@ -39,6 +40,11 @@ local function is_positive(value) return #value <= 15 and string.find(value, '^[
 
 local function is_message(id) return redis.call('HEXISTS', MSG, id) == 1 end
 
+local owner
+for _, family in ipairs({'processing', 'suspected', 'solitary', 'cancels'}) do
+  owner = owner or string.match(name, '^' .. family .. ':(.*)$')
+end
+
 local next_cursor = '0'
 if kind == 'list' then
   local since = tonumber(cursor)
@@ -53,14 +59,16 @@ if kind == 'list' then
       bytes = bytes + size
     end
     for i, envelope in ipairs(redis.call('HMGET', MSG, unpack(names))) do
-      local key = envelope and home(envelope)
+      local key, queue, priority, _, second = home(envelope or '')
       if not envelope then
         is_wrong('missing', names[i])
-      elseif key and key ~= KEY then
+      elseif key and key ~= KEY and not (second and line_key(queue, priority, second) == KEY) then
         is_wrong('misplaced', names[i], string.sub(key, #ROOT + 1))
       end
     end
   end
+  local at, of = string.match(name, '^line:(%d:[^ ]*) (.*)$')
+  if what == 'place' and at and since == 0 and #names > 0 and not known(of).lines[at] then is_wrong('unvisited', of, name) end
   if since + #names < redis.call('LLEN', KEY) then
     next_cursor = string.format('%.0f', since + math.max(#names - 1, 1))
   end
@@ -75,7 +83,16 @@ elseif SCANS[kind] then
     if what == 'messages' then
       if not head(value) then is_wrong('unreadable', id) end
     elseif what == 'place' then
-      if not is_message(id) then is_wrong('missing', id) end
+      -- (Of a worker that holds what is large not all are read.)
+      local size = owner and redis.call('HSTRLEN', MSG, id) or 0
+      bytes = bytes + size
+      if not is_message(id) then
+        is_wrong('missing', id)
+      elseif size > 0 and bytes <= most then
+        for _, key in ipairs({keys_in(redis.call('HGET', MSG, id))}) do
+          if redis.pcall('SISMEMBER', held_key(key), id) == 0 then is_wrong('unpermitted', id, key) end
+        end
+      end
     elseif what == 'members' then
       if not is_worker(id) then
         is_wrong('stranger', id)
@@ -105,10 +122,6 @@ end
 
 -- What belongs to one incarnation as a whole.
 local SIZES = {hash = 'HLEN', zset = 'ZCARD', set = 'SCARD', string = 'EXISTS'}
-local owner
-for _, family in ipairs({'processing', 'suspected', 'solitary', 'cancels'}) do
-  owner = owner or string.match(name, '^' .. family .. ':(.*)$')
-end
 if owner and SIZES[kind] and what ~= 'names' and not is_worker(owner) then
   is_wrong('ownerless', owner, redis.call(SIZES[kind], KEY))
 end

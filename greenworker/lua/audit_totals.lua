@@ -30,6 +30,11 @@ for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do add_queue(queue) end
 -- What nobody can read is promoted to this one, whether anybody knows it or not.
 add_queue('default')
 for i = 1, #ARGV do add(ROOT .. ARGV[i]) end
+-- What waits in lines of keys is counted where they move.
+local KEYED = ROOT .. 'keyed'
+for _, n in ipairs(redis.call('TYPE', KEYED).ok == 'hash' and redis.call('HVALS', KEYED) or {}) do
+  places = places + (tonumber(string.match(n, '^%d+$')) or 0)
+end
 
 local workers = {}
 local function add_worker(wid, lease)

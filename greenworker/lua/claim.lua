@@ -26,20 +26,22 @@ require_type(SUSPECTED, 'zset')
 require_type(SOLITARY, 'string')
 require_type(PAUSED, 'set')
 
--- What a worker may take of a queue, and whether it is the first of those who listen there.
-local function share(queue, waiting)
+-- What a worker may take of a queue, whether it is the first of those who listen there, and what it may take of what has
+-- no key: of what has one, much may wait that cannot run now, and the rest is to be spread all the same.
+local function share(queue, waiting, plain)
   local consumers = redis.call('SMEMBERS', consumers_key(queue))
   local first = redis.call('SISMEMBER', consumers_key(queue), wid) == 1
   for _, other in ipairs(consumers) do first = first and wid <= other end
-  if #consumers < 2 then return waiting, first end
-  local part = math.ceil(waiting / #consumers)
-  if #consumers > SPREAD_OVER then return part, first end
+  if #consumers < 2 then return waiting, first, plain end
+  local part, part_of_plain = math.ceil(waiting / #consumers), math.ceil(plain / #consumers)
+  if #consumers > SPREAD_OVER then return part, first, part_of_plain end
   -- Even out what is held, too: the first claim of a burst takes its half, and
   -- the second one takes the other half, not a quarter.
-  local all = waiting
+  local all = 0
   for _, other in ipairs(consumers) do all = all + redis.call('HLEN', processing_key(other)) end
-  local even = math.ceil(all / #consumers) - redis.call('HLEN', PROCESSING)
-  return math.max(part, even, 1), first
+  local own = redis.call('HLEN', PROCESSING)
+  local function even(n) return math.ceil((n + all) / #consumers) - own end
+  return math.max(part, even(waiting), 1), first, math.max(part_of_plain, even(plain), 1)
 end
 
 -- All that is looked at, before anything is popped: what is of a wrong type is refused here.
@@ -73,7 +75,7 @@ for i = 5, #ARGV do
   if line.waiting + line.keyed + line.suspects > 0 then
     require_type(wake_key(queue), 'list')
     require_type(room_key(queue), 'string')
-    line.share, line.first = share(queue, line.waiting + line.keyed)
+    line.share, line.first, line.plain_share = share(queue, line.waiting + line.keyed, line.waiting)
   end
   lines[i] = line
 end
@@ -89,8 +91,18 @@ local now = now_ms()
 local reply, held = {now, -1, 0}, {}
 local bytes, looked, full = 0, 0, false
 
+-- A worker of an older version, to whom keys mean nothing, has put it among those without: it goes where it belongs. False
+-- where it cannot: that costs the limit.
+local function goes_to_line(id, envelope, queue)
+  local _, of, _, first = home(envelope)
+  if not first or of ~= queue or wrong_home(envelope) or mistyped(QUEUES, 'set') then return false end
+  make_ready(id, envelope, false, now)
+  return true
+end
+
 -- One popped id: claimed, or ended here. False when it no longer fits this claim. `envelope`: where it was read before.
-local function take(id, envelope)
+-- `queue`: it was among those without a key there.
+local function take(id, envelope, queue)
   looked = looked + 1
   if envelope == nil then envelope = redis.call('HGET', MSG, id) end
   if envelope then
@@ -99,8 +111,12 @@ local function take(id, envelope)
     bytes = bytes + size
   end
   if weeded(id, envelope, now, wid) then return true end
-  local lock, mode = lock_in(envelope)
-  if lock and mode ~= 'd' then release_lock(id, lock) end  -- it holds that until it is started
+  local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
+  if queue and string.find(line, ' keys=', 1, true) and goes_to_line(id, envelope, queue) then return true end
+  if string.find(line, ' unique=', 1, true) then
+    local lock, mode = lock_in(line)
+    if lock and mode ~= 'd' then release_lock(id, lock) end  -- it holds that until it is started
+  end
   held[#held + 1] = id
   held[#held + 1] = seq
   reply[#reply + 1] = id
@@ -108,13 +124,14 @@ local function take(id, envelope)
   return true
 end
 
-local function pop(key, room)
+local function pop(queue, priority, room)
+  local key = ready_key(queue, priority)
   while room > 0 and not full and looked < LOOK_AT_MOST do
     local ids = redis.call('RPOP', key, math.min(room, CHUNK))
     if not ids then return end
     for i, id in ipairs(ids) do
       local before = #held
-      if not take(id) then
+      if not take(id, nil, queue) then
         -- Back in order, the oldest last pushed: it is the next one popped.
         for j = #ids, i, -1 do redis.call('RPUSH', key, ids[j]) end
         full = true
@@ -302,11 +319,13 @@ local function claim_from(queue, line)
   local waiting = line.waiting
   if waiting + line.keyed == 0 then return end
   local room = math.min(n - #held / 2, line.share)
-  local taken = 0
+  local taken, plain_room = 0, line.plain_share
   local function from(takes, ...)
     local before = #held
     takes(...)
-    taken = taken + (#held - before) / 2
+    local more = (#held - before) / 2
+    taken = taken + more
+    if takes == pop then plain_room = plain_room - more end
   end
   for priority = 9, 0, -1 do
     local plain, with_keys = line[priority] > 0, line.keyed > 0 and redis.call('LLEN', turn_key(queue, priority)) > 0
@@ -314,13 +333,13 @@ local function claim_from(queue, line)
       -- Half of the room for each, and what one of them leaves is the other's. Of a room for one, by turns.
       local left = room - taken
       local half = seq % 2 == 0 and math.ceil(left / 2) or math.floor(left / 2)
-      from(pop, ready_key(queue, priority), half)
+      from(pop, queue, priority, math.min(half, plain_room))
       from(pop_in_turn, queue, priority, room - taken)
-      from(pop, ready_key(queue, priority), room - taken)
+      from(pop, queue, priority, math.min(room - taken, plain_room))
     elseif with_keys then
       from(pop_in_turn, queue, priority, room - taken)
     elseif plain then
-      from(pop, ready_key(queue, priority), room - taken)
+      from(pop, queue, priority, math.min(room - taken, plain_room))
     end
     if plain then waiting = waiting - line[priority] + redis.call('LLEN', ready_key(queue, priority)) end
     if line.keyed > 0 then waiting = waiting + redis.call('LLEN', turn_key(queue, priority)) end
@@ -342,7 +361,11 @@ else
   for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
 end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end
-if are_keyed then due = next_of_both() end
+if are_keyed then
+  -- As fast as keys come that are new.
+  forget_idle(now, #held + 2)
+  due = next_of_both()
+end
 if due then reply[2] = tonumber(due) end
 if next(known_here) or next(line_counts) then close_lines(now) end
 wake_all()

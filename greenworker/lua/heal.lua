@@ -1,12 +1,18 @@
 -- Stands before reap: what would wait for ever, or hold a permit for ever, since something of a key was damaged or a worker of
 -- an older version passed. Some keys a sweep, whichever chance brings.
 
-local HEAL_KEYS, HEAL_PERMITS, HEAL_COUNT = 100, 100, 500
+local heal
+do  -- Lua has room for 200 locals: what nobody else needs stays in here
+local HEAL_KEYS, HEAL_PERMITS, HEAL_COUNT, HEAL_DECLARED = 100, 100, 500, 20
 
--- Its lines are in `turn`, or parked where something fetches them.
-local function heal_lines(one, now)
+-- Its lines are in `turn`, or parked where something fetches them. `counts`: and claims know that something waits there.
+local function heal_lines(one, now, counts)
   for at, how in pairs(one.lines) do
     local priority, queue = string.match(at, '^(%d):(.*)$')
+    if counts and redis.pcall('HEXISTS', KEYED, queue) == 0 then
+      local waiting = redis.pcall('LLEN', line_key(queue, priority, one.key))
+      if type(waiting) == 'number' and waiting > 0 then count_line(queue, waiting) end
+    end
     local turn = turn_key(queue, priority)
     local length = how == 't' and redis.pcall('LLEN', turn)
     -- (A long list is not walked through for it.)
@@ -15,6 +21,8 @@ local function heal_lines(one, now)
     end
   end
   look_again(one, now)
+  -- Is it to be forgotten?
+  if not next(one.lines) then one.changed = true end
 end
 
 -- Who of `ids` is held by nobody.
@@ -58,12 +66,25 @@ local function recount()
   end
 end
 
+-- Limits go that nobody declares any more: a worker of an older version has drained who did.
+local function heal_declared()
+  local some = redis.pcall('HRANDFIELD', LIMITS_BY, HEAL_DECLARED)
+  for _, wid in ipairs(some.err and {} or some) do
+    if not redis.call('ZSCORE', WORKERS, wid) and redis.call('SISMEMBER', CORPSES, wid) == 0 then forget_declared(wid) end
+  end
+end
+
+-- What is parked waits for a time by another clock, if it was set back since the last sweep: a pass looks at all of it.
+local function heal_clock(now, last_sweep)
+  if last_sweep > now and not mistyped(LIMITS, 'hash') then redis.call('HSET', LIMITS, '?', '0') end
+end
+
 local function heal_keys(now)
   local some = redis.pcall('HRANDFIELD', KNOWN, HEAL_KEYS)
   if some.err or #some == 0 then return end
-  local permits, ids = {}, {}
+  local permits, ids, are_many = {}, {}, redis.call('HLEN', KNOWN) > HEAL_COUNT
   for _, key in ipairs(some) do
-    heal_lines(known(key), now)
+    heal_lines(known(key), now, are_many)
     local held = #ids < HEAL_PERMITS and redis.pcall('SRANDMEMBER', held_key(key), HEAL_PERMITS - #ids) or {}
     for _, id in ipairs(held.err and {} or held) do
       ids[#ids + 1] = id
@@ -74,5 +95,12 @@ local function heal_keys(now)
   for k, id in ipairs(ids) do
     if lone[id] then give_back(id, now, permits[k]) end
   end
-  if redis.call('HLEN', KNOWN) <= HEAL_COUNT then recount() end
+  if not are_many then recount() end
+end
+
+function heal(now, last_sweep)
+  heal_keys(now)
+  heal_declared()
+  heal_clock(now, last_sweep)
+end
 end

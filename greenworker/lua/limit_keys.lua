@@ -3,7 +3,7 @@
 -- ARGV  cursor, count, keys...
 -- Returns {next cursor, now ms, and twelve fields for each: key, pattern or '', spec, running, waiting, state, ms until which
 --         it may start none or 0, starts a minute, p50 ms, p95 ms or -1, throttles in all, ms between two starts that it has learnt or 0}
---         state: open, busy (all permits out), later (for its delay or rate), held (throttled), circuit, stopped
+--         state: open, busy (all permits out), later (for its delay or rate), throttled, circuit, held (by hand), stopped (concurrency=0)
 
 local reply = {'0', now_ms()}
 local now = reply[2]
@@ -28,9 +28,10 @@ local function per_minute(window)
 end
 
 local function state_of(one)
-  if one.phase == STOPPED and one.hold > now or one.allowed.concurrency == 0 then return 'stopped' end
+  if one.phase == STOPPED and one.hold > now then return 'held' end
+  if one.allowed.concurrency == 0 then return 'stopped' end
   if one.phase == CIRCUIT then return 'circuit' end
-  if one.hold > now then return 'held' end
+  if one.hold > now then return 'throttled' end
   local when = refusal(one, now)
   if when == NEVER then return 'busy' end
   return when and 'later' or 'open'

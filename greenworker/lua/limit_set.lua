@@ -33,7 +33,7 @@ if wid ~= '' then
   for _, pattern in ipairs(forget_declared(wid, table.concat(declared, ' '))) do changed[#changed + 1] = pattern end
 end
 if #changed == 0 then return changed end
-note_patterns()
+note_patterns(changed)
 for _, pattern in ipairs(changed) do
   if string.find(pattern, '*', 1, true) then
     redis.call('HSET', LIMITS, '?', '0')

@@ -42,34 +42,38 @@ function keys_in(envelope)
 end
 
 -- limits['#']: a number that grows with each change, and the patterns that have a *, the most specific one first.
-local generation, patterns
+local generation, wild, by_ends, lengths
 local function read_generation()
   local line = redis.pcall('HGET', LIMITS, '#')
-  generation, patterns = '0', {}
-  if type(line) ~= 'string' then return end
-  for word in string.gmatch(line, '%S+') do
-    if #patterns == 0 and generation == '0' then generation = word else patterns[#patterns + 1] = word end
-  end
+  generation, wild = string.match(type(line) == 'string' and line or '', '^(%S+) ?(.*)$')
+  generation, wild, by_ends = generation or '0', wild or '', nil
 end
 
--- After a change: the patterns that have a *, in the order in which they count, under '#'.
-function note_patterns()
-  read_generation()
-  local wild, order = {}, {}
+-- Those patterns as text, in the order in which they count.
+local function wild_ones()
+  local found, order = {}, {}
   for _, pattern in ipairs(redis.call('HKEYS', LIMITS)) do
     -- (Neither # nor ? can be in a pattern.)
     local _, stars = string.gsub(pattern, '*', '*')
     if stars > 0 then
-      wild[#wild + 1] = pattern
+      found[#found + 1] = pattern
       order[pattern] = #pattern - stars
     end
   end
-  table.sort(wild, function(a, b)
+  table.sort(found, function(a, b)
     if order[a] ~= order[b] then return order[a] > order[b] end
     return a < b
   end)
-  generation, patterns = string.format('%.0f', (tonumber(generation) or 0) + 1), wild
-  redis.call('HSET', LIMITS, '#', table.concat({generation, unpack(wild)}, ' '))
+  return table.concat(found, ' ')
+end
+
+-- After these have changed: what is known of each key is known by limits that are no more.
+function note_patterns(changed)
+  read_generation()
+  -- (To look at all is work where there are thousands.)
+  if generation == '0' or string.find(table.concat(changed, ' '), '*', 1, true) then wild = wild_ones() end
+  generation = string.format('%.0f', (tonumber(generation) or 0) + 1)
+  redis.call('HSET', LIMITS, '#', generation .. ' ' .. wild)
 end
 
 -- Limits go that the code of a worker declared and does no more, nor that of any other worker. `now_said`: what it declares
@@ -82,35 +86,65 @@ function forget_declared(wid, now_said)
     redis.call('HDEL', LIMITS_BY, wid)
   end
   if type(said) ~= 'string' or said == now_said then return gone end
-  local still = ' ' .. table.concat(redis.call('HVALS', LIMITS_BY), ' ') .. ' '
+  local still = {}
+  for _, others in ipairs(redis.call('HVALS', LIMITS_BY)) do
+    -- As a rule all workers declare the same.
+    if not still[others] then
+      still[others] = true
+      for pattern in string.gmatch(others, '%S+') do still[pattern] = true end
+    end
+  end
   for pattern in string.gmatch(said, '%S+') do
-    local line = redis.pcall('HGET', LIMITS, pattern)
-    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and not string.find(still, ' ' .. pattern .. ' ', 1, true)
-      and redis.call('HDEL', LIMITS, pattern) == 1 then
+    local line = not still[pattern] and redis.pcall('HGET', LIMITS, pattern)
+    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and redis.call('HDEL', LIMITS, pattern) == 1 then
       gone[#gone + 1] = pattern
     end
   end
   if #gone > 0 then
-    note_patterns()
+    note_patterns(gone)
     redis.call('HSET', LIMITS, '?', '0')
   end
   return gone
 end
 
-local function fits(pattern, key)
-  return string.find(key, '^' .. string.gsub(string.gsub(pattern, '[^%w*]', '%%%0'), '%*', '.*') .. '$') ~= nil
+-- Patterns by what they begin and end with, so that not each is compared with each key.
+local function read_wild()
+  by_ends, lengths = {}, {}
+  local order = 0
+  for pattern in string.gmatch(wild, '%S+') do
+    local first, between, last = string.match(pattern, '^([^*]*)%*(.*)$')
+    between, last = string.match(between or '', '^(.-)%*?([^*]*)$')
+    local ends, at = (first or '') .. '*' .. last, #(first or '') .. ' ' .. #last
+    order = order + 1
+    if not lengths[at] then lengths[at] = {#(first or ''), #last} end
+    if not by_ends[ends] then by_ends[ends] = {} end
+    table.insert(by_ends[ends], {order = order, pattern = pattern, between = between})
+  end
+end
+
+-- The first pattern that fits a key and still is there, and its line; or nil.
+local function wild_limit_for(key)
+  if not by_ends then read_wild() end
+  local fitting = {}
+  for _, of in pairs(lengths) do
+    local begin, finish = of[1], #key - of[2]
+    for _, one in ipairs(begin <= finish and by_ends[string.sub(key, 1, begin) .. '*' .. string.sub(key, finish + 1)] or {}) do
+      local _, ends = string.find(key, one.between, begin + 1, true)
+      if ends and ends <= finish then fitting[#fitting + 1] = one end
+    end
+  end
+  table.sort(fitting, function(a, b) return a.order < b.order end)
+  for _, one in ipairs(fitting) do
+    local line = redis.pcall('HGET', LIMITS, one.pattern)
+    if type(line) == 'string' then return one.pattern, line end
+  end
 end
 
 -- The limit that counts for a key: its own, or that of the first pattern that fits. Returns pattern and spec, or nil.
 function limit_for(key)
-  local line = redis.pcall('HGET', LIMITS, key)
-  if type(line) == 'string' then return key, string.match(line, '^%a %d+ (.*)$') end
-  for _, pattern in ipairs(patterns) do
-    if fits(pattern, key) then
-      line = redis.pcall('HGET', LIMITS, pattern)
-      if type(line) == 'string' then return pattern, string.match(line, '^%a %d+ (.*)$') end
-    end
-  end
+  local pattern, line = key, redis.pcall('HGET', LIMITS, key)
+  if type(line) ~= 'string' then pattern, line = wild_limit_for(key) end
+  if line then return pattern, string.match(line, '^%a %d+ (.*)$') end
 end
 
 -- '100/60000', starts per ms, as ms per start.
@@ -205,8 +239,23 @@ local function arrival(one, interval, lenient)
   return math.min(one.tat, math.max(one.last, one.hold) + burst_of(one.allowed, interval) * interval + lenient)
 end
 
+-- If the server's clock was set back since, nothing is further ahead than it could be by now.
+local function go_by_clock(one, now)
+  local most = now + HOLD_MOST
+  if one.last > now then
+    -- A pause goes on from where it was then, and one that was over by then stays so.
+    local by = one.last - now
+    if one.phase ~= STOPPED then one.hold = math.max(0, one.hold - by) end
+    one.last, one.changed, one.struck = now, true, math.max(0, one.struck - by)
+    adapt.set_back(one, now)
+  end
+  if one.struck > most then one.struck, one.changed = most, true end
+  if one.hold > most and one.phase ~= STOPPED then one.hold, one.changed = most, true end
+end
+
 -- Nil where one may start now; else when it may, in ms, or NEVER.
 function refusal(one, now)
+  go_by_clock(one, now)
   if one.phase == STOPPED then
     if one.hold > now then return one.hold < FOR_EVER and one.hold or NEVER end
     one.phase, one.changed = CLOSED, true
@@ -233,7 +282,7 @@ function start(one, id, now)
   one.last, one.changed = now, true
   local since, n, before = string.match(one.window, '^(%d+),(%d+),(%d+)$')
   since, n = tonumber(since), tonumber(n)
-  if now - since >= WINDOW then
+  if now - since >= WINDOW or since > now then
     before, since, n = now - since < 2 * WINDOW and n or 0, now - now % WINDOW, 0
   end
   one.window = string.format('%.0f,%d,%d', since, n + 1, before)

@@ -77,10 +77,9 @@ end
 
 -- All its lines, wherever it has any, if what was known of it is gone, or somebody asks for it: parked, for all we know.
 local function find_all(one)
-  one.is_damaged = true
-  for at in pairs(find_lines(one.key)) do
-    if not one.lines[at] then one.lines[at], one.changed = 'p', true end
-  end
+  one.is_damaged, one.changed = true, true
+  for at in pairs(one.lines) do one.lines[at] = 'p' end
+  for at in pairs(find_lines(one.key)) do one.lines[at] = 'p' end
 end
 
 -- Keys whose time has come: their lines take turns again. At 0 an audit's mend has put what nobody would come to.
@@ -135,6 +134,31 @@ local function forget_idle(now, most)
       end
     end
   end
+end
+
+-- Keys in turn whose lines there were emptied by others than claims, where nothing waits that would have claims come past.
+-- Returns true if there may be more.
+local function clear_turns(queue, most)
+  local left = redis.pcall('HGET', KEYED, queue)
+  if type(left) == 'string' and (tonumber(left) or 1) + (line_counts[queue] or 0) > 0 then return false end
+  local turns = {}
+  for priority = 0, 9 do turns[priority + 1] = turn_key(queue, priority) end
+  if redis.call('EXISTS', unpack(turns)) == 0 then return false end
+  for priority = 0, 9 do
+    local turn, at = turn_key(queue, priority), priority .. ':' .. queue
+    while most > 0 do
+      local key = redis.pcall('RPOP', turn)
+      if type(key) ~= 'string' then break end
+      most = most - 1
+      if redis.pcall('LLEN', line_key(queue, priority, key)) ~= 0 then
+        redis.call('RPUSH', turn, key)
+        break
+      end
+      local one = known(key)
+      one.lines[at], one.changed = nil, true
+    end
+  end
+  return most == 0
 end
 
 -- A message's permits come back.

@@ -47,7 +47,7 @@ local function replace(id, envelope, by, list)
     if not place then
       local task = string.match(envelope, '^1 %d+ %d+ %d %d+ %d+ %d+ %S+ (%S+)') or '?'
       -- In whose line it lies it still tells.
-      local keys = string.match(envelope, '^[^\n]*( keys=[^ \n]+)') or ''
+      local keys = string.match(envelope, '^[^\n]-( keys=[^ \n]+)') or ''
       redis.call('HSET', MSG, id, table.concat({'1', deliveries, attempt, priority, sent, WAS_CANCELLED, ttl, queue, task,
         'replaced=' .. by}, ' ') .. keys .. '\n')
       tell_replaced(id, ttl, by)

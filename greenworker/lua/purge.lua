@@ -8,7 +8,7 @@
 -- Who waits for one is told that it was cancelled. What had expired before is EXPIRED, as everybody was told.
 
 local queue, n, most, before, dry = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'dry'
-local cursor, CHUNK = ARGV[6], 100
+local cursor, CHUNK, CLEAR_MOST = ARGV[6], 100, 1000
 
 require_type(MSG, 'hash')
 require_type(KEYED, 'hash')
@@ -53,15 +53,20 @@ end
 if more == 0 and redis.call('HEXISTS', KEYED, queue) == 1 then
   local next_cursor, found = unpack(redis.call('HSCAN', KNOWN, cursor, 'COUNT', CHUNK))
   for i = 1, #found, 2 do
-    for at in string.gmatch(select(12, string.match(found[i + 1], STATE)) or '', '[tp]([^;]+)') do
+    for how, at in string.gmatch(select(12, string.match(found[i + 1], STATE)) or '', '([tp])([^;]+)') do
       local priority, of = string.match(at, '^(%d):(.*)$')
       local key = of == queue and line_key(queue, priority, found[i])
       -- By its type: too late to refuse any.
       while key and not mistyped(key, 'list') and more == 0 and drop_next(key, true) do end
+      if key and how == 'p' and redis.pcall('LLEN', key) == 0 then
+        local one = known(found[i])
+        one.lines[at], one.changed = nil, true
+      end
     end
   end
   if more == 0 and next_cursor ~= '0' then more, cursor = 1, next_cursor end
 end
+if more == 0 and clear_turns(queue, CLEAR_MOST) then more = 1 end
 redis.call('DEL', room_key(queue))
 local told = {counted.purged or 0, counted.expired or 0, counted.foreign or 0, before, more, counted.cancelled or 0, cursor}
 close_lines(now)

@@ -26,7 +26,7 @@ require_type(wake_key('default'), 'list')
 redis.call('DEL', NIL)
 
 local now = now_ms()
-local found = 0
+local found, last_sweep = 0, 0
 local function declare_dead(wid)
   if redis.call('ZREM', WORKERS, wid) == 1 then
     redis.call('SADD', CORPSES, wid)
@@ -46,13 +46,14 @@ local function is_used(queue)
   end
 end
 
-local FORGET_MOST, CLEAR_MOST, LOOK_AT_QUEUES = 100, 1000, 50
+local FORGET_MOST, CLEAR_MOST, TURNS_MOST, LOOK_AT_QUEUES = 100, 1000, 200, 50
 
 local function tidy()
   forget_dead(now, FORGET_MOST)
   clear_dropped(CLEAR_MOST)
-  heal_keys(now)
+  heal(now, last_sweep)
   for _, queue in ipairs(redis.call('SRANDMEMBER', QUEUES, LOOK_AT_QUEUES)) do
+    clear_turns(queue, TURNS_MOST)
     if not is_used(queue) then
       -- What is scheduled there makes it known again when it is due.
       redis.call('SREM', QUEUES, queue)
@@ -62,6 +63,8 @@ local function tidy()
 end
 
 for i = 5, #ARGV do declare_dead(ARGV[i]) end
+-- pcall: too late to refuse a key of a wrong type.
+last_sweep = tonumber(redis.pcall('GET', SWEEP) or 0) or 0
 redis.call('SET', SWEEP, now)
 local shortest = shortest_lease(lease)
 if heard(now, lease, quiet) then

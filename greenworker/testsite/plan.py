@@ -82,11 +82,18 @@ class Settings:
             raise ConfigError(f"latency {self.latency:g}: give seconds, 0 or more")
         if not 0 <= self.tolerance <= 60:
             raise ConfigError(f"tolerance {self.tolerance:g}: give seconds, 0 to 60")
+        given: object = self.police
+        if isinstance(given, str):
+            raise ConfigError(f'police {given!r}: give a tuple, as in ("rate",), or ()')
         if unknown := [kind for kind in self.police if kind not in POLICED]:
             raise ConfigError(f"police {unknown[0]}: there are {', '.join(POLICED)}, and none")
         for name in TRAPS:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} {getattr(self, name):g}: give a share, 0 to 1")
+        if not all(isinstance(one, (tuple, list)) and len(one) == 2 for one in self.shift):
+            raise ConfigError(
+                f"shift {self.shift!r:.60}: give pairs of seconds and rate, as in ((30, 5), (60, 20))"
+            )
         for after, rate in self.shift:
             if not (0 <= after <= 1e6 and 0 <= rate <= 1e6):
                 raise ConfigError(f"shift {after:g}:{rate:g}: give seconds:rate, as in 30:5,60:20")

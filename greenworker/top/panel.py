@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from greenworker.top.frame import KEY, QUEUE, SORTS, Choice, Look, choices, frame
-from greenworker.top.sample import CIRCUIT, HELD, STOPPED, Sample
+from greenworker.top.sample import CIRCUIT, HELD, THROTTLED, Sample
 from greenworker.top.table import Line, cells, cut
 from greenworker.top.verdict import Verdict, away, verdict
 
@@ -128,7 +128,7 @@ class Panel:
                 return lambda: self._acts.resume(name)
             return lambda: self._acts.pause(name)
         (key,) = (key for key in sample.keys.rows if key.name == name)
-        if key.state in (HELD, CIRCUIT) or (key.state == STOPPED and key.concurrency != 0):
+        if key.state in (HELD, THROTTLED, CIRCUIT):
             return lambda: self._acts.let_go(name)
         return lambda: self._acts.hold(name)
 

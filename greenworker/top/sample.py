@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from greenworker.running import Vitals
 from greenworker.status import Status, WorkerStatus
 
-BUSY, LATER, HELD, CIRCUIT, STOPPED, OPEN = "busy", "later", "held", "circuit", "stopped", "open"
+OPEN, BUSY, LATER, STOPPED = "open", "busy", "later", "stopped"
+HELD, THROTTLED, CIRCUIT = (
+    "held",
+    "throttled",
+    "circuit",
+)  # until somebody has it go on, at the latest
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def table(
     for column, _, wide in kept:
         lines[0].append((" " * _GAP + pad(column.title, wide, column.right), "head"))
     for index, (text, style) in enumerate(names):
-        line: Line = [(pad(text, room), style)]
+        line: Line = [(pad(middle_cut(text, room), room), style)]
         for column, found, wide in kept:
             line.append((" " * _GAP + pad(found[index][0], wide, column.right), found[index][1]))
         lines.append(line)
@@ -100,6 +100,14 @@ def cut(text: str, width: int) -> str:
             break
         kept += one
     return f"{kept}…" if width > 0 else ""
+
+
+def middle_cut(text: str, width: int) -> str:
+    """The same with the ellipsis in the middle: what tells many names apart is their ends, a port or a process."""
+    if cells(text) <= width or width < 1:
+        return cut(text, width)
+    end = (width - 1) // 2
+    return cut(text, width - end) + cut(text[::-1], end + 1)[:-1][::-1]
 
 
 def pad(text: str, width: int, right: bool = False) -> str:

@@ -13,6 +13,7 @@ from greenworker.top.sample import (
     LATER,
     OPEN,
     STOPPED,
+    THROTTLED,
     Key,
     Sample,
     Worker,
@@ -172,12 +173,14 @@ def _limits(
 def why(key: Key) -> str:
     """Why nothing more of a key may run now."""
     until = "" if not key.until else f" for {age(key.until)}"
-    if key.state == HELD:
+    if key.state == THROTTLED:
         return f"throttled{until}"
     if key.state == CIRCUIT:
         return f"circuit open{until}"
+    if key.state == HELD:
+        return f"held by hand{until}"
     if key.state == STOPPED:
-        return "concurrency=0" if key.concurrency == 0 else f"held by hand{until}"
+        return "concurrency=0"
     if key.state == LATER:
         return "delay" if not key.interval else f"one each {age(key.interval)}"
     if key.state == BUSY:
@@ -190,9 +193,9 @@ def _mend(shut: Sequence[Key]) -> str:
     states = {key.state for key in shut[:_NAMED]}
     if states <= {BUSY, LATER}:
         return "they allow no more; l changes one"
-    if states <= {STOPPED}:
+    if states <= {HELD, STOPPED}:
         return "p resumes one, l changes its limit"
-    if states <= {HELD, CIRCUIT}:
+    if states <= {THROTTLED, CIRCUIT}:
         return "they refuse; wait, or p resumes one"
     return "p resumes one that is held, l changes a limit"
 

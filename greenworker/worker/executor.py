@@ -43,7 +43,7 @@ from greenworker.message import (
 from greenworker.middleware import Middleware, runs
 from greenworker.signing import Signer
 from greenworker.task import Task
-from greenworker.verdicts import UNTOLD, Ignore, Retry, Snooze, Throttled, Verdict
+from greenworker.verdicts import LONGEST_HELD, UNTOLD, Ignore, Retry, Snooze, Throttled, Verdict
 from greenworker.worker.report import call_of, failure, told, value_of
 from greenworker.worker.run import Deadline, Release, Run, timed_out
 from greenworker.worker.stats import Stats
@@ -256,7 +256,7 @@ class Executor:
             return Outcome("later", delay=delay, envelope=_known(run))
         _log.info(
             "%s[%s] throttled: %s is held %s",
-            run.task.name, run.message.id, key or keys[0], verdict.span,
+            run.task.name, run.message.id, key or keys[0], _span(verdict),
         )  # fmt: skip
         delay = -1.0 if verdict.retry_after is None else verdict.retry_after
         return Outcome("throttled", delay=delay, reason="" if key is None else escape(key))
@@ -348,6 +348,12 @@ class Executor:
             "%s[%s] ignores %s, and cannot be ended: written off, it goes on beside its slot",
             run.task.name, run.message.id, what,
         )  # fmt: skip
+
+
+def _span(verdict: Throttled) -> str:
+    """For how long a key is held: from the second time in a row on the server makes it longer."""
+    told = verdict.retry_after
+    return verdict.span if told is None or told >= LONGEST_HELD else f"{verdict.span} at least"
 
 
 def _timed(run: Run, outcome: Outcome) -> Outcome:

@@ -12,6 +12,7 @@ from statistics import median
 
 from tests.chaos.history import Event, Execution, History
 from tests.chaos.judge import Verdict
+from tests.chaos.politeness import counted
 
 # Faults in which who waits reaches nobody, or is answered too late.
 _NO_LOOK = ("server", "CLIENT PAUSE", "half-open", "black hole", "trickle", "refused", "delay")
@@ -53,6 +54,7 @@ class Figures:
     alone: float = 0.0  # … for which one worker claimed nothing though it could, s
     watched: float = 0.0  # in which that would have been seen, s
     took: float = 0.0
+    keyed: int = 0  # runs with keys of which it can be told whether they kept to the limits
 
     def lines(self) -> list[str]:
         verdict = self.verdict
@@ -65,6 +67,7 @@ class Figures:
             f"ended       {verdict.ended['done']:,} done, {verdict.ended['dead']:,} dead letters, "
             f"{verdict.ended['expired']:,} expired, {verdict.ended['cancelled']:,} cancelled",
             f"executions  {verdict.executions:,}, of them {verdict.retries:,} retries",
+            f"by keys     {self.keyed:,} runs, never more of a key at once than may",
             f"lost        {len(verdict.lost)}",
             f"run twice   {twice}",
             f"faults      {sum(self.faults.values()):,}: "
@@ -110,6 +113,7 @@ def _late(history: History, ended: float, told: float) -> float:
 
 def measure(history: History, figures: Figures) -> None:
     """Count deaths, and take the times that things needed to go on."""
+    figures.keyed = counted(history)
     codes = [code for code, _ in history.died.values()]
     figures.deaths = sum(code not in (0, -signal.SIGTERM) for code in codes)
     for id, runs in history.executions.items():

@@ -35,7 +35,8 @@ class Journal:
         revived   ids, verdict                          after it
         cancel    ids, or tag                           before it is asked for
         cancelled the same                              after it, if it was heard
-        start     id, worker, seq, task, attempt, delivery   a task's first line
+        start     id, worker, seq, task, attempt, delivery, keys   a task's first line
+        limit     pattern, most, heard                  a limit, before somebody sets it, and after it
         end       id, worker, seq, how                  its last one: returned, Release, HardTimeout, or an error
         settled   worker, outcomes: [id, seq, kind, ours], …   the server's answer
         renewed   worker                                an incarnation was given up
@@ -104,6 +105,7 @@ class Execution:
     delivery: int = 1
     ended: float | None = None
     how: str = ""
+    keys: tuple[str, ...] = ()
 
     @property
     def token(self) -> Token:
@@ -131,6 +133,8 @@ class History:
         self.tagged: dict[str, set[str]] = defaultdict(set)  # ids by tag
         self.cancels: list[Cancel] = []
         self.only: dict[object, list[str]] = defaultdict(list)  # ids by what they are unique by
+        # By pattern: asked for when, heard of when, how many of a key at once
+        self.limits: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
         self.verdicts: dict[str, set[str]] = defaultdict(set)
         self.revivals: dict[str, list[float]] = defaultdict(list)  # when, but for those refused
         self.executions: dict[str, list[Execution]] = defaultdict(list)
@@ -172,6 +176,17 @@ class History:
             if id in one.ids
             or (id in self.tagged[one.tag] and self.sent_at[id] < (one.heard or math.inf))
         ]
+
+    def most_at_once(self, key: str, since: float, until: float) -> float:
+        """How many of a key may have been allowed to run at once at some moment of that time."""
+        said = self.limits.get(key.partition(":")[0] + ":*", [])
+        largest = 0 if said else math.inf
+        for n, (asked, _, most) in enumerate(said):
+            # It held until the next one was heard of.
+            over = said[n + 1][1] if n + 1 < len(said) else math.inf
+            if asked <= until and over >= since:
+                largest = max(largest, most)
+        return largest
 
     def begun(self, id: str) -> float:
         """When the present life of a message began; what is older tells nothing of how that ends."""
@@ -236,6 +251,14 @@ class History:
         cancel = next(it for it in reversed(self.cancels) if (it.ids, it.tag) == (ids, tag))
         cancel.heard = event["t"]
 
+    def _on_limit(self, event: Event) -> None:
+        said = self.limits[event["pattern"]]
+        if event["heard"]:
+            asked, _, most = said.pop()
+            said.append((asked, event["t"], most))
+        else:
+            said.append((event["t"], math.inf, event["most"]))
+
     def _on_revive(self, event: Event) -> None:
         for id in event["ids"]:
             self.revivals[id].append(event["t"])
@@ -255,6 +278,7 @@ class History:
             event["t"],
             event.get("task", ""),
             event["delivery"],
+            keys=tuple(event.get("keys", ())),
         )
         self.executions[run.id].append(run)
         self._runs[run.id, *run.token] = run

@@ -15,9 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from tests.chaos.history import ENDS, NOTICES, Event, Execution, History, Token
+from tests.chaos.politeness import too_many
 
 _TOKEN = re.compile(r"\b([0-9a-f]{16}):(\d+)\b")
 _TICK = re.compile(r"(.+)@(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z$")  # the id of a schedule's message
@@ -91,6 +92,7 @@ def judge(
     _check_cancels(history, verdict)
     _check_unique(history, final, verdict)
     _check_ticks(history.executions, verdict)
+    verdict.problems += islice(too_many(history), 5)
     _check_announcements(history, verdict)
     _check_incarnations(history, verdict)
     _check_deaths(history, verdict, codes)
@@ -256,7 +258,7 @@ def _excuse_retries(
 
 def _cause_of(run: Execution, since: float, until: float, history: History) -> str:
     """Why another run of this message was begun by `until`, or why this one came too late."""
-    if run.how == "Snooze":
+    if run.how in ("Snooze", "Throttled"):
         return "retry"
     data_lost = any(since < moment < until for moment in history.data_lost)
     for kind, ours, _ in history.settled.get((run.id, *run.token), ()):

@@ -23,7 +23,9 @@ from tests.chaos.arena import Arena
 from tests.chaos.figures import Figures, measure, unheard
 from tests.chaos.history import Journal
 from tests.chaos.schedule import KEYS, TAG, Send, Step, faults, sends
+from tests.chaos.tasks import MOST_OF_A_SITE, SITES
 from tests.chaos.workers import Worker
+from tests.support.limits import check_lines
 from tests.support.process import Command
 
 # Two with a short lease among two with a longer one: sweepers that think differently of time.
@@ -60,6 +62,8 @@ class Mix:
             )  # fmt: skip
         for worker in arena.workers:
             arena.wait_registered(worker)
+        for heard in (False, True):
+            arena.journal.write("limit", pattern=SITES, most=MOST_OF_A_SITE, heard=heard)
         self._began = time.monotonic()
         tracks = sorted({step.track for step in self._steps})
         work: list[tuple[Callable[[Any], None], Any]] = [
@@ -80,6 +84,7 @@ class Mix:
         _insist(lambda: arena.app.schedule.pause("tick"))
         arena.drain(patience)
         self._check_locks()
+        check_lines({"msg": {}, **arena.structure()})
         self._admin.close()
         verdict = arena.verify()
         figures = Figures(self._seed, minutes, verdict, self._faults)
@@ -229,6 +234,13 @@ class Mix:
         with contextlib.suppress(GreenworkerError):
             act()
             self._arena.journal.write("cancelled", **what)
+
+    def _people_limit(self, step: Step) -> None:
+        """Of each site more or fewer at once, from the next claim on."""
+        most = 1 + int(5 * step.number)
+        self._arena.journal.write("limit", pattern=SITES, most=most, heard=False)
+        _insist(lambda: self._arena.app.limits.set(SITES, concurrency=most))
+        self._arena.journal.write("limit", pattern=SITES, most=most, heard=True)
 
     def _people_pause(self, step: Step) -> None:
         """Nothing is claimed for a while; what runs goes on, and so do sends."""

@@ -67,6 +67,7 @@ def noted(journal: Journal) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
     The task's value becomes `{"token": …, "value": …}`: a result tells which run it is of.
     """
+    from greenworker.message import keys_of
     from greenworker.worker.executor import run_of
     from greenworker.worker.run import HardTimeout, Release
 
@@ -83,6 +84,7 @@ def noted(journal: Journal) -> Callable[[Callable[..., Any]], Callable[..., Any]
                 task=run.task.name,
                 attempt=run.message.attempt,
                 delivery=run.message.deliveries + 1,
+                keys=keys_of(run.message.options),
             )
             how = "returned"
             try:

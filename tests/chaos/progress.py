@@ -22,7 +22,7 @@ STARTING = 10.0  # seconds that a process may take until it is registered, on a 
 RETURN = 2.0  # seconds after which a worker is back whose server was away
 MAKES_ROOM_FOR = 60.0  # seconds for which a worker claims nothing, so that a suspect can run alone
 _EVERY, _AT_MOST = 0.25, 0.5  # seconds between two looks, and what they count for
-_LINES = len(keys.PRIORITIES)
+_LINES = 2 * len(keys.PRIORITIES)
 
 
 @dataclass(slots=True)
@@ -202,6 +202,9 @@ class Progress:
         for queue in queues:
             for priority in keys.PRIORITIES:
                 ask.llen(keys.ready(root, queue, priority))
+                ask.llen(
+                    f"{root}turn:{queue}:{priority}"
+                )  # a key has something there, and may start it
             ask.llen(keys.suspects(root, queue))
             ask.get(keys.room(root, queue))
         for wid in registered:

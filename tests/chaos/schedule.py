@@ -12,7 +12,7 @@ from tests.support import failpoints
 # Whose requests and replies are dropped; those that carry tasks more often.
 SCRIPTS = ("claim", "settle", "push") * 3 + (
     "promote", "reap", "register", "beat", "sync", "release", "push_once", "schedule_tick", "cancel", "cancel_mark",
-    "cancel_comb",
+    "cancel_comb", "limit_set",
 )  # fmt: skip
 
 # By track: each breaks one thing at a time, and all three go on beside each other.
@@ -50,6 +50,7 @@ FAULTS: dict[str, tuple[tuple[str, float, tuple[float, float]], ...]] = {
         ("pause", 1, (0.2, 3)),
         ("cancel", 1, (0, 0)),
         ("cancel-tag", 1, (0, 0)),
+        ("limit", 1, (0, 0)),
     ),
 }
 PAUSES = {
@@ -61,10 +62,12 @@ PAUSES = {
 TASKS = (
     ("nap", 38), ("long", 4), ("effect", 16), ("flaky", 10), ("delayed", 10), ("expiring", 6), ("many", 4), ("chain", 3),
     ("fails", 3), ("hangs", 2), ("swallows", 2), ("big", 3), ("hostile", 1), ("block", 0.3), ("softly", 2), ("asks_again", 2),
-    ("snoozes", 3), ("rejects", 2), ("ignores", 2), ("tagged", 8), ("only", 6),
+    ("snoozes", 3), ("rejects", 2), ("ignores", 2), ("tagged", 8), ("only", 6), ("polite", 8),
+    ("of_a_tenant", 6),
 )  # fmt: skip
 
 KEYS = 4  # of the tasks that are unique
+SITE_COUNT = 6  # of the polite tasks
 TAG = "some"  # of the tasks that are cancelled together
 
 
@@ -153,6 +156,10 @@ def sends(seed: int, producer: int) -> Iterator[Send]:
                 yield Send(kind, "nap", (nap,), (("tags", (TAG,)), *countdown))
             case "only":
                 yield Send(kind, kind, (rng.randrange(KEYS),))
+            case "polite":
+                yield Send(kind, kind, (rng.randrange(SITE_COUNT), min(nap, 0.3)), (priority,))
+            case "of_a_tenant":
+                yield Send(kind, kind, (rng.randrange(2), rng.randrange(SITE_COUNT), min(nap, 0.3)))
             case "many":
                 yield Send(kind, "nap", (0.02,), (), rng.randint(20, 300))
             case "asks_again":

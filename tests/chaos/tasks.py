@@ -10,11 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from greenworker import App, Backoff, Ignore, Reject, Snooze, SoftTimeout, current_task
+from greenworker import (
+    App,
+    Backoff,
+    Ignore,
+    Reject,
+    Snooze,
+    SoftTimeout,
+    Throttled,
+    current_task,
+)
 from tests.chaos.history import Journal
 from tests.chaos.probe import noted
 from tests.chaos.producer import Producer
 from tests.support import failpoints
+
+SITES, MOST_OF_A_SITE = "site:*", 3  # the limit of `polite` tasks, and how many of a site at once
 
 
 class Failure(Exception):
@@ -104,6 +115,20 @@ def make_app(url: str, namespace: str, journal: Journal, **options: Any) -> App:
     def only(key: int) -> None:
         """One at a time, of each key."""
         time.sleep(0.2)
+
+    app.limit(SITES, concurrency=MOST_OF_A_SITE, delay=0.01)
+    app.limit("tenant:*", concurrency=6)
+
+    @task(key="site:{site}")
+    def polite(site: int, seconds: float = 0.05) -> None:
+        """Of each site so many at once; now and then that asks for less."""
+        time.sleep(seconds)
+        if random.random() < 0.03:
+            raise Throttled(0.3)
+
+    @task(key=lambda tenant, site, seconds=0.05: (f"tenant:{tenant}", f"site:{site}"))
+    def of_a_tenant(tenant: int, site: int, seconds: float = 0.05) -> None:
+        time.sleep(seconds)
 
     @task(retries=5)
     def rejects() -> None:

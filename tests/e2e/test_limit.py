@@ -38,13 +38,16 @@ def test_limits_are_seen_set_and_dropped(project: Project) -> None:
         "",
         "(no key is held or at its limit)",
     ]
+    done = project.run("limit", "drop", "host:*", "-A", "tasks")
+    assert done.returncode == 2
+    assert "limit host:*: code declares it, and no worker has told of it yet" in done.stderr
     worker = project.worker("-n", "w1")
     results = tasks.page.delay_many(
         [(f"http://{name}.example/{n}",) for n in (1, 2) for name in "ab"]
     )
     throttled = tasks.page.delay("http://c.example/", 1)
     eventually(lambda: len(project.notes) == 3)
-    eventually(lambda: any("held" in line for line in said(project)))
+    eventually(lambda: any("throttled 9m" in line for line in said(project)))
     table = said(project)
     assert table[1] == "host:* concurrency 1 code of w1"
     assert [line.split()[:5] for line in table[4:7]] == [
@@ -52,7 +55,7 @@ def test_limits_are_seen_set_and_dropped(project: Project) -> None:
         ["host:a.example", "busy", "1", "1", table[5].split()[4]],
         ["host:b.example", "busy", "1", "1", table[6].split()[4]],
     ]
-    assert table[7].startswith("host:c.example held 9m 0 1 ")
+    assert table[7].startswith("host:c.example throttled 9m 0 1 ")
     assert said(project, "list", "--limit", "1")[-1] == "and 2 more; --limit N shows more"
     # A worker's settings are no limits: the shell may have them.
     done = project.run("limit", "set", "host:*", "-c", "2", "--rate", "1000/s", "--burst", "20", "--adaptive", "-A", "tasks", env={"GREENWORKER_CONCURRENCY": "7"})  # fmt: skip
@@ -64,7 +67,7 @@ def test_limits_are_seen_set_and_dropped(project: Project) -> None:
     assert (host["pattern"], host["rate"], host["declared"], host["by"]) == ("host:*", "1000/s", False, ["w1"])  # fmt: skip
     assert (tenant["burst"], tenant["declared"], tenant["changed"] > 1e9) == (20, True, True)
     assert [(one["key"], one["state"], one["limit"]) for one in told["keys"]] == [
-        ("host:c.example", "held", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
+        ("host:c.example", "throttled", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
         ("host:a.example", "busy", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
         ("host:b.example", "busy", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
     ]
@@ -90,13 +93,13 @@ def test_keys_are_held_and_go_on(project: Project) -> None:
         "host:a.example: held until it is resumed; nothing was known of it",
         "host:b.example: held until it is resumed; nothing was known of it",
     ]
-    assert said(project, "hold", "host:b.example", "--for", "15m") == [
-        "host:b.example: held for 15m"
+    assert said(project, "hold", "host:b.example", "--for", "900.5s") == [
+        "host:b.example: held for 900.5s"
     ]
     results = [tasks.page.delay(f"http://{name}.example/") for name in "abc"]
     assert results[2].get(timeout=20)
-    assert said(project)[5:] == ["host:a.example stopped 0 1 0 - - 0 host:*", said(project)[6]]
-    assert said(project)[6].startswith("host:b.example stopped 14m 0 1 0")
+    assert said(project)[5:] == ["host:a.example held 0 1 0 - - 0 host:*", said(project)[6]]
+    assert said(project)[6].startswith("host:b.example held 14m 0 1 0")
     done = project.run("limit", "resume", "host:a.example", "--json", *where)
     assert json.loads(done.stdout) == {"key": "host:a.example", "done": "resume", "known": True}
     assert results[0].get(timeout=20)

@@ -46,7 +46,7 @@ def polite_site(pages: int) -> AbstractContextManager[RunningSite]:
 
 def test_two_workers_crawl_politely(examples: Path, url: str) -> None:
     # Given hosts that refuse who is too fast
-    with polite_site(pages=15) as site:
+    with polite_site(pages=12) as site:
         # When two workers, which know nothing of each other, crawl all of them
         one, two = (worker("polite_crawl", "-c", "50", cwd=examples, url=url) for _ in range(2))
         crawl = Command(site.root, **script("polite_crawl.py", examples, url))
@@ -54,11 +54,12 @@ def test_two_workers_crawl_politely(examples: Path, url: str) -> None:
             assert crawl.wait(60) == 0
         seen = site.stats()
     # Then each page was served once, and no host was too much asked of
-    assert crawl.stdout[-1] == "120 pages, 0 given up"
-    assert (seen.total.pages, seen.total.served, seen.total.requests) == (120, 120, 120)
+    assert crawl.stdout[-1] == "96 pages, 0 given up"
+    assert (seen.total.pages, seen.total.served, seen.total.requests) == (96, 96, 96)
     assert (seen.total.violated, seen.total.refused) == (0, 0)
     # Then they were crawled beside each other
-    assert seen.most_open > 2
+    first, last = zip(*[(one.first, one.last) for one in seen.hosts.values()], strict=True)
+    assert max(first) < min(last)
 
 
 def test_a_host_is_left_alone_for_as_long_as_it_says(examples: Path, url: str) -> None:
@@ -80,7 +81,7 @@ def test_a_host_is_left_alone_for_as_long_as_it_says(examples: Path, url: str) -
 
 def test_hosts_see_a_crawl_that_is_not_polite(examples: Path, url: str) -> None:
     with (
-        polite_site(pages=15) as site,
+        polite_site(pages=12) as site,
         lifted(url, "polite-crawl", "host:*"),
         worker("polite_crawl", "-c", "50", cwd=examples, url=url),
         Command(site.root, **script("polite_crawl.py", examples, url)),
@@ -167,7 +168,7 @@ def test_hosts_see_a_crawl_that_asks_them_all_at_once(examples: Path, url: str) 
         urls = listed(examples / "urls", site.roots, 20)
         with (
             lifted(url, "broad-crawl", "host:*"),
-            worker("broad_crawl", "-c", "200", "-l", "warning", cwd=examples, url=url),
+            worker("broad_crawl", "-c", "200", cwd=examples, url=url),
             Command(str(urls), **script("broad_crawl.py", examples, url)),
         ):
             eventually(lambda: site.stats(total=True).total.violated, within=30)

@@ -43,7 +43,15 @@ def test_the_status_of_everything(project: Project) -> None:
     lines = table.stdout.splitlines()
     assert lines[0] == f"server     {redact(project.url)}, namespace {project.namespace}"
     rows = [line.split() for line in lines]
-    for row in ("waiting 3", "running 2", "dead 1", "done 1", "retried 0", "expired 0"):
+    for row in (
+        "waiting 3",
+        "running 2",
+        "dead 1",
+        "done 1",
+        "retried 0",
+        "throttled 0",
+        "expired 0",
+    ):
         assert row.split() in rows
     assert any(line.startswith("scheduled  1, the next due in 59") for line in lines)
     for row in ("default 0 1", "extra 0 1", "lonely 3 none"):

@@ -105,7 +105,7 @@ def test_refusals_of_what_was_under_way_are_one_signal(limited: Limited) -> None
         limited.settle(one, THROTTLED, took=0.4)
         limited.goes_by(0.01)
     state = limited.state_of(KEY)
-    assert (state.state, state.throttled) == ("held", 30)
+    assert (state.state, state.throttled) == ("throttled", 30)
     assert 1.0 < learnt(limited) < 2.0, "decreased more than once"
     limited.goes_by(1.0)
     # At the decreased rate from its first start on.
@@ -227,3 +227,18 @@ def test_a_damaged_memory_is_learnt_anew(limited: Limited, text: str) -> None:
     limited.goes_by(0.5)
     assert len(limited.claim(5)) == 1
     limited.check()
+
+
+def test_a_clock_that_is_set_back_stops_no_learning(limited: Limited) -> None:
+    limited.sweep()
+    run = Run(limited, Bucket(2, 2))
+    run.until(30)
+    before = learnt(limited)
+    limited.is_set_back(86400.0)
+    limited.sweep()
+    limited.promote()
+    again = Run(limited, Bucket(2, 2), name="again")
+    again.until(300)
+    assert again.used(20, 300, 2) > 0.8, again.told(5)
+    assert before * 0.5 < learnt(limited) < before * 2
+    assert again.refused(0, 300) >= 1, "nothing was tried any more"

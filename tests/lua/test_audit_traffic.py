@@ -6,17 +6,22 @@ import random
 
 import pytest
 
+from greenworker.admission import Admission
 from greenworker.audit import Audit
+from greenworker.limit import make_limit
 from greenworker.message import Delivery, Outcome
 from greenworker.probe import Probe
 from tests.support.auditing import Watched, damage_of
+from tests.support.limits import check_lines
 from tests.support.state import Space
 
 OUTCOMES = {
     "done": Outcome("done", b'{"state":"SUCCESS","value":1}', 60.0),
     "dead": Outcome("dead", b'{"state":"FAILURE"}', 60.0, reason="failed"),
     "release": Outcome("release"),
+    "throttled": Outcome("throttled", delay=0.002),
 }
+KEYS = ("", "", "", "host:a", "host:b", "host:b,tenant:1", "host:c,tenant:1", "host:d,host:a")
 
 
 class Traffic:
@@ -28,6 +33,8 @@ class Traffic:
         self.held: dict[str, list[Delivery]] = {}
         self.sent = 0
         self.born = 0
+        self.admission = Admission(space.broker._link, space.broker.namespace)
+        self.limit()
         for _ in range(4):
             self.hire()
         for _ in range(40):
@@ -39,13 +46,19 @@ class Traffic:
                 (self.push, self.push, self.claim, self.claim, self.settle, self.settle)
             )()
         if self.random.random() < 0.05:
-            self.random.choice((self.leave, self.die, self.promote, self.promote))()
+            self.random.choice((self.leave, self.die, self.promote, self.promote, self.limit))()
 
     def hire(self) -> None:
         self.born += 1
         worker = f"w{self.born}"
         self.space.register(worker, queues=["a", "b"])
         self.held[worker] = []
+
+    def limit(self) -> None:
+        """Somebody changes his mind."""
+        most, ms = self.random.randrange(30), self.random.randrange(5)
+        limits = {"host:*": {"concurrency": 1 + most}, "tenant:1": {"delay": ms / 1000}}
+        self.admission.set([make_limit(pattern, said) for pattern, said in limits.items()])
 
     def worker(self) -> str:
         return self.random.choice(list(self.held))
@@ -55,7 +68,8 @@ class Traffic:
         self.sent += len(ids)
         due = self.random.choice((None, None, None, 0.001))
         queue, priority = self.random.choice("ab"), self.random.choice((1, 5))
-        self.space.push(*ids, queue=queue, priority=priority, due=due)
+        key = self.random.choice(KEYS)
+        self.space.push(*ids, queue=queue, priority=priority, due=due, key=key)
 
     def claim(self) -> None:
         worker = self.worker()
@@ -71,7 +85,7 @@ class Traffic:
         self.space.settle(worker, *((one, self.outcome(one)) for one in ended))
 
     def outcome(self, delivery: Delivery) -> Outcome:
-        kind = self.random.choice(("done", "done", "done", "dead", "release", "retry"))
+        kind = self.random.choice(("done", "done", "done", "dead", "release", "retry", "throttled"))
         if kind == "retry":
             return Outcome(
                 "retry", envelope=delivery.envelope, delay=self.random.choice((0.0, 0.01))
@@ -139,6 +153,7 @@ def test_no_false_alarm_whatever_happens_between_its_steps(space: Space, number:
     assert link.calls > 150
     assert traffic.sent > 2000
     space.check()
+    check_lines(space.state())
 
 
 @pytest.mark.parametrize("number", range(2))

@@ -51,6 +51,17 @@ def test_what_has_a_key_and_what_has_none_take_turns(limited: Limited) -> None:
     limited.check()
 
 
+def test_what_cannot_run_now_is_nobodys_share(limited: Limited) -> None:
+    """A thousand that wait for their site: the others are spread over the workers as if those were not there."""
+    limited.space.register("v")
+    limited.hold("host:a")
+    limited.push(*(f"a{n}" for n in range(1000)), key="host:a")
+    limited.push(*(f"p{n}" for n in range(10)))
+    assert limited.claim_ids(10) == [f"p{n}" for n in range(5)]
+    assert len(limited.claim_ids(10, worker="v")) == 5
+    limited.check()
+
+
 def test_so_many_at_once_and_the_next_when_a_permit_comes_back(limited: Limited) -> None:
     limited.limit("host:*", concurrency=2)
     limited.push("a1", "a2", "a3", "a4", key="host:a")
@@ -291,7 +302,7 @@ def test_throttles_of_runs_that_were_under_way_count_as_one(limited: Limited) ->
     limited.goes_by(1.0)
     for one in running:
         limited.settle(one, THROTTLED, took=1.0)
-    assert limited.state_of("host:a").state == "held"
+    assert limited.state_of("host:a").state == "throttled"
     limited.goes_by(1.0)
     assert len(limited.claim_ids(20)) == 9
 
@@ -329,7 +340,7 @@ def test_a_key_is_held_by_hand_and_goes_on(limited: Limited) -> None:
     limited.push("a1", "a2", key="host:a")
     limited.hold("host:a")
     assert limited.claim_ids() == []
-    assert limited.state_of("host:a").state == "stopped"
+    assert limited.state_of("host:a").state == "held"
     limited.goes_by(1e6)
     assert limited.claim_ids() == []
     limited.take_token()
@@ -358,6 +369,18 @@ def test_a_key_that_nothing_uses_any_more_is_forgotten(limited: Limited) -> None
         "queues",
         "result",
     }
+
+
+def test_keys_are_forgotten_as_fast_as_new_ones_come(limited: Limited) -> None:
+    for n in range(40):
+        limited.push(*(f"a{n}.{m}" for m in range(10)), key="")
+        for m in range(10):
+            limited.push(f"k{n}.{m}", key=f"user:{n}.{m}")
+        for one in limited.claim(20):
+            limited.done(one)
+        limited.goes_by(16.0)
+    assert len(limited.known()) <= 30
+    limited.check()
 
 
 def test_purge_takes_what_waits_in_lines_too(limited: Limited) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from greenworker.message import Outcome
@@ -22,10 +24,7 @@ def key(limited: Limited, name: str) -> str:
 
 def sweep(limited: Limited) -> None:
     """As a reaper, who finds nobody dead."""
-    redis = limited.space.redis
-    redis.zadd(key(limited, "workers"), {"w": limited.clock.ms + 10**6}, xx=True)
-    redis.set(key(limited, "pulse"), limited.clock.ms)
-    limited.space.reap()
+    limited.sweep()
 
 
 def drain(limited: Limited) -> set[str]:
@@ -66,6 +65,54 @@ def test_what_a_worker_declares_no_more_goes(limited: Limited) -> None:
 def test_who_is_gone_declares_nothing(limited: Limited) -> None:
     assert limited.limit("host:*", by="d", worker="ghost", concurrency=1) == []
     assert "limits" not in limited.state()
+
+
+# --- the server's clock is set back
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"delay": 1.0}, {"rate": "1/s"}, {"rate": "10/s", "burst": 5}, {"concurrency": 1}, {}],
+    ids=str,
+)
+def test_a_clock_that_is_set_back_stops_no_key(limited: Limited, options: dict[str, Any]) -> None:
+    limited.limit("host:*", **options)
+    limited.push(*(f"a{n}" for n in range(8)), key="host:a")
+    limited.push(*(f"b{n}" for n in range(8)), key="host:b")
+    sweep(limited)
+    running = limited.claim(4)
+    limited.take_token()
+    limited.is_set_back(3600.0)
+    for one in running:
+        limited.done(one)
+    sweep(limited)
+    assert len(running) + len(drain(limited)) == 16
+    limited.check()
+
+
+def test_nor_does_it_admit_more(limited: Limited) -> None:
+    limited.limit("host:a", delay=1.0)
+    limited.push("a1", "a2", "a3", key="host:a")
+    assert limited.claim_ids() == ["a1"]
+    limited.is_set_back(3600.0)
+    assert limited.claim_ids() == []
+    sweep(limited)
+    limited.promote()
+    limited.goes_by(0.999)
+    assert limited.claim_ids() == []
+    limited.goes_by(0.002)
+    assert limited.claim_ids() == ["a2"]
+
+
+def test_a_throttle_ends_though_the_clock_was_set_back(limited: Limited) -> None:
+    limited.push("a1", "a2", key="host:a")
+    limited.settle(limited.claim(1)[0], Outcome("throttled", delay=3000.0))
+    sweep(limited)
+    limited.is_set_back(1e6)
+    assert limited.claim_ids() == []
+    limited.goes_by(3600.0)
+    limited.promote()
+    assert limited.claim_ids() == ["a1", "a2"]
 
 
 # --- suspects
@@ -182,6 +229,14 @@ def test_a_count_that_is_off_stops_nobody(limited: Limited, value: str | None) -
     limited.check()
     assert limited.claim_ids() == ["a1", "a2"]
     assert redis.hgetall(key(limited, "keyed")) == {}
+
+
+def test_nor_does_it_where_there_are_too_many_keys_to_count(limited: Limited) -> None:
+    for n in range(600):
+        limited.push(f"a{n}", key=f"host:{n}")
+    limited.space.redis.delete(key(limited, "keyed"))
+    assert len(drain(limited)) == 600
+    limited.check()
 
 
 def test_a_permit_of_what_is_gone_comes_back(limited: Limited) -> None:

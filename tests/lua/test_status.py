@@ -193,3 +193,12 @@ def test_what_others_call_themselves_gives_a_terminal_no_orders(space: Space) ->
     assert text.replace("\n", "").isprintable()
     assert [line for line in text.splitlines() if line.startswith("note: fake")] == []
     assert "worker '\\x1b[31mEVIL\\nnote: fake\\x9b' (w) is overdue" in text
+
+
+def test_a_queue_says_what_waits_by_key() -> None:
+    """Nothing moves there though a worker is idle: where to see why."""
+    queues = [QueueStatus("crawl", 5, 0, 1, keyed=3), QueueStatus("mail", 2, 0, 1)]
+    text = render(Status(queues, [], 0, 0, None, {"throttled": 4}))
+    assert "5        1  3 by key: greenworker limit\n" in text
+    assert "2        1\n" in text
+    assert "throttled  4\n" in text

@@ -35,6 +35,7 @@ CHANGES = {
     "LOOK_AT_MOST": "look",
     "CHUNK": "chunk",
     "SPREAD_OVER": "spread_over",
+    "PASS_MOST": "passes",
     "DEAD_MOST": "dead_most",
     "DEAD_FOR": "dead_for",
     "FULL": "full",

@@ -24,6 +24,7 @@ class Bounds:
     impatience: int = 600_000
     look: int = 1000
     chunk: int = 200
+    passes: int = 500
     spread_over: int = 64
     dead_most: int = 100_000
     dead_for: int = 30 * 24 * 3600 * 1000

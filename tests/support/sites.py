@@ -161,10 +161,17 @@ class Run:
     """
 
     def __init__(
-        self, limited: Limited, site: Site, *, slots: int = 1000, late: int = 4, looks: int = 1
+        self,
+        limited: Limited,
+        site: Site,
+        *,
+        slots: int = 1000,
+        late: int = 4,
+        looks: int = 1,
+        name: str = "m",
     ) -> None:
         self.limited, self.site, self.slots = limited, site, slots
-        self.late, self.looks = late, looks
+        self.late, self.looks, self.name = late, looks, name
         self.asked: list[tuple[float, bool]] = []  # when (s), and whether it was let through
         self.rates: list[tuple[float, float]] = []
         self.supply = math.inf  # messages that are still to be sent
@@ -262,7 +269,7 @@ class Run:
     def _send(self) -> None:
         while self._waiting < 500 and self.supply > 0:
             n = int(min(500, self.supply))
-            self.limited.push(*(f"m{self._sent + i}" for i in range(n)), key=KEY)
+            self.limited.push(*(f"{self.name}{self._sent + i}" for i in range(n)), key=KEY)
             self._sent += n
             self._waiting += n
             self.supply -= n

@@ -253,6 +253,7 @@ def test_all_that_a_limit_may_say(burst: str) -> None:
     assert not options.flag("burst")
     # A worker's burst has none, and needs none.
     assert parse("--burst limits").flag("burst")
+    assert parse("worker limit --burst").flag("burst")
     assert limit._said(parse("limit set a -c 0"), ["a"])["concurrency"] == 0
     assert limit._said(parse("limit set a --none"), ["a"])["none"]
 
@@ -527,16 +528,31 @@ def test_mistakes_exit_with_2_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("limit drop x --none", "--none is not for limit drop"),
         ("limit set", "limit set: which ones? Name patterns, as 'host:*'"),
         ("limit hold", "limit hold: which ones? Name keys"),
-        ("limit set a", "limit set a: give one of --concurrency, --delay, --rate, --adaptive"),
-        ("limit set a --none -c 3", "limit set a: give one of"),
+        (
+            "limit set a",
+            "limit set a: give one of --concurrency, --delay, --rate, --adaptive, or --none",
+        ),
+        ("limit set a --none -c 3", "limit set a: give --none, or what it allows, not both"),
         ("limit set a --delay 0", "limit set a: give one of"),
         ("limit set a --rate 5", "limit a: rate='5': give starts in a time, such as 100/min"),
-        ("limit set a --burst 5", "limit a: burst= says nothing without rate="),
-        ("limit set a --burst-size x", "--burst-size x: give a whole number"),
-        ("limit set a -c -1", "--concurrency -1: give a whole number"),
+        (
+            "limit set a --burst 5",
+            "limit set a: --burst says nothing without --rate, as in --rate 100/min",
+        ),
+        ("limit set a --rate 5/s --burst 0", "--burst-size 0: give a whole number"),
+        ("limit set a --rate 5/s --burst -1", "--burst-size -1: give a whole number"),
+        ("limit set a --rate 5/s --burst 1.5", "--burst-size 1.5: give a whole number"),
+        ("limit set a --rate 5/s --burst", "--burst needs a value"),
+        ("limit set a --rate 5/s --burst-size x", "--burst-size x: give a whole number"),
+        ("limit set a -c -1", "--concurrency -1: give a whole number, 0 to 1,000,000"),
+        ("limit set a -c 00x", "--concurrency 00x: give a whole number, 0"),
         ("limit set a --delay -1", "--delay -1: give seconds"),
         ("limit set a --delay 1e6", "limit a: delay=1000000.0: give seconds between two starts"),
-        ("limit set a --floor 1/s", "limit a: floor= says nothing without adaptive=True"),
+        ("limit set a --floor 1/s", "limit set a: --floor says nothing without --adaptive"),
+        (
+            "limit set a -c 2 --ceiling 1/s",
+            "limit set a: --ceiling says nothing without --adaptive",
+        ),
         (
             "limit set a --adaptive --floor 2/s --ceiling 1/s",
             "limit a: floor='2/s' is above ceiling='1/s'",

@@ -106,9 +106,9 @@ def test_and_is_shown_as_people_say_it() -> None:
         "concurrency 2, delay 0.25 s, rate 100/min, burst 20, adaptive from 1/2s to 50/s"
     )
     assert str(read_limit("a", "s 0 none")) == "no limit"
-    assert str(read_spec("adaptive=1")) == "adaptive"
-    assert read_spec("") is None
-    assert read_spec("none") is None
+    assert str(read_spec("a:*", "adaptive=1")) == "adaptive"
+    assert read_spec("", "") is None
+    assert read_spec("a", "none") is None
 
 
 @pytest.mark.parametrize(

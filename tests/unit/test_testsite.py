@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from greenworker import cli
 from greenworker.commands import completion, testsite
-from greenworker.testsite import Limits, Seen, Settings, text, traps
+from greenworker.errors import ConfigError
+from greenworker.testsite import Limits, Seen, Settings, server, text, traps
 from greenworker.testsite.counting import Ledger
 from greenworker.testsite.plan import TRAPS, in_burst, plan
 from greenworker.testsite.process import _options
@@ -431,3 +432,31 @@ def test_its_options_are_completed() -> None:
     assert "hosts" not in {one.name for one in manual.taken["worker"]}
     assert {one.name: bool(one.value) for one in manual.options}["burst"] is False
     assert "hosts" in {one.name for one in manual.options}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"police": "rate"}, r"police 'rate': give a tuple, as in \(\"rate\",\)"),
+        ({"shift": (30, 5)}, r"shift \(30, 5\): give pairs of seconds and rate"),
+        ({"shift": ((30, 5, 1),)}, r"give pairs of seconds and rate, as in \(\(30, 5\), \(60, 20\)\)"),
+    ],
+)  # fmt: skip
+def test_what_a_program_asks_for_in_another_shape_is_told(
+    settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Settings(**settings)
+
+
+def test_a_system_that_allows_fewer_files_than_it_says_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As macOS does, whose hard limit is infinite."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(server.resource, "getrlimit", lambda _: (256, 1 << 40))
+    monkeypatch.setattr(server.resource, "setrlimit", refuse)
+    server.allow_connections(20_000)

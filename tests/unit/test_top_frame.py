@@ -13,7 +13,7 @@ from greenworker.running import Vitals
 from greenworker.status import QueueStatus, Status, WorkerStatus
 from greenworker.top.frame import HELP, KEY, QUEUE, SORTS, Choice, Look, choices, frame, shares
 from greenworker.top.sample import Heard, Key, Keys, Sample, Worker
-from greenworker.top.table import cells, cut, pad, plain
+from greenworker.top.table import cells, cut, middle_cut, pad, plain
 from greenworker.top.verdict import away, verdict
 from greenworker.top.view import console, text_of
 from greenworker.top.words import age, memory, number, rate
@@ -44,7 +44,7 @@ KEYS = Keys(
     (
         Key("host:a.example", "concurrency=2 rate=100/min", 2, 812, "busy", None, 99.5, 0.12, 1.3, 3, 0.6, 2),
         Key("host:b.example", "delay=0.25", 1, 11_000, "later", 0.2, 240.0, 0.01, 0.02, 0, 0.25),
-        Key("host:kein.example", "", 0, 533, "held", 28.0, 0.0, None, None, 41),
+        Key("host:kein.example", "", 0, 533, "throttled", 28.0, 0.0, None, None, 41),
     )
 )  # fmt: skip
 SAMPLE = Sample(
@@ -63,10 +63,10 @@ def drawn(width: int, sample: Sample = SAMPLE, **look: object) -> str:
 
 
 FRAMES = {
-    120: """
+    122: """
         greenworker top  redis://10.0.0.5:6379/0  namespace default
-        limited by keys: host:b.example (one each 250 ms), host:a.example (2 at once) and 1 more; 12,345 wait: they allow no
-          more; l changes one
+        limited by keys: host:b.example (one each 250 ms), host:a.example (2 at once) and 1 more; 12,345 wait: they allow no more;
+          l changes one
         12,352 waiting · 12 running · 61 done/s · 0 failed/s · 0.5 retried/s · 1.0 throttled/s · 3 scheduled · 1 dead
 
         queue    waiting  workers  state
@@ -80,10 +80,10 @@ FRAMES = {
         old            0/10       -       -     -       -  ok       default
         web-1.4711   12/100      61    3 ms   45%    112M  ok       crawl,default
 
-        key                waiting*  running  per min     p50     p95  refused   delay  state         limit
-        host:b.example       11,000        1      240   10 ms   20 ms        0  250 ms  later 200 ms  delay=0.25
-        host:a.example          812        2      100  120 ms   1.3 s        3  600 ms  busy          concurrency=2 rate=100/min
-        host:kein.example       533        0        0       -       -       41       -  held 28 s
+        key                waiting*  running  per min     p50     p95  refused   delay  state           limit
+        host:b.example       11,000        1      240   10 ms   20 ms        0  250 ms  later 200 ms    delay=0.25
+        host:a.example          812        2      100  120 ms   1.3 s        3  600 ms  busy            concurrency=2 rate=100/min
+        host:kein.example       533        0        0       -       -       41       -  throttled 28 s
     """,
     80: """
         greenworker top  redis://10.0.0.5:6379/0  namespace default
@@ -105,7 +105,7 @@ FRAMES = {
         key                waiting*  running  per min     p95  refused  state
         host:b.example       11,000        1      240   20 ms        0  later 200 ms
         host:a.example          812        2      100   1.3 s        3  busy
-        host:kein.example       533        0        0       -       41  held 28 s
+        host:kein.example       533        0        0       -       41  throttled 28 s
     """,
     60: """
         greenworker top  redis://10.0.0.5:6379/0  namespace default
@@ -125,10 +125,10 @@ FRAMES = {
         old            0/10       -       -     -       -  ok
         web-1.4711   12/100      61    3 ms   45%    112M  ok
 
-        key                waiting*  running  per min  state
-        host:b.example       11,000        1      240  later 200 ms
-        host:a.example          812        2      100  busy
-        host:kein.example       533        0        0  held 28 s
+        key                waiting*  running  state
+        host:b.example       11,000        1  later 200 ms
+        host:a.example          812        2  busy
+        host:kein.example       533        0  throttled 28 s
     """,
     40: """
         greenworker top  redis://10.0.0.5:6379/…
@@ -149,10 +149,10 @@ FRAMES = {
         old            0/10     -  ok
         web-1.4711   12/100   45%  ok
 
-        key               waiting*  state
-        host:b.example      11,000  later 200 ms
-        host:a.example         812  busy
-        host:kein.examp…       533  held 28 s
+        key             waiting*  state
+        host:b.example    11,000  later 200 ms
+        host:a.example       812  busy
+        host:ke…xample       533  throttled 28 s
     """,
 }
 
@@ -274,6 +274,18 @@ def test_what_others_are_called_is_as_wide_as_it_is() -> None:
     assert (cells("漢字"), cells("é"), cells("a")) == (4, 1, 1)
     assert cut("漢字x", 4) == "漢…"
     assert pad("漢", 4) == "漢  "
+    # What differs in many names is their ends.
+    assert middle_cut("host:127.0.0.1:8391", 14) == "host:12…1:8391"
+    assert middle_cut("host:127.0.0.1:8391", 19) == "host:127.0.0.1:8391"
+    assert [middle_cut("abcdef", width) for width in range(6)] == [
+        "",
+        "…",
+        "a…",
+        "a…f",
+        "ab…f",
+        "ab…ef",
+    ]
+    assert middle_cut("漢字漢字", 6) == "漢…字"
     assert pad("漢", 4, right=True) == "  漢"
     wide = tuple(Key("漢字" * 20, waiting=1) for _ in range(2))
     drawn(40, replace(SAMPLE, keys=Keys(wide)))

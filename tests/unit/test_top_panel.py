@@ -54,9 +54,9 @@ def sample(*keys: Key, paused: bool = False) -> Sample:
 
 KEYS = (
     Key("a", "rate=100/min", waiting=9, state="busy"),
-    Key("b", waiting=8, state="held", until=9.0),
+    Key("b", waiting=8, state="throttled", until=9.0),
     Key("c", "concurrency=0", waiting=7, state="stopped", concurrency=0),
-    Key("d", waiting=6, state="stopped"),
+    Key("d", waiting=6, state="held"),
 )
 
 
@@ -333,7 +333,7 @@ def test_a_key_as_the_server_tells_it() -> None:
         "k", "delay=0.25 rate=60/min", 1, 2, "later", 0.5, 3.0, 0.1, None, 4, 1.0
     )
     assert as_key(replace(state, interval=9.0)).interval == 9.0, "what was learnt counts"
-    bare = as_key(replace(state, limit=None, due_in=1e12, state="stopped"))
+    bare = as_key(replace(state, limit=None, due_in=1e12, state="held"))
     assert (bare.limit, bare.interval, bare.until) == ("", None, None)
 
 

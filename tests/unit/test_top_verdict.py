@@ -150,7 +150,7 @@ CASES = {
         sample(
             queue(waiting=0),
             worker(running=0),
-            key("a", 9, "held", until=28.0),
+            key("a", 9, "throttled", until=28.0),
             key("b", 8, "circuit", until=300.0),
         ),
         "keys",
@@ -158,13 +158,13 @@ CASES = {
     ),
     "keys that people hold": (
         sample(
-            queue(waiting=0), worker(), key("a", 9, "stopped"), key("b", 8, "stopped", concurrency=0)
+            queue(waiting=0), worker(), key("a", 9, "held"), key("b", 8, "stopped", concurrency=0)
         ),
         "keys",
         "keys: a (held by hand), b (concurrency=0); 17 wait: p resumes one, l changes its limit",
     ),
     "keys of all sorts": (
-        sample(queue(waiting=0), worker(), key("a", 9, "stopped"), key("b", 8, "held")),
+        sample(queue(waiting=0), worker(), key("a", 9, "held"), key("b", 8, "throttled")),
         "keys",
         "keys: a (held by hand), b (throttled); 17 wait: p resumes one that is held, l changes a limit",
     ),

@@ -112,6 +112,7 @@ def test_none_until_it_is_changed_and_then_at_once(app: App, start: Start) -> No
     keys = app.limits.keys
     eventually(lambda: [one.state for one in keys()] == ["stopped"] * 30)
     assert [one.waiting for one in app.limits.keys("host:h3")] == [1]
+    assert [one.limit and one.limit.pattern for one in app.limits.keys("host:h3")] == ["host:*"]
     assert app.limits.keys("host:none") == []
     app.limits.set("host:h3", none=True)
     assert results[3].get(timeout=10) == "h3"
@@ -131,7 +132,7 @@ def test_a_key_is_held_by_hand_and_goes_on(app: App, start: Start) -> None:
     assert b.get(timeout=10) == "b"
     assert a.state == "PENDING"
     (state,) = app.limits.keys("host:a")
-    assert (state.state, state.waiting, state.running, state.due_in) == ("stopped", 1, 0, None)
+    assert (state.state, state.waiting, state.running, state.due_in) == ("held", 1, 0, None)
     assert app.limits.hold("host:a", 1000)
     (state,) = app.limits.keys("host:a")
     assert state.due_in is not None
@@ -155,7 +156,7 @@ def test_a_throttled_task_holds_its_key_and_costs_no_attempt(app: App, start: St
 
     start()
     first = page.delay("ä")
-    eventually(lambda: [one.state for one in app.limits.keys("host:ä")] == ["held"])
+    eventually(lambda: [one.state for one in app.limits.keys("host:ä")] == ["throttled"])
     others = page.delay_many([("ä",), ("b",)])
     assert others[1].get(timeout=10) == "b"
     (state,) = app.limits.keys("host:ä")

@@ -84,7 +84,7 @@ def test_the_log_line_says_what_is_held(bench: Bench, caplog: pytest.LogCaptureF
     bench.run(delivery_of("t", None))
     said = [line.partition("] ")[2] for line in caplog.messages if "throttled" in line]
     assert said == [
-        "throttled: host:a is held for 30 s",
+        "throttled: host:a is held for 30 s at least",
         "throttled: tenant:ä is held for 3600 s",
         "throttled: host:a is held for as long as the back-off says",
         "throttled: again in 30 s",

@@ -1,0 +1,140 @@
+-- audit_keyed: a chunk of what is kept of keys, and what is wrong with it at this very moment. Reads only.
+--
+-- ARGV  what, key without the root, cursor, count
+--       what   known    keys: each can be read; what takes turns is in `turn`, once; something fetches what is parked;
+--                       something forgets the others
+--              lines    keys: nothing is judged
+--              turns    turn: each is noted there
+--              permits  held: each of a message that a worker holds
+--              counts   keyed: each is a positive number; where it is little work, the right one
+--              limits   limits: each can be read, and those with a * are in order
+-- Returns {next cursor, entries read, {line without the root, ...}, {what is wrong, key or id, detail, ...}}.
+--         The lines are those that are noted, told by `lines`. next cursor as of audit_scan.
+
+local what, name, cursor, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local KEY = ROOT .. name
+-- Of turns so many are read to see who is there; beyond, so many keys a call are looked for.
+local TURNS_MOST, LOOK_FOR, RECOUNT_MOST = 2000, 1, 5000
+local SCANS = {hash = 'HSCAN', set = 'SSCAN'}
+
+local lines, wrong, now = {}, {}, now_ms()
+local function is_wrong(how, of, detail)
+  wrong[#wrong + 1] = how
+  wrong[#wrong + 1] = of
+  wrong[#wrong + 1] = detail or ''
+end
+
+local function split(at) return string.match(at, '^(%d):(.*)$') end
+
+-- How often a key is in a list of turns, up to twice; nil where that is too much work.
+local turns, looked_for = {}, 0
+local function times_in(turn, key)
+  if not turns[turn] then
+    local seen, length = {}, redis.pcall('LLEN', turn)
+    if type(length) ~= 'number' then length = 0 end
+    for _, one in ipairs(length > 0 and length <= TURNS_MOST and redis.call('LRANGE', turn, 0, -1) or {}) do
+      seen[one] = (seen[one] or 0) + 1
+    end
+    turns[turn] = {seen = seen, length = length}
+  end
+  if turns[turn].length <= TURNS_MOST then return turns[turn].seen[key] or 0 end
+  looked_for = looked_for + 1
+  return looked_for <= LOOK_FOR and #redis.call('LPOS', turn, key, 'COUNT', 2) or nil
+end
+
+local function tell_lines(key, text)
+  for at in string.gmatch(select(12, string.match(text, STATE)) or '', '[tp]([^;]+)') do
+    local priority, queue = split(at)
+    if queue then lines[#lines + 1] = string.sub(line_key(queue, priority, key), #ROOT + 1) end
+  end
+end
+
+local passing = redis.pcall('HEXISTS', LIMITS, '?') == 1
+local function look_at(key, text)
+  if not string.find(text, STATE) then return is_wrong('garbled', key) end
+  local one = known(key)
+  for at, how in pairs(one.lines) do
+    local priority, queue = split(at)
+    if not queue then return is_wrong('garbled', key) end
+    local turn = turn_key(queue, priority)
+    local times = how == 't' and times_in(turn, key)
+    if times == 0 then is_wrong('unturned', key, string.sub(turn, #ROOT + 1)) end
+    if times and times > 1 then is_wrong('overturned', key, string.sub(turn, #ROOT + 1)) end
+    -- (While limits change, a pass looks at all that is parked.)
+    if how == 'p' and not passing and not redis.pcall('ZSCORE', LATER, key) and refusal(one, now) ~= NEVER then
+      is_wrong('stuck', key, at)
+    end
+  end
+  if not next(one.lines) and out(one) == 0 and one.hold < FOR_EVER and not redis.pcall('ZSCORE', IDLE, key) then
+    is_wrong('kept', key)
+  end
+end
+
+local function holders_of(ids)
+  local held = {}
+  for _, wids in ipairs({redis.call('ZRANGE', WORKERS, 0, -1), redis.call('SMEMBERS', CORPSES)}) do
+    for _, wid in ipairs(wids) do
+      local seqs = redis.pcall('HMGET', processing_key(wid), unpack(ids))
+      for k, id in ipairs(ids) do held[id] = held[id] or seqs.err or seqs[k] end
+    end
+  end
+  return held
+end
+
+local function recount()
+  if redis.call('HLEN', KNOWN) > RECOUNT_MOST then return end
+  local counts, known_ones = {}, redis.call('HGETALL', KNOWN)
+  for i = 1, #known_ones, 2 do
+    for at in string.gmatch(select(12, string.match(known_ones[i + 1], STATE)) or '', '[tp]([^;]+)') do
+      local priority, queue = split(at)
+      local length = redis.pcall('LLEN', line_key(queue, priority, known_ones[i]))
+      counts[queue] = (counts[queue] or 0) + (type(length) == 'number' and length or 0)
+    end
+  end
+  for queue, n in pairs(counts) do
+    local noted = redis.call('HGET', KEYED, queue) or '0'
+    if noted ~= tostring(n) and string.find(noted, '^%d+$') then is_wrong('miscounted', queue, noted .. ' ' .. n) end
+  end
+end
+
+local next_cursor, kind, read = '0', redis.call('TYPE', KEY).ok, 0
+if kind == 'list' then
+  local since = tonumber(cursor)
+  local priority, queue = string.match(name, '^turn:(.*):(%d)$')
+  priority, queue = queue, priority
+  local found = redis.call('LRANGE', KEY, since, since + count - 1)
+  read = #found
+  for _, key in ipairs(found) do
+    if known(key).lines[priority .. ':' .. queue] ~= 't' then is_wrong('unnoted', key, name) end
+  end
+  if since + read < redis.call('LLEN', KEY) then next_cursor = string.format('%.0f', since + math.max(read, 1)) end
+elseif SCANS[kind] then
+  local found
+  next_cursor, found = unpack(redis.call(SCANS[kind], KEY, cursor, 'COUNT', count))
+  read = #found
+  if what == 'known' or what == 'lines' then
+    for i = 1, #found, 2 do (what == 'known' and look_at or tell_lines)(found[i], found[i + 1]) end
+  elseif what == 'permits' and #found > 0 then
+    local held = holders_of(found)
+    for _, id in ipairs(found) do
+      if not held[id] then is_wrong('leaked', id, name) end
+    end
+  elseif what == 'counts' then
+    for i = 1, #found, 2 do
+      if not string.find(found[i + 1], '^[1-9]%d*$') then is_wrong('uncounted', found[i]) end
+    end
+  elseif what == 'limits' then
+    local order = ' ' .. (redis.call('HGET', LIMITS, '#') or '') .. ' '
+    for i = 1, #found, 2 do
+      local pattern = found[i]
+      if pattern ~= '#' and pattern ~= '?' then
+        local is_wild = string.find(pattern, '*', 1, true)
+        if not string.find(found[i + 1], '^[ds] %d+ .+$') or (is_wild and not string.find(order, ' ' .. pattern .. ' ', 1, true)) then
+          is_wrong('unlimited', pattern)
+        end
+      end
+    end
+  end
+end
+if what == 'counts' and cursor == '0' and redis.call('TYPE', KNOWN).ok == 'hash' then recount() end
+return {next_cursor, read, lines, wrong}
