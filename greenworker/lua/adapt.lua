@@ -189,8 +189,8 @@ function adapt.slower(one, now, again, resumes)
         -- What it was before the attempt was well for long.
         bad = math.max(bad, math.min(most, (BELOW * pace.bad + most) / 2))
       elseif pace.passed >= 100 then
-        -- One of so many may be refused: it stays as fast as it was.
-        bad = most / BELOW
+        -- One of so many may be refused: it stays nearly as fast as it was.
+        bad = 0.99 * most / BELOW
       end
     end
     -- At a time when it recovers it tells little of what was well before.
