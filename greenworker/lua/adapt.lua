@@ -9,8 +9,8 @@ local adapt = {}
 do
 
 -- rate    now; bad: one that was too fast, or 0 as long as none is known
--- since   ms, the round's begin; starts: in it; done: runs that got through since; ends: those of them that began in it, and log:
---         the sum of ln(ms that these took)
+-- since   ms, the round's begin; starts: in it; done: runs that ended since; ends: those of them that began in it and got
+--         through, and log: the sum of ln(ms that these took)
 -- step    of an attempt to go beyond `bad`, or 0
 -- due     ms, and left: successes, after which the next attempt is due; back: how often one has failed
 -- mark    ms of the last throttle, or 0 where not all of what was allowed has been used since; passed: successes since
@@ -19,8 +19,8 @@ do
 -- fast    ln(ms) of what runs take, a moving mean; base: when the site is at ease; 0 unknown
 -- tries   steps down for the sake of what runs take; top: ln(ms) that they took last; before: the rate until then
 -- deaf    ms until which that is not looked at; vain: how often it was in vain
-local PACE = {'rate', 'bad', 'since', 'starts', 'done', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed', 'sure', 'first',
-  'fast', 'base', 'tries', 'top', 'before', 'deaf', 'vain'}
+local PACE = {'rate', 'bad', 'since', 'starts', 'done', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed',
+  'sure', 'first', 'fast', 'base', 'tries', 'top', 'before', 'deaf', 'vain'}
 
 -- Of a key of which nothing is known; and the slowest, where no floor is declared.
 local RATE_FIRST, RATE_FLOOR = 2, 1 / 120
@@ -250,6 +250,13 @@ local function queueing(one, pace, mean, n, start_rate, done_rate, now)
   pace.tries, pace.top = pace.tries + 1, mean
   set_rate(one, pace, TRY * within(pace.rate / 4, math.min(start_rate, done_rate), pace.rate))
   return true
+end
+
+-- A run has failed of something else: it was let through, but tells nothing of how well that went.
+function adapt.failed(one)
+  if not one.allowed.adaptive then return end
+  local pace = pace_of(one)
+  pace.passed, pace.done = pace.passed + 1, pace.done + 1
 end
 
 -- A run got through that began then.

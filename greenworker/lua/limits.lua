@@ -323,7 +323,10 @@ function note_end(one, took, passed, began, now)
     one.strikes = 0
     if one.phase == CIRCUIT then one.phase = CLOSED end
     adapt.faster(one, took, began, now)
-  elseif one.phase == CIRCUIT then
+    return
+  end
+  adapt.failed(one)
+  if one.phase == CIRCUIT then
     one.hold = math.max(one.hold, now + math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST))
   end
 end

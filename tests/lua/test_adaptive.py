@@ -129,6 +129,13 @@ def test_what_is_refused_while_the_first_after_a_pause_still_runs_opens_no_circu
     assert run.refused(20, 80) >= 5
 
 
+def test_pages_that_fail_of_something_else_hold_nothing_up(limited: Limited) -> None:
+    limited.limit("host:*", adaptive=True, ceiling="8/s")
+    run = Run(limited, Free(fails=0.7))
+    run.until(40)
+    assert run.used(30, 40, 8) > 0.95, run.told(5)
+
+
 def test_doing_nothing_earns_nothing(limited: Limited) -> None:
     limited.limit("host:*", adaptive=True, ceiling="16/s")
     run = Run(limited, Free())
