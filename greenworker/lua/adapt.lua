@@ -93,7 +93,7 @@ end
 function adapt.interval(one)
   if not one.allowed.adaptive then return one.allowed.interval, 0 end
   local interval = 1000 / pace_of(one).rate
-  return interval, one.allowed.interval and 0 or within(5, 200 / interval, 20)
+  return interval, one.allowed.interval and 0 or within(5, 500 / interval, 20)
 end
 
 -- ms between two starts that it has learnt, or 0.
