@@ -97,12 +97,12 @@ def _has_rich() -> bool:
 
 def _require_terminal() -> None:
     """Raise ConfigError where nothing can be shown live."""
-    if not _has_rich():
-        raise ConfigError(
-            'top shows itself with rich: pip install "greenworker[top]", or top --once'
-        )
     streams = (sys.stdin, sys.stdout)
     if any(stream is None or not stream.isatty() for stream in streams):
         raise ConfigError("top needs a terminal to read keys from and to draw on; see top --once")
     if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
         raise ConfigError("top needs a terminal that moves its cursor (TERM); see top --once")
+    if not _has_rich():
+        raise ConfigError(
+            'top shows itself with rich: pip install "greenworker[top]", or top --once'
+        )

@@ -618,6 +618,9 @@ def test_top_without_rich(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     assert cli.main(["top"]) == 2
     assert capsys.readouterr().err == (
         'greenworker: top shows itself with rich: pip install "greenworker[top]", or top --once\n'
