@@ -64,9 +64,13 @@ class Script(NamedTuple):
 def load(name: str) -> Script:
     """The script `lua/<name>.lua`, complete but for comments and indentation: it may have to be sent over a
     slow line. Lines keep their numbers."""
+    source = _ASIDE.sub(b"", written(name))
+    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+def written(name: str) -> bytes:
+    """The script as we wrote it, shared parts in front."""
     parts = ("prelude", *_SHARED.get(name, ()), name)
-    source = b"\n".join(
+    return b"\n".join(
         (files("greenworker") / "lua" / f"{part}.lua").read_bytes() for part in parts
     )
-    source = _ASIDE.sub(b"", source)
-    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())

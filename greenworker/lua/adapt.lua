@@ -10,8 +10,8 @@ local adapt = {}
 local function make_adapt()
 
 -- rate    now; bad: one that was too fast, or 0 as long as none is known
--- since   ms, the round's begin; starts: in it; done: runs that got through since; ends: those of them that began in it, and log:
---         the sum of ln(ms that these took)
+-- since   ms, the round's begin; starts: in it; done: runs that ended since; ends: those of them that began in it and got
+--         through, and log: the sum of ln(ms that these took)
 -- step    of an attempt to go beyond `bad`, or 0
 -- due     ms, and left: successes, after which the next attempt is due; back: how often one has failed
 -- mark    ms of the last throttle, or 0 where not all of what was allowed has been used since; passed: successes since
@@ -20,8 +20,8 @@ local function make_adapt()
 -- fast    ln(ms) of what runs take, a moving mean; base: when the site is at ease; 0 unknown
 -- tries   steps down for the sake of what runs take; top: ln(ms) that they took last; before: the rate until then
 -- deaf    ms until which that is not looked at; vain: how often it was in vain
-local PACE = {'rate', 'bad', 'since', 'starts', 'done', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed', 'sure', 'first',
-  'fast', 'base', 'tries', 'top', 'before', 'deaf', 'vain'}
+local PACE = {'rate', 'bad', 'since', 'starts', 'done', 'ends', 'log', 'step', 'due', 'left', 'back', 'mark', 'passed',
+  'sure', 'first', 'fast', 'base', 'tries', 'top', 'before', 'deaf', 'vain'}
 
 -- Of a key of which nothing is known; and the slowest, where no floor is declared.
 local RATE_FIRST, RATE_FLOOR = 2, 1 / 120
@@ -94,7 +94,7 @@ end
 function adapt.interval(one)
   if not one.allowed.adaptive then return one.allowed.interval, 0 end
   local interval = 1000 / pace_of(one).rate
-  return interval, one.allowed.interval and 0 or within(5, 200 / interval, 20)
+  return interval, one.allowed.interval and 0 or within(5, 500 / interval, 20)
 end
 
 -- ms between two starts that it has learnt, or 0.
@@ -116,6 +116,15 @@ local function calm_down(pace, at, held)
   local doubles = 2 ^ math.min(pace.back, CALM_DOUBLES)
   pace.due = at + math.max(math.min(CALM * doubles, CALM_MOST), math.min(CALM_HOLDS * held, CALM_HELD))
   pace.left, pace.step = CALM_LEAST * doubles, 0
+end
+
+-- The server's clock is before what was noted by it.
+function adapt.set_back(one, now)
+  if not one.allowed.adaptive then return end
+  local pace = pace_of(one)
+  pace.due, pace.deaf = math.min(pace.due, now + CALM_MOST), math.min(pace.deaf, now)
+  pace.mark, pace.first = 0, 0
+  new_round(pace, now)
 end
 
 -- `bad` was too fast: an attempt that has brought next to nothing makes the next one wait longer.
@@ -181,8 +190,8 @@ function adapt.slower(one, now, again, resumes)
         -- What it was before the attempt was well for long.
         bad = math.max(bad, math.min(most, (BELOW * pace.bad + most) / 2))
       elseif pace.passed >= 100 then
-        -- One of so many may be refused: it stays as fast as it was.
-        bad = most / BELOW
+        -- One of so many may be refused: it stays nearly as fast as it was.
+        bad = 0.99 * most / BELOW
       end
     end
     -- At a time when it recovers it tells little of what was well before.
@@ -242,6 +251,13 @@ local function queueing(one, pace, mean, n, start_rate, done_rate, now)
   pace.tries, pace.top = pace.tries + 1, mean
   set_rate(one, pace, TRY * within(pace.rate / 4, math.min(start_rate, done_rate), pace.rate))
   return true
+end
+
+-- A run has failed of something else: it was let through, but tells nothing of how well that went.
+function adapt.failed(one)
+  if not one.allowed.adaptive then return end
+  local pace = pace_of(one)
+  pace.passed, pace.done = pace.passed + 1, pace.done + 1
 end
 
 -- A run got through that began then.

@@ -263,8 +263,14 @@ end
 
 -- If the server's clock was set back since, nothing is further ahead than it could be by now.
 local function go_by_clock(one, now)
-  if one.last > now then one.last, one.changed = now, true end
   local most = now + HOLD_MOST
+  if one.last > now then
+    -- A pause goes on from where it was then, and one that was over by then stays so.
+    local by = one.last - now
+    if one.phase ~= STOPPED then one.hold = math.max(0, one.hold - by) end
+    one.last, one.changed, one.struck = now, true, math.max(0, one.struck - by)
+    adapt.set_back(one, now)
+  end
   if one.struck > most then one.struck, one.changed = most, true end
   if one.hold > most and one.phase ~= STOPPED then one.hold, one.changed = most, true end
 end
@@ -343,7 +349,10 @@ function note_end(one, took, passed, began, now)
     one.strikes = 0
     if one.phase == CIRCUIT then one.phase = CLOSED end
     adapt.faster(one, took, began, now)
-  elseif one.phase == CIRCUIT then
+    return
+  end
+  adapt.failed(one)
+  if one.phase == CIRCUIT then
     one.hold = math.max(one.hold, now + math.min(PAUSE * 2 ^ math.min(one.strikes - 1, 30), PAUSE_MOST))
   end
 end

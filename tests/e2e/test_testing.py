@@ -586,7 +586,7 @@ def test_scripts_differ_in_nothing_but_where_they_have_the_time_from() -> None:
         first, *rest = moved
         assert first == b"local CLOCK = tonumber(table.remove(ARGV))"
         (changed,) = [(a, b) for a, b in zip(lines, rest, strict=True) if a != b]
-        assert changed[0] == b"  local time = redis.call('TIME')"
+        assert changed[0] == b"local time = redis.call('TIME')"
         assert b"CLOCK" not in script.source, "what production runs knows of no other clock"
 
 

@@ -129,6 +129,13 @@ def test_what_is_refused_while_the_first_after_a_pause_still_runs_opens_no_circu
     assert run.refused(20, 80) >= 5
 
 
+def test_pages_that_fail_of_something_else_hold_nothing_up(limited: Limited) -> None:
+    limited.limit("host:*", adaptive=True, ceiling="8/s")
+    run = Run(limited, Free(fails=0.7))
+    run.until(40)
+    assert run.used(30, 40, 8) > 0.95, run.told(5)
+
+
 def test_doing_nothing_earns_nothing(limited: Limited) -> None:
     limited.limit("host:*", adaptive=True, ceiling="16/s")
     run = Run(limited, Free())
@@ -227,3 +234,18 @@ def test_a_damaged_memory_is_learnt_anew(limited: Limited, text: str) -> None:
     limited.goes_by(0.5)
     assert len(limited.claim(5)) == 1
     limited.check()
+
+
+def test_a_clock_that_is_set_back_stops_no_learning(limited: Limited) -> None:
+    limited.sweep()
+    run = Run(limited, Bucket(2, 2))
+    run.until(30)
+    before = learnt(limited)
+    limited.is_set_back(86400.0)
+    limited.sweep()
+    limited.promote()
+    again = Run(limited, Bucket(2, 2), name="again")
+    again.until(300)
+    assert again.used(20, 300, 2) > 0.8, again.told(5)
+    assert before * 0.5 < learnt(limited) < before * 2
+    assert again.refused(0, 300) >= 1, "nothing was tried any more"

@@ -24,10 +24,7 @@ def key(limited: Limited, name: str) -> str:
 
 def sweep(limited: Limited) -> None:
     """As a reaper, who finds nobody dead."""
-    redis = limited.space.redis
-    redis.zadd(key(limited, "workers"), {"w": limited.clock.ms + 10**6}, xx=True)
-    redis.set(key(limited, "pulse"), limited.clock.ms)
-    limited.space.reap()
+    limited.sweep()
 
 
 def drain(limited: Limited) -> set[str]:

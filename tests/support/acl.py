@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from greenworker.scripts import load
+from greenworker.scripts import written
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "security.md"
 LUA = Path(__file__).resolve().parents[2] / "greenworker" / "lua"
@@ -36,7 +36,7 @@ def commands_of(scripts: Iterable[str], known: set[str]) -> set[str]:
     return {
         word
         for script in scripts
-        for word in re.findall(r"'([A-Z]+)'", _reachable(load(script).source.decode()))
+        for word in re.findall(r"'([A-Z]+)'", _reachable(written(script).decode()))
         if word in known
     }
 

@@ -24,6 +24,7 @@ class Answer(NamedTuple):
     passed: bool
     took: float
     retry_after: float = -1.0
+    fails: bool = False  # let through, and of no use
 
 
 class Site(Protocol):
@@ -144,13 +145,17 @@ class Slots(_Refusing):
 
 
 class Free(_Refusing):
-    """Refuses nothing, or one of so many without any reason."""
+    """Refuses nothing, or one of so many without any reason; and that share fails."""
 
-    def __init__(self, latency: Latency = even(0.1), *, one_of: int = 0) -> None:
+    def __init__(
+        self, latency: Latency = even(0.1), *, one_of: int = 0, fails: float = 0.0
+    ) -> None:
         super().__init__(latency, -1.0)
-        self.one_of = one_of
+        self.one_of, self.fails = one_of, fails
 
     def ask(self, now: float) -> Answer:
+        if self.fails > self.rng.random():
+            return Answer(True, self.latency(self.rng), fails=True)
         return self.answer(not self.one_of or self.rng.randrange(self.one_of) > 0)
 
 
@@ -161,15 +166,17 @@ class Run:
     """
 
     def __init__(
-        self, limited: Limited, site: Site, *, slots: int = 1000, late: int = 4, looks: int = 1
+        self,
+        limited: Limited,
+        site: Site,
+        *,
+        slots: int = 1000,
+        late: int = 4,
+        looks: int = 1,
+        name: str = "m",
     ) -> None:
-        self.limited, self.site, self.slots, self.late, self.looks = (
-            limited,
-            site,
-            slots,
-            late,
-            looks,
-        )
+        self.limited, self.site, self.slots = limited, site, slots
+        self.late, self.looks, self.name = late, looks, name
         self.asked: list[tuple[float, bool]] = []  # when (s), and whether it was let through
         self.rates: list[tuple[float, float]] = []
         self.supply = math.inf  # messages that are still to be sent
@@ -267,7 +274,7 @@ class Run:
     def _send(self) -> None:
         while self._waiting < 500 and self.supply > 0:
             n = int(min(500, self.supply))
-            self.limited.push(*(f"m{self._sent + i}" for i in range(n)), key=KEY)
+            self.limited.push(*(f"{self.name}{self._sent + i}" for i in range(n)), key=KEY)
             self._sent += n
             self._waiting += n
             self.supply -= n
@@ -276,9 +283,10 @@ class Run:
         assert isinstance(one, Delivery)
         answer = self.site.ask(self.now)
         self.asked.append((self.now, answer.passed))
-        outcome = (
-            Outcome("done", b"", 0.0, took=answer.took)
-            if answer.passed
-            else Outcome("throttled", delay=answer.retry_after, took=answer.took)
-        )
+        if answer.fails:
+            outcome = Outcome("dead", b"", 0.0, reason="failed", took=answer.took)
+        elif answer.passed:
+            outcome = Outcome("done", b"", 0.0, took=answer.took)
+        else:
+            outcome = Outcome("throttled", delay=answer.retry_after, took=answer.took)
         self._add(self.limited.clock.ms + round(answer.took * 1000), "end", (one, outcome))
