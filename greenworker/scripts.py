@@ -71,6 +71,4 @@ def load(name: str) -> Script:
 def written(name: str) -> bytes:
     """The script as we wrote it, shared parts in front."""
     parts = ("prelude", *_SHARED.get(name, ()), name)
-    return b"\n".join(
-        (files("greenworker") / "lua" / f"{part}.lua").read_bytes() for part in parts
-    )
+    return b"\n".join((files("greenworker") / "lua" / f"{part}.lua").read_bytes() for part in parts)

@@ -24,9 +24,6 @@ HELD = 6  # how many tasks run from before an outage until after it
 Away = Callable[[Arena, float], None]  # a server that is away for so many seconds
 Fault = Callable[[Arena], AbstractContextManager[None]]
 
-# Of an arena whose server may come to have a full disk: one that syncs `always` ends itself then.
-DISK = {"appendfsync": "everysec"}
-
 
 def crew(arena: Arena, count: int = 2, *args: str, **options: Any) -> list[Worker]:
     """Start workers all at once, and wait until each is registered."""
@@ -159,6 +156,8 @@ def refusing(arena: Arena, code: str, break_: Any, mend: Any) -> Iterator[None]:
 @contextmanager
 def full_disk(arena: Arena) -> Iterator[None]:
     """No file of the server's may grow: its append-only file cannot, and it refuses to write."""
+    # (One that syncs `always` would end itself.)
+    arena.redis.config_set("appendfsync", "everysec")
     with arena.fault("disk full", stops_all=True):
         arena.server.limit_files(1)
         try:
@@ -169,6 +168,7 @@ def full_disk(arena: Arena) -> Iterator[None]:
                 arena.server.limit_files(-1)
                 # It tries its file again at the next write, or each second.
                 eventually(lambda: not refusal(arena), message="the server does not write again")
+    arena.redis.config_set("appendfsync", "always")
 
 
 @contextmanager

@@ -13,16 +13,12 @@ from redis.exceptions import NoPermissionError, ResponseError
 from greenworker import App, State, keys
 from greenworker.errors import ResultGone, TaskFailed, UnsuitableServer
 from tests.e2e.conftest import Project
-from tests.support import acl
+from tests.support import acl, scripts
 from tests.support.eventually import eventually
 from tests.support.server import Server
 from tests.support.terminal import Terminal
 
 # Scripts by who calls them, and what is called besides.
-SHARED = (
-    *("prelude", "finish", "weed", "depart", "send", "schedule", "marks", "call_off"),
-    *("unique", "once", "seen", "adapt", "limits", "lines", "heal"),
-)
 FILTERS = ("seen_add", "seen_look", "seen_drop")
 LOOKS = (
     "seen_look",
@@ -104,9 +100,9 @@ def guarded_project(tmp_path: Path, guarded: Guarded, namespace: str) -> Iterato
 
 @pytest.mark.parametrize("role", ["producer", "worker", "dashboard"])
 def test_the_lines_allow_what_is_called_and_no_more(guarded: Guarded, role: str) -> None:
-    audits = {path.stem for path in acl.LUA.glob("audit_*.lua")}
-    every = {path.stem for path in acl.LUA.glob("*.lua")} - {*SHARED} - audits
-    scripts, direct = {
+    audits = {name for name in scripts.NAMES if name.startswith("audit_")}
+    every = {*scripts.NAMES} - audits
+    called, direct = {
         "producer": (
             {"push", "push_once", "lookup", "cancel", "cancel_mark", *FILTERS},
             EVERYBODY | SENDING,
@@ -114,7 +110,7 @@ def test_the_lines_allow_what_is_called_and_no_more(guarded: Guarded, role: str)
         "worker": (every, EVERYBODY | SENDING | WORKING),
         "dashboard": ({*LOOKS, *audits}, EVERYBODY | {"TIME"}),
     }[role]
-    wanted = direct | acl.commands_of(scripts, guarded.known())
+    wanted = direct | acl.commands_of(called, guarded.known())
     allowed = {word[1:].upper() for word in acl.rules("x")[role] if word.startswith("+")}
     line = " ".join(f"+{command.lower()}" for command in sorted(wanted))
     assert allowed == wanted, f"docs/security.md should say for the {role}: {line}"

@@ -9,7 +9,6 @@ from pathlib import Path
 from greenworker.scripts import written
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "security.md"
-LUA = Path(__file__).resolve().parents[2] / "greenworker" / "lua"
 PASSWORD = "acl-passw0rd"
 
 _LINE = re.compile(r"^ACL SETUSER gw-(\w+) (.+)$", re.MULTILINE)
@@ -43,13 +42,22 @@ def commands_of(scripts: Iterable[str], known: set[str]) -> set[str]:
 
 def _reachable(source: str) -> str:
     source = re.sub(r"--.*", "", source)
-    # Names that are only declared are not called yet.
-    source = re.sub(r"^local [\w, ]+$", "", source, flags=re.MULTILINE)
+    # Names that are only declared, or handed on to the table `keyed` and from it, are not called yet;
+    # and of a function that makes others nothing is left.
+    for aside in (
+        r"^local [\w, ]+$",
+        r"^local [\w, ]+ = (keyed\.\w+(, |$))+$",
+        r"^(keyed\.\w+(, | = ))+[\w, ]+$",
+        r"^(local )?function make_\w+\(\)$",
+    ):
+        source = re.sub(aside, "", source, flags=re.MULTILINE)
     functions = dict(_functions(source))
     text = _FUNCTION.sub("", source)
     reached: set[str] = set()
     while more := {
-        name for name in functions if name not in reached and re.search(rf"\b{name}\b", text)
+        name
+        for name in functions
+        if name not in reached and re.search(rf"\b{re.escape(name)}\b", text)
     }:
         reached |= more
         text += "".join(functions[name] for name in more)
@@ -58,7 +66,7 @@ def _reachable(source: str) -> str:
 
 # At the left margin, and to the `end` there, or on one line. (Local to its file, or declared before.)
 _FUNCTION = re.compile(
-    r"^(?:local )?function (\w+)(\([^\n]*\) [^\n]*\bend$|\(.*?^end$)", re.MULTILINE | re.DOTALL
+    r"^(?:local )?function ([\w.]+)(\([^\n]*\) [^\n]*\bend$|\(.*?^end$)", re.MULTILINE | re.DOTALL
 )
 
 

@@ -94,8 +94,9 @@ def install(spec: str) -> None:
 def load_scripts(client: Any) -> None:
     """Make a server know every script, so that no request passes twice."""
     from greenworker.scripts import load
+    from tests.support.scripts import NAMES
 
-    for name in SCRIPTS:
+    for name in NAMES:
         client.script_load(load(name).source)
 
 

@@ -102,7 +102,7 @@ TOLD: tuple[tuple[str, outages.Fault, set[str]], ...] = (
 )
 
 
-@scenario("senders during an outage", lease=4.0, patience=2.0, config=outages.DISK)
+@scenario("senders during an outage", lease=4.0, patience=2.0)
 def senders_are_told(arena: Arena, rng: random.Random) -> Report:
     crew(arena, 1)
     arena.send_many("nap", [[0.01]] * 10)

@@ -226,7 +226,6 @@ def latency(arena: Arena, rng: random.Random) -> Report:
     return _slow(arena, rng, "latency", 100, 500)
 
 
-# A lease lasts longer than it takes to send all scripts once, some 200 KB a worker: that is how they come to a new server.
 @scenario("one byte at a time, each way of each connection", lease=5.0)
 def trickle(arena: Arena, rng: random.Random) -> Report:
     arena.proxy.trickle(1, every=0.0)

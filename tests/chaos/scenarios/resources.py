@@ -57,7 +57,7 @@ def _sent(arena: Arena) -> set[str]:
     return {id for event in arena.events("sent") if event["verdict"] == "ok" for id in event["ids"]}
 
 
-@scenario("disk full: the append-only file cannot grow", lease=1.5, config=outages.DISK)
+@scenario("disk full: the append-only file cannot grow", lease=1.5)
 def disk_full(arena: Arena, rng: random.Random) -> Report:
     crew(arena)
     count = load(arena, rng)

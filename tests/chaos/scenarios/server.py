@@ -59,7 +59,7 @@ def _three_times(name: str, away: outages.Away, what: str, **options: Any) -> No
 
 _three_times("killed", outages.killed, "SIGKILL and restart")
 _three_times("stopped", outages.stopped, "SIGSTOP and SIGCONT")
-_three_times("misconf", outages.disk_full, "MISCONF, as its disk is full", config=outages.DISK)
+_three_times("misconf", outages.disk_full, "MISCONF, as its disk is full")
 _three_times("noreplicas", outages.no_replicas, "NOREPLICAS, as `min-replicas-to-write` is 1")
 
 
