@@ -1,4 +1,4 @@
-"""Limits by key, as the visited sites see them: nobody goes too fast, whoever is killed, and hardly anything is left unused."""
+"""Limits by key, as the visited sites see them: nobody goes too fast, whoever is killed."""
 
 from __future__ import annotations
 
