@@ -34,7 +34,7 @@ CELERY_WORKER = (
     "celery -A celery_tasks worker -P gevent -c 100 -l WARNING"
     " --without-gossip --without-mingle --without-heartbeat"
 )
-PEERS = ["bare", *CELERIES]
+PEERS = ["bare", "least", *CELERIES]
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,13 @@ def _peers(options: argparse.Namespace, extra: Sequence[str]) -> list[Peer]:
                 results="gw:{default}:result:*",
                 env={"PYTHONPATH": f"{tree}:{HERE}"},
             )
+        )
+    if "least" in options.peers:
+        loop = HERE / "least_loop.py"
+        pattern = "gw:{default}:result:*"
+        path = {"PYTHONPATH": str(CHECKOUT)}
+        peers.append(
+            Peer("least", own, options.tasks, fill=[loop], work=[loop], results=pattern, env=path)
         )
     if "bare" in options.peers:
         loop = HERE / "bare_loop.py"
