@@ -86,7 +86,9 @@ class Loop:
                 self.room.wait()
             seq += 1
             room = CONCURRENCY - self.held
-            reply = self.claims.run("claim", self.wid, b"%d" % seq, b"%d" % room, b"4194304", b"default")
+            reply = self.claims.run(
+                "claim", self.wid, b"%d" % seq, b"%d" % room, b"4194304", b"default"
+            )
             found = (len(reply) - 3) // 2
             if not found:
                 gevent.sleep(0.01)

@@ -17,7 +17,7 @@ import orjson
 
 from greenworker import keys
 from greenworker.errors import BrokerError, MalformedMessage, UnsuitableServer
-from greenworker.message import Delivery, Message, Moment, Outcome, State, attempts_of, encode_tail
+from greenworker.message import Delivery, delivery_of, Message, Moment, Outcome, State, attempts_of, encode_tail
 from greenworker.scripts import Script, load
 from greenworker.status import Status, groups, numbers, read_status, told
 
@@ -154,7 +154,7 @@ class Broker:
         now, due, more = reply[0], reply[1], reply[2]
         at = now / 1000
         deliveries = [
-            Delivery(reply[i].decode(), seq, worker, reply[i + 1], at)
+            delivery_of(reply[i].decode(), seq, worker, reply[i + 1], at)
             for i in range(3, len(reply), 2)
         ]
         next_due = None if due < 0 else max(0.0, (due - now) / 1000)

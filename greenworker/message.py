@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from greenworker import codec
 from greenworker.errors import MalformedMessage, NotEncodable, PayloadTooLarge
+from greenworker.frozen import quickly
 from greenworker.keys import escape
 
 # A float is seconds from the moment the server receives it; a datetime is absolute.
@@ -124,8 +125,15 @@ class Outcome:
         return 64 + len(self.result) + len(self.envelope)
 
 
+_message, delivery_of, _outcome = quickly(Message), quickly(Delivery), quickly(Outcome)
+
 RELEASE = Outcome("release")
 CANCELLED = b'{"state":"CANCELLED"}'  # what is kept of one
+
+
+def done(result: bytes, ttl: float) -> Outcome:
+    """An outcome that is well, with what is kept of it for `ttl` s."""
+    return _outcome("done", result, ttl, 0.0, b"", "", 0.0)
 
 
 def encode_body(message: Message) -> bytes:
@@ -162,20 +170,22 @@ def decode(id: str, envelope: bytes) -> Message:
         headers = rest[0] if rest else {}
         if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(headers, dict)):
             raise MalformedMessage(f"{id}: the body is not [args, kwargs, headers]")
-        return Message(
-            id=id,
-            task=unquote(task) if "%" in task else task,
-            args=args,
-            kwargs=kwargs,
-            headers=headers,
-            queue=queue,
-            priority=int(priority),
-            result_ttl=int(ttl) / 1000,
-            expires=None if expires == "0" else datetime.fromtimestamp(int(expires) / 1000, UTC),
-            options=_decode_options(options) if options else {},
-            attempt=int(attempt),
-            deliveries=int(deliveries),
-            sent=int(sent) / 1000,
+        return _message(
+            id,
+            unquote(task) if "%" in task else task,
+            args,
+            kwargs,
+            headers,
+            queue,
+            int(priority),
+            int(ttl) / 1000,
+            None,
+            None if expires == "0" else datetime.fromtimestamp(int(expires) / 1000, UTC),
+            _decode_options(options) if options else {},
+            int(attempt),
+            int(deliveries),
+            int(sent) / 1000,
+            None,
         )
     except MalformedMessage:
         raise

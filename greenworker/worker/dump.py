@@ -14,7 +14,7 @@ from greenworker.worker.threads import Threads, frame_in_thread
 def describe_running(pool: TaskPool | SoloPool, threads: Threads) -> str:
     """Each running task with its stack."""
     greenlets, stuck, calls = list(pool), list(pool.stuck), list(threads.stuck)
-    parts = [f"{len(greenlets)} running"]
+    parts = [f"{pool.size - pool.free_count()} running"]
     if stuck or calls:
         parts[0] += f", and {len(stuck) + len(calls)} that ignore their timeout"
     for greenlet in (*greenlets, *stuck):

@@ -33,6 +33,7 @@ from greenworker.message import (
     Message,
     Outcome,
     decode,
+    done,
     keys_of,
     next_attempt,
     result_ttl_of,
@@ -88,8 +89,6 @@ class Executor:
         except Exception as error:
             # No task's error comes here, only a defect of ours: released, it would come back at once.
             return self._dead(delivery, "internal", error)
-        finally:
-            CURRENT.set(None)
 
     def _run(self, delivery: Delivery) -> Outcome:
         try:
@@ -214,7 +213,7 @@ class Executor:
             said = f": {value_of(value):.200}" if self._may_tell(run.task) else ""
             took = time.monotonic() - run.started
             _log.info("%s[%s] succeeded in %.2f s%s", run.task.name, run.message.id, took, said)
-        return Outcome("done", result, ttl)
+        return done(result, ttl)
 
     def _failed(self, run: Run, error: BaseException) -> Outcome:
         if isinstance(error, Verdict):

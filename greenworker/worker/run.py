@@ -13,11 +13,14 @@ from gevent import GreenletExit
 
 from greenworker.context import CurrentTask
 from greenworker.errors import Cancelled, SoftTimeout, TaskTimeout
+from greenworker.frozen import quickly
 from greenworker.message import Delivery, Message, keys_of
 from greenworker.task import Task
 
 # A task may swallow its timeout: it is thrown again after these seconds, then written off.
 _THROW_AGAIN = (0.01, 0.05, 0.25, 1.0)
+
+_current_task = quickly(CurrentTask)
 
 
 @dataclass(
@@ -41,16 +44,16 @@ class Run:
         message, limit = self.message, self.timeout
         if self.soft_timeout is not None:
             limit = min(self.soft_timeout, limit or math.inf)
-        return CurrentTask(
-            id=message.id,
-            name=message.task,
-            queue=message.queue,
-            attempt=message.attempt,
-            delivery=message.deliveries + 1,
-            deadline=None if limit is None else self.started + limit,
-            last_error=message.options.get("last", ""),
-            sensitive=self.task.options.sensitive,
-            keys=keys_of(message.options) if message.options else (),
+        return _current_task(
+            message.id,
+            message.task,
+            message.queue,
+            message.attempt,
+            message.deliveries + 1,
+            None if limit is None else self.started + limit,
+            message.options.get("last", ""),
+            self.task.options.sensitive,
+            keys_of(message.options) if message.options else (),
         )
 
 
@@ -61,7 +64,7 @@ class HardTimeout(BaseException):
 class Release(GreenletExit):  # type: ignore[misc]  # gevent is untyped
     """Thrown into a task whose delivery goes back: a stop, or an incarnation that was reaped.
 
-    A task that ends with an error after it, whichever, was released (TaskGreenlet.released);
+    A task that ends with an error after it, whichever, was released (Runner.released);
     one that swallows it and returns is done.
     """
 

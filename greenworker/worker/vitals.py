@@ -34,7 +34,7 @@ class Pulse:
         now = time.monotonic()
         return Vitals(
             size=self._pool.size,
-            used=len(list(self._pool)),
+            used=self._pool.size - self._pool.free_count(),
             stuck=len(self._pool.stuck) + len(self._threads.stuck),
             begun=stats.received,
             succeeded=stats.succeeded,

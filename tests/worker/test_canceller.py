@@ -63,8 +63,7 @@ def test_one_that_has_not_begun_does_not(bench: Bench) -> None:
 
     delivery = bench.begin(never)
     # The loop has not got to it yet.
-    for greenlet in bench.pool:
-        run.call_off(greenlet, 60.0)
+    bench.pool.call_off({delivery.id: delivery}, 60.0)
     assert bench.outcome() == Outcome("cancelled", CANCELLED, 3600.0)
     assert delivery.id == bench.ended[0][0].id
     assert (bench.stats.cancelled, bench.stats.running) == (1, 0)
