@@ -17,14 +17,23 @@ import orjson
 
 from greenworker import keys
 from greenworker.errors import BrokerError, MalformedMessage, UnsuitableServer
-from greenworker.message import Delivery, delivery_of, Message, Moment, Outcome, State, attempts_of, encode_tail
+from greenworker.message import (
+    Delivery,
+    Message,
+    Moment,
+    Outcome,
+    State,
+    attempts_of,
+    delivery_of,
+    encode_tail,
+)
+from greenworker.outcomes import pack_outcomes
 from greenworker.scripts import Script, load
 from greenworker.status import Status, groups, numbers, read_status, told
 
 MAX_COUNT = 1000  # messages a call
 MAX_BYTES = 4 * 1024 * 1024  # a call: 300 messages of 1 MB in one blocked a server for 4.9 s
 PUSH_TTL = 300.0  # seconds for which repeating a push is a no-op
-LONGEST = 100 * 365 * 86400.0  # seconds: a result or a delay is cut to it, as in finish.lua
 OLDEST_SERVER = (6, 2)
 
 NO_MOMENTS: Mapping[bytes, float] = {}
@@ -188,19 +197,9 @@ class Broker:
         """
         if not outcomes:
             return []
-        args: list[bytes | str | int] = [worker, len(outcomes)]
-        ran: list[bytes | str | int] = []  # of what has keys
-        for delivery, outcome in outcomes:
-            args += (delivery.id, delivery.seq, outcome.kind)
-            if b" keys=" in delivery.envelope and (names := delivery.keys):
-                ran += (delivery.id, _ms(outcome.took), names)
-            if outcome.kind in ("done", "cancelled"):
-                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, delivery.lock)
-            elif outcome.kind == "dead":
-                args += (_ms(min(LONGEST, outcome.result_ttl)), outcome.result, outcome.reason)
-            else:  # a reason, and no envelope, has what is throttled
-                args += (_ms(min(LONGEST, outcome.delay)), outcome.envelope, outcome.reason)
-        return [bool(mine) for mine in self._run("settle", *args, *ran)]
+        packed, *ran = pack_outcomes(outcomes)
+        verdicts = self._run("settle", worker, len(outcomes), packed, *ran)
+        return [bool(mine) for mine in verdicts]
 
     def release(self, worker: str) -> None:
         """Leave gracefully: what is still held goes back to the front of its queue, uncharged."""

@@ -18,10 +18,11 @@ from typing import Any
 
 from greenworker.endpoint import Address, Endpoint, Target
 from greenworker.errors import BrokerError, BrokerUnavailable, UnsuitableServer
+from greenworker.packing import pack
 from greenworker.replies import Meaning, answer_to_auth, code_of, meaning_of
 from greenworker.route import Route
 from greenworker.scripts import Script
-from greenworker.wire import ErrorReply, Wire, WireLost, pack
+from greenworker.wire import ErrorReply, Wire, WireLost
 
 CONNECT_TIMEOUT = 1.0  # seconds; while connecting hangs, nobody sees that the server is back
 READ_TIMEOUT = 5.0  # seconds for a reply; no blocking command of ours waits for longer than 2

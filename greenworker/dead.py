@@ -14,9 +14,10 @@ from urllib.parse import unquote
 
 import orjson
 
-from greenworker.broker import LONGEST, MAX_COUNT, Broker
+from greenworker.broker import MAX_COUNT, Broker
 from greenworker.errors import ConfigError, GreenworkerError, MalformedMessage
 from greenworker.message import Message, decode
+from greenworker.outcomes import LONGEST
 
 # As the prelude of the scripts reads it, and the task.
 _HEAD = re.compile(rb"1 (\d{1,15}) (\d{1,15}) \d (\d{1,15}) \d+ \d+ (\S+) ([^ \n]*)").match

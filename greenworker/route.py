@@ -10,8 +10,9 @@ import time
 
 from greenworker.endpoint import Address, Target
 from greenworker.errors import UnsuitableServer
+from greenworker.packing import pack
 from greenworker.replies import Meaning, answer_to_auth, code_of, meaning_of
-from greenworker.wire import ErrorReply, Wire, WireLost, pack
+from greenworker.wire import ErrorReply, Wire, WireLost
 
 _ASK = 1.0  # seconds for one sentinel: to be connected to, to let us in and to answer
 

@@ -113,16 +113,6 @@ class Wire:
         self._redis.disconnect()
 
 
-def pack(*command: bytes | str | int) -> bytes:
-    """A command on the wire (RESP2). One pass costs a third of redis-py's, whose argument may
-    be anything; with six arguments a task that is 11 % of a no-op's CPU time (measured)."""
-    parts = [b"*%d\r\n" % len(command)]
-    for argument in command:
-        data = argument if isinstance(argument, bytes) else str(argument).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
-
-
 class _Parser(DefaultParser):  # type: ignore[misc, valid-type]  # one of two, by what is installed
     """Keeps the code of an error, whatever it is, and makes none of them an error of the link."""
 

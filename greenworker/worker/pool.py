@@ -21,7 +21,7 @@ Execute = Callable[[Delivery], Outcome]
 Settle = Callable[[Delivery, Outcome], None]
 
 _IDLE_MOST = 1000  # runners that are kept for what comes
-_LOOP_AFTER = 0.005  # seconds of tasks that do not wait, after which the loop looks at its sockets
+_LOOP_AFTER = 0.02  # seconds of tasks that do not wait, after which the loop looks at its sockets
 
 # Into which greenlet a switch goes: not Hub.switch, which is for those who wait.
 _switch = greenlet.greenlet.switch

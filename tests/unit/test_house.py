@@ -19,7 +19,18 @@ PACKAGE = ROOT / "greenworker"
 
 # From the bottom up. A module imports from lower storeys, or from its own without a circle.
 STOREYS = (
-    ("errors", "keys", "scripts", "backoff", "recurrence", "replies", "hosts", "retry_header"),
+    (
+        "errors",
+        "keys",
+        "scripts",
+        "backoff",
+        "recurrence",
+        "replies",
+        "hosts",
+        "retry_header",
+        "packing",
+        "frozen",
+    ),
     ("limit",),
     ("verdicts", "keyed"),
     ("context", "unique", "signature"),
@@ -32,6 +43,7 @@ STOREYS = (
     ("message",),
     ("connection", "status", "running", "checks"),
     ("connection_pool",),
+    ("outcomes",),
     ("broker", "middleware", "embedded", "embedded_guard", "signing"),
     (
         "subscriber",
