@@ -97,7 +97,6 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         super().__init__(size, Runner)
         self.execute = execute
         self._settle = settle
-        self._hub = gevent.get_hub()
         self.stuck: set[Runner] = set()  # what they run is written off, and has not ended
         self._waiting: deque[Delivery] = deque()  # begun, until the loop gets to them
         self._called_off: set[int] = set()  # of those, by identity
@@ -111,7 +110,7 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         self._empty_event.clear()
         if not self._is_feeding:
             self._is_feeding = True
-            self._hub.loop.run_callback(self._feed)
+            gevent.get_hub().loop.run_callback(self._feed)
 
     def give_back(self, delivery: Delivery) -> None:
         """Release a delivery that could not be begun."""
@@ -165,6 +164,9 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         """Throw into all that runs; what is stuck gets another chance, and is not waited for."""
         while self._waiting:
             self._settle(self._waiting.popleft(), RELEASE)
+        # Who starts again may do so in another thread.
+        while self._idle:
+            gevent.get_hub().loop.run_callback(self._idle.pop().leave)
         for runner in (*self.stuck, *self.greenlets):
             self._in_hub(runner, runner.delivery, runner.throw, exception)
         self._note_empty()
@@ -180,7 +182,7 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
             if runner.delivery is meant:
                 step(*args)
 
-        self._hub.loop.run_callback(check)
+        gevent.get_hub().loop.run_callback(check)
 
     def _feed(self) -> None:
         # In the hub, and all that runs here comes back as soon as it waits.
@@ -191,7 +193,13 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         finally:
             self._is_feeding = bool(self._waiting)
             if self._is_feeding:
-                self._hub.loop.run_callback(self._feed)
+                # A callback would come before what the loop has to do.
+                timer = gevent.get_hub().loop.timer(0.0)
+                timer.start(self._feed_on, timer)
+
+    def _feed_on(self, timer: Any) -> None:
+        timer.close()
+        self._feed()
 
     def _begin_next(self) -> None:
         try:
@@ -211,7 +219,8 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         """A runner whom nobody else knows: nothing can be thrown into it, and nothing is its own, but by us."""
         while self._idle:
             runner = self._idle.pop()
-            if _references(runner) <= self._references and not getweakrefcount(runner):
+            alone = _references(runner) <= self._references and not getweakrefcount(runner)
+            if alone and not runner.dead:
                 return runner
             runner.leave()
         return Runner(self)

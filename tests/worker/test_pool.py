@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
 
 import gevent
+import gevent.local
 import pytest
 from gevent.event import Event
 
 from greenworker.message import RELEASE, Delivery, Outcome
-from greenworker.worker.pool import SoloPool, TaskPool
+from greenworker.worker.pool import Runner, SoloPool, TaskPool
 from greenworker.worker.run import Release
 from tests.support.eventually import eventually
 from tests.worker.builders import delivery_of
@@ -63,6 +71,142 @@ def test_a_task_killed_while_it_runs_gives_its_slot_back(settled: Settled) -> No
     pool.kill(Release)
     assert eventually(lambda: settled) == [(delivery, RELEASE)]
     assert pool.free_count() == 1
+
+
+def in_turn(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> int:
+    """Run these, one after the other; returns how many greenlets that took."""
+    made: list[int] = []
+    settled: Settled = []
+    left = deque(steps)
+
+    def execute(_: Delivery) -> Outcome:
+        left.popleft()()
+        return DONE
+
+    pool = TaskPool(3, execute, lambda *it: settled.append(it))
+    make = Runner.__init__
+    monkeypatch.setattr(Runner, "__init__", lambda *it: (made.append(1), make(*it))[1])
+    for _ in steps:
+        pool.begin(delivery_of("t"))
+        assert pool.join(timeout=10)
+    assert [outcome for _, outcome in settled] == [DONE] * len(steps)
+    return len(made)
+
+
+KEPT: list[Any] = []  # what a task leaves behind
+
+
+class Local(gevent.local.local):
+    pass
+
+
+LOCAL, VARIABLE = Local(), ContextVar("VARIABLE", default=0)
+
+
+def test_a_greenlet_is_used_again_where_nothing_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def waits() -> None:
+        with gevent.Timeout(10):
+            gevent.sleep(0.001)
+
+    def fails() -> None:
+        with suppress(ZeroDivisionError):
+            print(1 / 0)
+
+    def has_child() -> None:
+        gevent.spawn(gevent.sleep, 0.001).join()
+
+    steps = (waits, fails, waits, lambda: VARIABLE.set(1), has_child, waits)
+    assert in_turn(monkeypatch, *steps) == 1
+
+
+LEFT_BEHIND: dict[str, Callable[[], object]] = {
+    "a timeout": lambda: gevent.Timeout(60).start(),
+    "a timer": lambda: KEPT.append(gevent.spawn_later(60, gevent.getcurrent().kill)),
+    "itself": lambda: KEPT.append(gevent.getcurrent()),
+    "a weak reference": lambda: KEPT.append(weakref.ref(gevent.getcurrent())),
+    "a local": lambda: setattr(LOCAL, "value", 1),
+    "a thread's local": lambda: threading.current_thread(),
+    "a link": lambda: gevent.getcurrent().rawlink(print),
+    "an attribute": lambda: setattr(gevent.getcurrent(), "mine", 1),
+    "what its children share": lambda: gevent.getcurrent().spawn_tree_locals.update(a=1),
+    "a child": lambda: KEPT.append(gevent.spawn(gevent.sleep, 60)),
+    "a kill under way": lambda: gevent.getcurrent().kill(block=False),
+}
+
+
+@pytest.mark.parametrize("what", LEFT_BEHIND)
+def test_what_a_task_leaves_behind_is_no_other_ones(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[object] = []
+
+    def next_one() -> None:
+        me = gevent.getcurrent()
+        found.extend((me.has_links(), bool(me.spawn_tree_locals), hasattr(me, "mine")))
+        gevent.sleep(0.001)  # what is thrown into it, is now
+        found.append(hasattr(LOCAL, "value"))
+
+    try:
+        assert in_turn(monkeypatch, LEFT_BEHIND[what], next_one) == 2
+    finally:
+        KEPT.clear()
+    assert found == [False, False, False, False]
+
+
+def test_a_timeout_that_a_task_has_forgotten_hits_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_turn(monkeypatch, lambda: gevent.Timeout(0.01).start(), lambda: gevent.sleep(0.05))
+
+
+def test_who_is_meant_and_has_ended_is_not_the_one_that_runs_there_now(settled: Settled) -> None:
+    go, thrown = Event(), []
+
+    def execute(delivery: Delivery) -> Outcome:
+        try:
+            (go.wait if delivery is first else gevent.sleep)(0.05)
+        except BaseException as error:
+            thrown.append(error)
+        return DONE
+
+    pool = TaskPool(2, execute, lambda *it: settled.append(it))
+    first, second = delivery_of("t"), delivery_of("t")
+    pool.begin(first)
+    gevent.sleep(0)
+    go.set()
+    pool.begin(second)
+    pool.call_off({first.id: first}, 60.0)
+    assert pool.join(timeout=10)
+    assert (len(settled), thrown) == (2, [])
+
+
+def test_context_variables_are_a_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def step() -> None:
+        seen.append(VARIABLE.get())
+        VARIABLE.set(7)
+
+    in_turn(monkeypatch, step, step, step)
+    assert seen == [0, 0, 0]
+
+
+def test_many_that_do_not_wait_leave_the_loop_its_turns(settled: Settled) -> None:
+    turns: list[int] = []
+
+    def execute(_: Delivery) -> Outcome:
+        end = time.monotonic() + 0.01
+        while time.monotonic() < end:
+            pass
+        return DONE
+
+    pool = TaskPool(30, execute, lambda *it: settled.append(it))
+    for _ in range(30):
+        pool.begin(delivery_of("t"))
+    while len(pool):
+        gevent.sleep(0.001)
+        turns.append(len(settled))
+    assert len(turns) > 5
 
 
 def test_join_waits_for_so_long_and_says_whether_all_have_ended(settled: Settled) -> None:
