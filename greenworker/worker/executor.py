@@ -89,6 +89,8 @@ class Executor:
         except Exception as error:
             # No task's error comes here, only a defect of ours: released, it would come back at once.
             return self._dead(delivery, "internal", error)
+        finally:
+            CURRENT.set(None)
 
     def _run(self, delivery: Delivery) -> Outcome:
         try:

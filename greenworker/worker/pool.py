@@ -220,6 +220,7 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         while self._idle:
             runner = self._idle.pop()
             alone = _references(runner) <= self._references and not getweakrefcount(runner)
+            # (Dead is one whom a late kill has found here.)
             if alone and not runner.dead:
                 return runner
             runner.leave()
