@@ -61,14 +61,14 @@ class Admission:
         return self._set("s", "", {limit.pattern: limit.spec for limit in limits})
 
     def drop(self, pattern: str) -> bool:
-        """Have no limit by this pattern, whoever has set it; False when there is none."""
+        """Drop what people have set by this pattern: what code declares counts again. False when they have set none."""
         return bool(self._set("s", "", {pattern: ""}))
 
     def known(self) -> dict[str, Limit]:
         """The limits that there are, by pattern; what is damaged is left out."""
         found = {}
-        for pattern, line in groups(self._run("limit_list"), 2):
-            limit = read_limit(_raw(pattern), _raw(line))
+        for group in groups(self._run("limit_list"), 3):
+            limit = read_limit(*map(_raw, group))
             if limit is not None:
                 found[limit.pattern] = limit
         return found

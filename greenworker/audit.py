@@ -38,7 +38,7 @@ _TYPES = {
     "sweep": "string", "pulse": "string", "paused": "set", "asked": "string", "schedules": "hash",
     "unique": "hash", "seen": "hash", "seen:dropped": "hash",
     "marks": "hash",
-    "limits": "hash", "limits:by": "hash", "keys": "hash", "keyed": "hash", "later": "zset", "idle": "zset",
+    "limits": "hash", "limits:by": "hash", "limits:under": "hash", "keys": "hash", "keyed": "hash", "later": "zset", "idle": "zset",
 }  # fmt: skip
 _TYPES_BELOW = {
     "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "zset", "solitary": "string",
@@ -73,6 +73,7 @@ _JUDGED: dict[str, Callable[..., Finding]] = {
     "uncounted": Wording.uncounted,
     "miscounted": Wording.miscounted,
     "unlimited": Wording.unlimited,
+    "uncovered": Wording.uncovered,
 }
 
 
@@ -225,7 +226,7 @@ class Audit:
     def _check_keys(self) -> None:
         """What limits go by: would all of it be fetched, and does what they count add up?"""
         self._scan("members", "limits:by")
-        looks = [("known", "keys"), ("limits", "limits")]
+        looks = [("known", "keys"), ("limits", "limits"), ("under", "limits:under")]
         looks += [("turns", turn) for turn in self._names.get("turn", [])]
         looks += [("permits", held) for held in self._names.get("held", [])]
         for what, key in [*looks, ("counts", "keyed")]:

@@ -262,6 +262,13 @@ class Wording:
         )
         return Finding("unlimited", key, pattern, text)
 
+    def uncovered(self, key: str, pattern: str, _: str = "") -> Finding:
+        text = (
+            f"{key} has what code declares of {unquote(pattern)}, and people have set nothing above it: it limits nothing "
+            f"until a sweep has seen to it; {self._mend('HDEL', self._root + key, pattern)}"
+        )
+        return Finding("uncovered", key, pattern, text)
+
     def _find(self, key: str) -> str:
         """Have its lines be found (lines.lua, look_at_due)."""
         return self._mend("ZADD", self._root + "later", "0", key)

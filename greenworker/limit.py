@@ -68,7 +68,8 @@ class Limit:
     `concurrency`: runs at once, 0 for none at all. `delay`: seconds between two starts. `rate`: starts in a time,
     of which `burst` may come at once after a pause (unless told: what it allows in 0.1 s, one at least). `adaptive`: the rate is found by how the other side bears it,
     between `floor` and `ceiling`. With nothing at all it lifts what a wider pattern says. `declared`: by code,
-    not by people; `changed`: when (epoch seconds of the server's clock), 0 before it is there.
+    not by people; `changed`: when (epoch seconds of the server's clock), 0 before it is there; `over`: what code declares
+    beneath what people have set, and counts again when that is dropped.
     """
 
     pattern: str
@@ -81,6 +82,7 @@ class Limit:
     ceiling: Rate | None = None
     declared: bool = False
     changed: float = 0.0
+    over: Limit | None = None
 
     @property
     def is_none(self) -> bool:
@@ -161,8 +163,9 @@ def make_limit(pattern: object, options: Mapping[str, Any]) -> Limit:
     return limit
 
 
-def read_limit(pattern: str, line: str) -> Limit | None:
-    """A limit as the server keeps it, `<d or s> <changed ms> <spec>`; None for what is damaged."""
+def read_limit(pattern: str, line: str, beneath: str = "") -> Limit | None:
+    """A limit as the server keeps it, `<d or s> <changed ms> <spec>`, and the spec of what code declares beneath it; None for
+    what is damaged."""
     origin, _, rest = line.partition(" ")
     changed, _, spec = rest.partition(" ")
     if origin not in ("d", "s") or not changed.isdecimal() or not spec:
@@ -172,7 +175,8 @@ def read_limit(pattern: str, line: str) -> Limit | None:
         limit = make_limit(unquote(pattern), options)
     except (ConfigError, ValueError):
         return None
-    return replace(limit, declared=origin == "d", changed=int(changed) / 1000)
+    over = read_limit(pattern, f"d {changed} {beneath}") if beneath else None
+    return replace(limit, declared=origin == "d", changed=int(changed) / 1000, over=over)
 
 
 def read_spec(pattern: str, spec: str) -> Limit | None:

@@ -41,7 +41,7 @@ class Limits:
         self.declared[limit.pattern] = limit
 
     def set(self, pattern: str, *, none: bool = False, **options: Unpack[LimitOptions]) -> Limit:
-        """Set a limit by hand, in place of whatever it was; code does not change it again. `none`: no limit, whatever
+        """Set a limit by hand: until it is dropped it stands above what code declares. `none`: no limit, whatever
         a wider pattern says. Raises ConfigError."""
         limit = make_limit(pattern, options)
         if not none:
@@ -52,8 +52,8 @@ class Limits:
         return limit
 
     def drop(self, pattern: str) -> bool:
-        """Have no limit by this pattern; False when there is none. What code declares comes back with the next
-        worker that starts."""
+        """Drop what people have set by this pattern: what code declares counts again, from the next claim on. False when
+        they have set none."""
         return self._admission().drop(check_pattern(pattern))
 
     def keys(self, *named: str) -> list[KeyState]:

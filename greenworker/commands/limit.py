@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from shlex import quote
 from typing import Any
 
 from greenworker.admission import KeyState
@@ -96,7 +97,8 @@ def _set(options: Options, app: App, patterns: Sequence[str], said: Mapping[str,
 
 
 def _drop(options: Options, app: App, patterns: Sequence[str]) -> int:
-    known, by = {one.pattern for one in app.limits.list() if one.changed}, app.limits.declarers()
+    known = {one.pattern: one for one in app.limits.list() if one.changed}
+    by = app.limits.declarers()
     missing = [pattern for pattern in patterns if pattern not in known]
     if missing:
         if untold := [pattern for pattern in missing if pattern in app.limits.declared]:
@@ -106,17 +108,32 @@ def _drop(options: Options, app: App, patterns: Sequence[str]) -> int:
             )
         there = ", ".join(sorted(known)[:8]) or "none"
         raise ConfigError(f"no limit {', '.join(missing)}; there are: {there}")
+    if codes := [pattern for pattern in patterns if known[pattern].declared and pattern in by]:
+        raise ConfigError(
+            f"limit {', '.join(codes)}: code declares it, and nobody has set another: there is nothing to drop; to lift "
+            f"it: greenworker limit set {quote(codes[0])} --none"
+        )
     for pattern in patterns:
         app.limits.drop(pattern)
-        declared = pattern in by or pattern in app.limits.declared
+    found = {one.pattern: one for one in app.limits.list()}
+    for pattern in patterns:
+        now = found.get(pattern)
         if options.flag("json"):
-            print(json.dumps({"pattern": pattern, "done": "drop", "declared": declared}))
-            continue
-        back = (
-            "; code declares it: it comes back with the next start of a worker" if declared else ""
-        )
-        print(f"{pattern}: dropped{back}")
+            print(json.dumps({"pattern": pattern, "done": "drop", "now": now and _as_json(now)}))
+        else:
+            print(f"{pattern}: dropped{_left(now)}")
     return 0
+
+
+def _left(now: Limit | None) -> str:
+    """What there is of a pattern when it was dropped."""
+    if now is None:
+        return ""
+    if not now.declared:
+        return f"; somebody has set it again: {now}"
+    if not now.changed:
+        return f"; with the next worker that starts, what code declares: {now}"
+    return f"; what code declares counts again: {now}"
 
 
 def _hold(options: Options, app: App, keys: Sequence[str], verb: str) -> int:
@@ -215,8 +232,10 @@ def _who(limit: Limit, workers: Sequence[str]) -> str:
         names += f" and {len(workers) - 2:,} more"
     if limit.declared:
         return f"code of {names}" if names else "code of no worker that is there"
-    over = f", over code of {names}" if names else ""
-    return f"people, {moment(limit.changed)}{over}"
+    says = f"people, {moment(limit.changed)}"
+    if limit.over is not None:
+        return f"{says}, over code{f' of {names}' if names else ''}: {limit.over}"
+    return f"{says}, over code of {names}" if names else says
 
 
 def _state(one: KeyState) -> str:
@@ -235,4 +254,5 @@ def _as_json(limit: Limit) -> dict[str, Any]:
     for name in _TEXTS:
         rate = getattr(limit, name)
         said[name] = None if rate is None else rate.text
-    return {**said, "changed": limit.changed or None}
+    over = None if limit.over is None else limit.over.spec
+    return {**said, "changed": limit.changed or None, "over": over}

@@ -8,6 +8,7 @@
 --              permits  held: each of a message that a worker holds
 --              counts   keyed: each is a positive number; where it is little work, the right one
 --              limits   limits: each can be read, and those with a * are in order
+--              under    limits:under: each lies under what people have set
 -- Returns {next cursor, entries read, {line without the root, ...}, {what is wrong, key or id, detail, ...}}.
 --         The lines are those that are noted, told by `lines`. next cursor as of audit_scan.
 
@@ -133,6 +134,11 @@ elseif SCANS[kind] then
           is_wrong('unlimited', pattern)
         end
       end
+    end
+  elseif what == 'under' then
+    for i = 1, #found, 2 do
+      local line = redis.pcall('HGET', LIMITS, found[i])
+      if not line or (type(line) == 'string' and string.find(line, '^d ')) then is_wrong('uncovered', found[i]) end
     end
   end
 end

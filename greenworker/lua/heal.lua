@@ -74,6 +74,23 @@ local function heal_declared()
   end
 end
 
+-- Nothing that code declares lies under what people have dropped: a worker of an older version may have carried that out.
+local function heal_under(now)
+  local some, back = redis.pcall('HRANDFIELD', LIMITS_UNDER, HEAL_DECLARED), {}
+  if some.err or mistyped(LIMITS, 'hash') then return end
+  for _, pattern in ipairs(some) do
+    local line = redis.call('HGET', LIMITS, pattern)
+    if not line then
+      if uncover(pattern, now) then back[#back + 1] = pattern end
+    elseif string.find(line, '^d ') then
+      redis.call('HDEL', LIMITS_UNDER, pattern)
+    end
+  end
+  if #back == 0 then return end
+  note_patterns(back)
+  redis.call('HSET', LIMITS, '?', '0')
+end
+
 -- What is parked waits for a time by another clock, if it was set back since the last sweep: a pass looks at all of it.
 local function heal_clock(now, last_sweep)
   if last_sweep > now and not mistyped(LIMITS, 'hash') then redis.call('HSET', LIMITS, '?', '0') end
@@ -101,6 +118,7 @@ end
 function heal(now, last_sweep)
   heal_keys(now)
   heal_declared()
+  heal_under(now)
   heal_clock(now, last_sweep)
 end
 end

@@ -1,10 +1,10 @@
 -- Stands behind lines.lua, before scripts that handle keys in any case.
 
 need_keys()
-local LIMITS, LIMITS_BY, KNOWN, LATER, IDLE = keyed.LIMITS, keyed.LIMITS_BY, keyed.KNOWN, keyed.LATER, keyed.IDLE
+local LIMITS, KNOWN, LATER, IDLE = keyed.LIMITS, keyed.KNOWN, keyed.LATER, keyed.IDLE
 local NEVER, FOR_EVER, CLOSED, CIRCUIT = keyed.NEVER, keyed.FOR_EVER, keyed.CLOSED, keyed.CIRCUIT
 local STOPPED, WINDOW, STATE, known_here = keyed.STOPPED, keyed.WINDOW, keyed.STATE, keyed.known_here
-local limit_for, note_patterns, forget_declared = keyed.limit_for, keyed.note_patterns, keyed.forget_declared
+local limit_for, note_patterns = keyed.limit_for, keyed.note_patterns
 local known, out, refusal, start, throttle = keyed.known, keyed.out, keyed.refusal, keyed.start, keyed.throttle
 local note_end, memorable_until, close_keys = keyed.note_end, keyed.memorable_until, keyed.close_keys
 local find_lines, held_key = keyed.find_lines, keyed.held_key

@@ -71,10 +71,17 @@ def test_limits_are_seen_set_and_dropped(project: Project) -> None:
         ("host:a.example", "busy", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
         ("host:b.example", "busy", "concurrency=2 rate=1000/1000 burst=20 adaptive=1"),
     ]
-    assert said(project)[1].endswith(" UTC, over code of w1")
+    assert said(project)[1].endswith(" UTC, over code of w1: concurrency 1")
+    assert (host["over"], tenant["over"]) == ("concurrency=1", None)
     assert said(project, "drop", "host:*") == [
-        "host:*: dropped; code declares it: it comes back with the next start of a worker"
+        "host:*: dropped; what code declares counts again: concurrency 1"
     ]
+    assert said(project)[1] == "host:* concurrency 1 code of w1"
+    done = project.run("limit", "drop", "host:*", "-A", "tasks")
+    assert done.stderr == (
+        "greenworker: limit host:*: code declares it, and nobody has set another: there is nothing to drop; "
+        "to lift it: greenworker limit set 'host:*' --none\n"
+    )
     project.allow("go")
     assert all(result.get(timeout=20) for result in results)
     assert throttled.info().attempt == 0

@@ -126,6 +126,10 @@ DAMAGES: dict[str, tuple[Callable[[Limited], Any], set[tuple[str, str, str]]]] =
         lambda k: k.space.redis.hset(k.space.key("limits"), "x:*", "s 1 concurrency=1"),
         {("unlimited", "limits", "x:*")},
     ),
+    "what code declares beneath nothing": (
+        lambda k: k.space.redis.hset(k.space.key("limits:under"), "x:*", "concurrency=1"),
+        {("uncovered", "limits:under", "x:*")},
+    ),
     "limits that nobody declares": (
         lambda k: k.space.redis.hset(k.space.key("limits:by"), "ghost", "host:*"),
         {("stranger", "limits:by", "ghost")},
@@ -193,6 +197,7 @@ MENDED = [
     "a count that is too small",
     "a count that is gone",
     "a limit that cannot be read",
+    "what code declares beneath nothing",
     "limits that nobody declares",
 ]
 

@@ -165,7 +165,16 @@ def test_what_is_known_of_a_key_is_damaged(
 
 @pytest.mark.parametrize(
     "name",
-    ["keys", "later", "held:host:a", "held:host:b", "idle", "line:5:default host:b", "limits"],
+    [
+        "keys",
+        "later",
+        "held:host:a",
+        "held:host:b",
+        "idle",
+        "line:5:default host:b",
+        "limits",
+        "limits:under",
+    ],
 )
 def test_a_key_of_a_wrong_type_loses_no_message(limited: Limited, name: str) -> None:
     limited.limit("host:*", concurrency=1, delay=1.0)

@@ -359,6 +359,20 @@ class Keyed(RuleBasedStateMachine):
     def check(self) -> None:
         findings = Audit(Probe(self.place, self.broker.namespace)).run().findings
         assert [one.text for one in findings] == []
+        self.limits_are_told()
+
+    def limits_are_told(self) -> None:
+        """Which there are, who says them, and what code declares beneath what people set."""
+        told = [one.decode() for one in self.run("limit_list")]
+        said = {}
+        for pattern, line, beneath in zip(told[::3], told[1::3], told[2::3], strict=True):
+            origin, _, spec = line.split(" ", 2)
+            said[pattern] = origin, spec, beneath
+        people, code = self.limits.people, self.limits.code
+        assert said == {
+            pattern: ("s", spec, code.get(pattern, "")) if pattern in people else ("d", spec, "")
+            for pattern, spec in self.limits.said.items()
+        }
 
     # What is used above
 
@@ -413,9 +427,9 @@ class Keyed(RuleBasedStateMachine):
         """Whatever has happened: when nobody stops it, all that waits is handed out."""
         for queue in QUEUES:
             self.pause(queue, False)
-        for pattern, (_, spec) in list(self.limits.said.items()):
+        for pattern, spec in self.limits.said.items():
             if spec == "concurrency=0":
-                self.set_limit(pattern, "", True)
+                self.set_limit(pattern, "none", True)
         for key in KEYS:
             self.hold(key, 0)
         while self.corpses:

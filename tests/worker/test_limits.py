@@ -70,6 +70,20 @@ def test_what_people_set_stands_until_they_drop_it(app: App, start: Start) -> No
     assert patterns(app) == {"host:*": "code: concurrency 2"}
 
 
+def test_and_then_what_code_declares_counts_again(app: App, start: Start) -> None:
+    app.limit("host:*", concurrency=2)
+    start()
+    app.limits.set("host:*", rate="5/s")
+    start()
+    (limit,) = app.limits.list()
+    assert str(limit.over) == "concurrency 2"
+    assert app.limits.drop("host:*")
+    assert app.limits.drop("host:*") is False, "code's is not dropped"
+    (limit,) = app.limits.list()
+    assert (str(limit), limit.declared, limit.over) == ("concurrency 2", True, None)
+    assert limit.changed > 1e9
+
+
 def test_a_pattern_more_specific_lifts_it(app: App) -> None:
     app.limits.set("host:*", concurrency=0)
     app.limits.set("host:a", none=True)
