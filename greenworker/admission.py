@@ -64,14 +64,29 @@ class Admission:
         """Drop what people have set by this pattern: what code declares counts again. False when they have set none."""
         return bool(self._set("s", "", {pattern: ""}))
 
+    def drop_damaged(self, pattern: str) -> bool:
+        """Drop what cannot be read, if that is what this pattern has; it may be none, as `known` names it."""
+        for field, limit in self._noted():
+            if limit.damaged and limit.pattern == pattern:
+                self._run("limit_set", "x", "", field, "")
+                self._look_again()
+                return True
+        return False
+
     def known(self) -> dict[str, Limit]:
-        """The limits that there are, by pattern; what is damaged is left out."""
-        found = {}
-        for group in groups(self._run("limit_list"), 3):
-            limit = read_limit(*map(_raw, group))
-            if limit is not None:
-                found[limit.pattern] = limit
-        return found
+        """The limits that there are, by pattern; also what is damaged."""
+        return {limit.pattern: limit for _, limit in self._noted()}
+
+    def _noted(self) -> Iterator[tuple[bytes, Limit]]:
+        """Each, and how it is called in Redis."""
+        for field, line, beneath in groups(self._run("limit_list"), 3):
+            name = _raw(field)
+            limit = read_limit(name, _raw(line), _raw(beneath))
+            if limit is None or escape_pattern(limit.pattern) != name:
+                pattern = unquote(name)
+                named = pattern if escape_pattern(pattern) == name else name
+                limit = Limit(named, damaged=True)
+            yield field, limit
 
     def declarers(self) -> dict[str, Sequence[str]]:
         """By pattern, which workers' code declares it."""
@@ -113,9 +128,12 @@ class Admission:
         changed = [_raw(one) for one in self._run("limit_set", origin, worker, *fields)]
         # What waits under a key that is named itself the script has looked at.
         if any("*" in pattern for pattern in changed):
-            while self._run("limit_look", MAX_COUNT):
-                pass
+            self._look_again()
         return [unquote(pattern) for pattern in changed]
+
+    def _look_again(self) -> None:
+        while self._run("limit_look", MAX_COUNT):
+            pass
 
     def _look(self, cursor: str, count: int, named: Sequence[str]) -> tuple[str, list[KeyState]]:
         after, now, *told = self._run("limit_keys", cursor, count, *named)

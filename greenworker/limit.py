@@ -69,7 +69,7 @@ class Limit:
     of which `burst` may come at once after a pause (unless told: what it allows in 0.1 s, one at least). `adaptive`: the rate is found by how the other side bears it,
     between `floor` and `ceiling`. With nothing at all it lifts what a wider pattern says. `declared`: by code,
     not by people; `changed`: when (epoch seconds of the server's clock), 0 before it is there; `over`: what code declares
-    beneath what people have set, and counts again when that is dropped.
+    beneath what people have set, and counts again when that is dropped; `damaged`: what the server has cannot be read.
     """
 
     pattern: str
@@ -83,10 +83,13 @@ class Limit:
     declared: bool = False
     changed: float = 0.0
     over: Limit | None = None
+    damaged: bool = False
 
     @property
     def is_none(self) -> bool:
         """Whether it is no limit, which lifts others."""
+        if self.damaged:
+            return False
         said = (self.concurrency, self.delay, self.rate, self.burst, self.floor, self.ceiling)
         return not self.adaptive and all(value is None for value in said)
 
@@ -109,6 +112,8 @@ class Limit:
 
     def __str__(self) -> str:
         """What it says, for people: `concurrency 2, delay 0.25 s, rate 100/min, burst 20`."""
+        if self.damaged:
+            return "cannot be read"
         said = {
             "concurrency": self.concurrency,
             "delay": None if self.delay is None else f"{self.delay:g} s",

@@ -53,8 +53,9 @@ class Limits:
 
     def drop(self, pattern: str) -> bool:
         """Drop what people have set by this pattern: what code declares counts again, from the next claim on. False when
-        they have set none."""
-        return self._admission().drop(check_pattern(pattern))
+        they have set none. What is damaged goes, whoever said it."""
+        admission = self._admission()
+        return admission.drop_damaged(pattern) or admission.drop(check_pattern(pattern))
 
     def keys(self, *named: str) -> list[KeyState]:
         """How these keys stand, or all of which anything is known, by name."""
@@ -78,7 +79,8 @@ class Limits:
         return self._admission().declarers()
 
     def list(self) -> list[Limit]:
-        """All that there are, by pattern; also what this app declares and no worker has told of yet (`changed` is 0)."""
+        """All that there are, by pattern; also what this app declares and no worker has told of yet (`changed` is 0), and what is
+        damaged."""
         found = {**self._declared_ones(), **self._admission().known()}
         return [found[pattern] for pattern in sorted(found)]
 

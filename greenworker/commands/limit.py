@@ -49,9 +49,7 @@ def run(options: Options) -> int:
     # All is checked before anything is done.
     said = _said(options, names) if verb == "set" else {}
     for name in names:
-        if verb == "drop":
-            check_pattern(name)
-        elif verb != "set":
+        if verb in ("hold", "resume"):
             check_key("key", name)
     with closing(app_or_url(options)) as app:
         if verb == "set":
@@ -97,9 +95,10 @@ def _set(options: Options, app: App, patterns: Sequence[str], said: Mapping[str,
 
 
 def _drop(options: Options, app: App, patterns: Sequence[str]) -> int:
-    known = {one.pattern: one for one in app.limits.list() if one.changed}
+    known = {one.pattern: one for one in app.limits.list() if one.changed or one.damaged}
     by = app.limits.declarers()
-    missing = [pattern for pattern in patterns if pattern not in known]
+    # (What is damaged may be no pattern, and is dropped all the same.)
+    missing = [check_pattern(pattern) for pattern in patterns if pattern not in known]
     if missing:
         if untold := [pattern for pattern in missing if pattern in app.limits.declared]:
             raise ConfigError(
@@ -225,6 +224,8 @@ def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Iterat
 
 
 def _who(limit: Limit, workers: Sequence[str]) -> str:
+    if limit.damaged:
+        return "damaged: limit drop takes it away"
     if not limit.changed:
         return "code (no worker has told of it yet)"
     names = ", ".join(map(harmless, workers[:2]))

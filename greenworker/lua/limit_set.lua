@@ -52,7 +52,8 @@ end
 if #changed == 0 then return changed end
 note_patterns(changed)
 for _, pattern in ipairs(changed) do
-  if string.find(pattern, '*', 1, true) then
+  -- (What goes whatever it is may be no key.)
+  if by == 'x' or string.find(pattern, '*', 1, true) then
     redis.call('HSET', LIMITS, '?', '0')
   else
     look_again(known(pattern), now)

@@ -132,6 +132,23 @@ def test_what_is_not_there_is_told_in_a_line(project: Project) -> None:
     done = project.run("limit", "drop", "host:*", "ä:*", *where)
     assert done.stderr == "greenworker: no limit host:*; there are: ä:*\n"
     assert project.run("limit", "drop", "ä:*", *where).stdout == "ä:*: dropped\n"
+    done = project.run("limit", "drop", "two words", *where)
+    assert done.stderr.startswith("greenworker: limit 'two words': a pattern is 1 to 200")
+
+
+def test_what_cannot_be_read_is_told_and_dropped(project: Project) -> None:
+    project.module(TASKS)
+    project.redis.hset(f"{project.root}limits", "host:*", "s 1 concurrency=\033[31mmany")
+    assert said(project)[1] == "host:* cannot be read damaged: limit drop takes it away"
+    (limit,) = (
+        one for one in json.loads("\n".join(said(project, "--json")))["limits"] if one["damaged"]
+    )
+    assert (limit["pattern"], limit["concurrency"], limit["changed"]) == ("host:*", None, None)
+    done = project.run("check", "-A", "tasks")
+    assert done.returncode == 1
+    assert said(project, "drop", "host:*") == ["host:*: dropped; with the next worker that starts, what code declares: concurrency 1"]  # fmt: skip
+    assert said(project)[1] == "host:* concurrency 1 code (no worker has told of it yet)"
+    project.check()
 
 
 def test_a_send_from_the_shell_has_its_tasks_key(project: Project) -> None:
