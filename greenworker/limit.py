@@ -33,6 +33,14 @@ _UNITS = {
 }
 _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,6})?)"
 _RATE = re.compile(rf"{_NUMBER} ?/ ?{_NUMBER}? ?([a-z]+)").fullmatch
+# What is nearly one: whatever stands between, and whatever the unit is called.
+_NEARLY = re.compile(rf"\s*{_NUMBER}\s*(?:/|per)\s*{_NUMBER}?\s*([a-z]+)\s*").fullmatch
+_ALSO = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), "min"),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "hour"),
+    **dict.fromkeys(("d", "day", "days"), "day"),
+}
 _SPEC_RATE = re.compile(r"([0-9]{1,15})/([0-9]{1,15})").fullmatch
 _NONE = "none"
 
@@ -194,6 +202,8 @@ def read_rate(what: str, value: object) -> Rate:
     """A rate such as "100/min", "0.5/s" or "10/30s"; raises ConfigError."""
     match = _RATE(value) if isinstance(value, str) else None
     if match is None or match[3] not in _UNITS:
+        if mend := _rate_meant(value):
+            raise ConfigError(f"{what}={value!r:.60}: {mend}")
         raise ConfigError(
             f"{what}={value!r:.60}: give starts in a time, such as 100/min, 5/s, 1000/hour or 10/30s "
             "(s, sec, second, min, minute, h, hour, d, day)"
@@ -267,6 +277,15 @@ def _is_text(value: object) -> TypeGuard[str]:
         and value.isprintable()
         and len(escape(value)) <= _LONGEST_ESCAPED
     )
+
+
+def _rate_meant(value: object) -> str:
+    """How to write what is nearly a rate; empty for anything else."""
+    match = _NEARLY(value.lower()) if isinstance(value, str) and value.isascii() else None
+    if match is None or match[3] not in _ALSO:
+        return ""
+    sure = ", if m is minutes" if match[3] == "m" else ""
+    return f"write {match[1]}/{match[2] or ''}{_ALSO[match[3]]}{sure}"
 
 
 def _in_ms(rate: Rate) -> str:
