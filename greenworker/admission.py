@@ -27,7 +27,8 @@ class KeyState:
     `state`: open; busy (all its permits are out); later (it waits for its delay or rate); throttled (until its site may be asked again); circuit (it was throttled so
     often that one probe at a time is let through); held (by hand); stopped (by concurrency=0). `due_in`: how long it is held, or until its next
     start; None where there is no such time. `per_minute`: its starts. `p50` and `p95`: what its runs take; `interval` is what `adaptive`
-    has found for now; None where nothing is known. `throttled`: how often it was, ever.
+    has found for now; None where nothing is known. `refused`: how often its site has
+    (Throttled), as long as the key is known.
     """
 
     key: str
@@ -40,7 +41,7 @@ class KeyState:
     per_minute: float
     p50: float | None
     p95: float | None
-    throttled: int
+    refused: int
     interval: float | None
 
 
@@ -162,7 +163,7 @@ def _state(
     per_minute: bytes,
     p50: int,
     p95: int,
-    throttled: int,
+    refused: int,
     interval: int,
 ) -> KeyState:
     return KeyState(
@@ -176,7 +177,7 @@ def _state(
         per_minute=float(per_minute),
         p50=_seconds(p50),
         p95=_seconds(p95),
-        throttled=int(throttled),
+        refused=int(refused),
         interval=None if float(interval) <= 0 else float(interval) / 1000,
     )
 

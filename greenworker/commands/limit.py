@@ -193,7 +193,7 @@ def key_table(keys: Sequence[KeyState], most: int) -> Iterator[str]:
     if not keys:
         yield "(no key is held or at its limit)"
         return
-    rows = [("key", "state", "running", "waiting", "a minute", "p50", "p95", "throttled", "limit")]
+    rows = [("key", "state", "running", "waiting", "a minute", "p50", "p95", "refused", "limit")]
     rows += [
         (
             harmless(one.key),
@@ -203,7 +203,7 @@ def key_table(keys: Sequence[KeyState], most: int) -> Iterator[str]:
             f"{one.per_minute:.0f}",
             _took(one.p50),
             _took(one.p95),
-            f"{one.throttled:,}",
+            f"{one.refused:,}",
             harmless(one.pattern) or "none",
         )
         for one in keys[:most]

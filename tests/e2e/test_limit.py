@@ -55,7 +55,9 @@ def test_limits_are_seen_set_and_dropped(project: Project) -> None:
         ["host:a.example", "busy", "1", "1", table[5].split()[4]],
         ["host:b.example", "busy", "1", "1", table[6].split()[4]],
     ]
+    assert table[4].endswith(" p50 p95 refused limit"), "as top calls it"
     assert table[7].startswith("host:c.example throttled 9m 0 1 ")
+    assert table[7].endswith(" 1 host:*")
     assert said(project, "list", "--limit", "1")[-1] == "and 2 more; --limit N shows more"
     # A worker's settings are no limits: the shell may have them.
     done = project.run("limit", "set", "host:*", "-c", "2", "--rate", "1000/s", "--burst", "20", "--adaptive", "-A", "tasks", env={"GREENWORKER_CONCURRENCY": "7"})  # fmt: skip

@@ -213,7 +213,7 @@ def test_a_throttled_task_holds_its_key_and_costs_no_attempt(app: App, start: St
     others = page.delay_many([("ä",), ("b",)])
     assert others[1].get(timeout=10) == "b"
     (state,) = app.limits.keys("host:ä")
-    assert (state.key, state.waiting, state.throttled, state.running) == ("host:ä", 2, 1, 0)
+    assert (state.key, state.waiting, state.refused, state.running) == ("host:ä", 2, 1, 0)
     assert state.due_in is not None
     assert 900 < state.due_in <= 1000
     assert first.info().attempt == 0
