@@ -97,13 +97,14 @@ class Admission:
                 by.setdefault(unquote(pattern), []).append(shown(_raw(worker)))
         return {pattern: sorted(workers) for pattern, workers in by.items()}
 
-    def keys(self, named: Sequence[str] = ()) -> Iterator[KeyState]:
-        """What is known of these keys, or of all of which anything is; one may come twice, as it stands later."""
+    def keys(self, named: Sequence[str] = (), *, unknown: bool = False) -> Iterator[KeyState]:
+        """What is known of these keys, or of all of which anything is; one may come twice, as it stands later. `unknown`: of
+        those that are named also how they would stand of which nothing is."""
         escaped = [keys.escape(key) for key in named]
         for start in range(0, max(1, len(escaped)), _LOOKED_AT):
             some, cursor = escaped[start : start + _LOOKED_AT], "0"
             while True:
-                cursor, found = self._look(cursor, _LOOKED_AT, some)
+                cursor, found = self._look(cursor, 0 if some and unknown else _LOOKED_AT, some)
                 yield from found
                 if some or cursor == "0":
                     break

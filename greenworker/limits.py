@@ -57,10 +57,11 @@ class Limits:
         admission = self._admission()
         return admission.drop_damaged(pattern) or admission.drop(check_pattern(pattern))
 
-    def keys(self, *named: str) -> list[KeyState]:
-        """How these keys stand, or all of which anything is known, by name."""
+    def keys(self, *named: str, unknown: bool = False) -> list[KeyState]:
+        """How these keys stand, or all of which anything is known, by name. `unknown`: these, whether or not anything is
+        known of them."""
         checked = [check_key("key", key) for key in named]
-        found = {one.key: one for one in self._admission().keys(checked)}
+        found = {one.key: one for one in self._admission().keys(checked, unknown=unknown)}
         return [found[key] for key in sorted(found)]
 
     def hold(self, key: str, seconds: float | None = None) -> bool:

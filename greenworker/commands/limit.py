@@ -39,10 +39,10 @@ def run(options: Options) -> int:
         if options.said_by_flag(option) and option not in _USABLE.get(verb, ()):
             raise ConfigError(f"--{option} is not for limit {verb}; {_HELP}")
     if verb == "list":
-        if names:
-            raise ConfigError(f"limit list takes no names; {_HELP}")
+        for name in names:
+            check_key("key", name)
         with closing(app_or_url(options)) as app:
-            return _list(options, app)
+            return _list(options, app, names)
     if not names:
         what = "patterns, as 'host:*'" if verb in ("set", "drop") else "keys, as host:example.com"
         raise ConfigError(f"limit {verb}: which ones? Name {what}; {_HELP}")
@@ -154,25 +154,31 @@ def _hold(options: Options, app: App, keys: Sequence[str], verb: str) -> int:
     return 0
 
 
-def _list(options: Options, app: App) -> int:
+def _list(options: Options, app: App, names: Sequence[str]) -> int:
     limits, by = app.limits.list(), app.limits.declarers()
     workers = {worker.id: worker.name for worker in app.status().workers}
-    names = {
+    names_by = {
         pattern: sorted(workers.get(one, one) for one in declarers)
         for pattern, declarers in by.items()
     }
-    states = app.limits.keys()
-    keys = sorted(
-        (one for one in states if one.state != "open"),
-        key=lambda one: (-one.waiting, -one.running, one.key),
-    )
+    states = app.limits.keys(*names, unknown=True)
+    if names:
+        at = {name: n for n, name in enumerate(names)}
+        keys = sorted(states, key=lambda one: at.get(one.key, len(at)))
+        counting = {one.pattern for one in keys}
+        limits = [one for one in limits if one.pattern in counting]
+    else:
+        keys = sorted(
+            (one for one in states if one.state != "open"),
+            key=lambda one: (-one.waiting, -one.running, one.key),
+        )
     most = options.count("limit") or _MOST
     if options.flag("json"):
-        told = [{**_as_json(one), "by": names.get(one.pattern, [])} for one in limits]
+        told = [{**_as_json(one), "by": names_by.get(one.pattern, [])} for one in limits]
         shown = [{**asdict(one), "limit": one.limit and one.limit.spec} for one in keys[:most]]
         print(json.dumps({"limits": told, "keys": shown, "keys_in_all": len(keys)}, indent=2))
         return 0
-    print("\n".join([*limit_table(limits, names), "", *key_table(keys, most)]))
+    print("\n".join([*limit_table(limits, names_by), "", *key_table(keys, most)]))
     return 0
 
 
@@ -189,7 +195,7 @@ def limit_table(limits: Sequence[Limit], by: Mapping[str, Sequence[str]]) -> Ite
 
 
 def key_table(keys: Sequence[KeyState], most: int) -> Iterator[str]:
-    """A line for each key of which nothing more may start now, those that most waits for first."""
+    """A line for each key."""
     if not keys:
         yield "(no key is held or at its limit)"
         return

@@ -1,6 +1,6 @@
 -- limit_keys: what is known of keys, for people: a chunk of all, or of some that are named. Reads only.
 --
--- ARGV  cursor, count, keys...
+-- ARGV  cursor, count, keys...; with keys a count of 0: also those of which nothing is known
 -- Returns {next cursor, now ms, and twelve fields for each: key, pattern or '', spec, running, waiting, state, ms until which
 --         it may start none or 0, starts a minute, p50 ms, p95 ms or -1, throttles in all, ms between two starts that it has learnt or 0}
 --         state: open, busy (all permits out), later (for its delay or rate), throttled, circuit, held (by hand), stopped (concurrency=0)
@@ -56,7 +56,7 @@ end
 
 if #ARGV > 2 then
   for i = 3, #ARGV do
-    if redis.call('HEXISTS', KNOWN, ARGV[i]) == 1 then show(ARGV[i]) end
+    if ARGV[2] == '0' or redis.call('HEXISTS', KNOWN, ARGV[i]) == 1 then show(ARGV[i]) end
   end
 else
   local cursor, found = unpack(redis.call('HSCAN', KNOWN, ARGV[1], 'COUNT', ARGV[2]))

@@ -128,6 +128,36 @@ def test_keys_are_held_and_go_on(project: Project) -> None:
     assert results[1].get(timeout=20)
 
 
+def test_one_may_ask_of_some_keys_also_of_those_that_are_open(project: Project) -> None:
+    tasks = project.module(TASKS)
+    project.allow("go")
+    project.worker("-n", "w1")
+    assert tasks.page.delay("http://a.example/").get(timeout=20)
+    tasks.page.delay("http://c.example/", 1)
+    eventually(lambda: any("throttled" in line for line in said(project)))
+    assert said(project)[5].startswith("host:c.example"), "nobody asked for what is open"
+    table = said(project, "list", "host:new.example", "host:a.example", "x", "host:a.example")
+    assert [line.split()[:4] + line.split()[-2:] for line in table] == [
+        ["limit", "allows", "says", "allows", "says"],
+        ["host:*", "concurrency", "1", "code", "of", "w1"],
+        [],
+        ["key", "state", "running", "waiting", "refused", "limit"],
+        ["host:new.example", "open", "0", "0", "0", "host:*"],
+        ["host:a.example", "open", "0", "0", "0", "host:*"],
+        ["x", "open", "0", "0", "0", "none"],
+    ]
+    assert said(project, "list", "x")[0] == "(no limit)"
+    told = json.loads("\n".join(said(project, "list", "host:a.example", "x", "--json")))
+    assert [one["pattern"] for one in told["limits"]] == ["host:*"]
+    assert [(one["key"], one["state"], one["limit"]) for one in told["keys"]] == [
+        ("host:a.example", "open", "concurrency=1"),
+        ("x", "open", None),
+    ]
+    assert (told["keys"][0]["per_minute"] > 0, told["keys_in_all"]) == (True, 2)
+    # To ask is to read.
+    assert set(project.redis.hkeys(f"{project.root}keys")) == {"host:a.example", "host:c.example"}
+
+
 def test_what_is_not_there_is_told_in_a_line(project: Project) -> None:
     where = ("-u", project.url, "--namespace", project.namespace)
     done = project.run("limit", "drop", "host:*", *where)
