@@ -310,6 +310,18 @@ class Keyed(RuleBasedStateMachine):
         while goes_on and self.run("limit_look", 2):
             self.look()
         self.look()
+        self.limits_are_told()
+
+    @rule(slot=slots, pattern=patterns, said=specs.filter(bool), above=specs, then=slots, gone=st.booleans())  # fmt: skip
+    def set_over_code(self, slot: int, pattern: str, said: str, above: str, then: int, gone: bool) -> None:  # fmt: skip
+        """And dropped again; meanwhile something is claimed, or who declares it may have left."""
+        self.declare(slot, {pattern: said})
+        self.set_limit(pattern, above, True)
+        if gone:
+            self.release(then)
+        else:
+            self.claim(then, 3, QUEUES, False)
+        self.set_limit(pattern, "", True)
 
     @rule(slot=slots, said=declared)
     def declare(self, slot: int, said: dict[str, str]) -> None:
@@ -317,6 +329,7 @@ class Keyed(RuleBasedStateMachine):
         self.limits.declare(worker, said)
         self.run("limit_set", "d", worker, *(part for one in said.items() for part in one))
         self.look()
+        self.limits_are_told()
 
     @rule(key=st.sampled_from(KEYS), ms=st.sampled_from([-1, 0, 0, 1000]))
     def hold(self, key: str, ms: int) -> None:
