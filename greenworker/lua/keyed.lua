@@ -8,6 +8,6 @@ local limit_for, note_patterns, forget_declared = keyed.limit_for, keyed.note_pa
 local known, out, refusal, start, throttle = keyed.known, keyed.out, keyed.refusal, keyed.start, keyed.throttle
 local note_end, memorable_until, close_keys = keyed.note_end, keyed.memorable_until, keyed.close_keys
 local find_lines, held_key = keyed.find_lines, keyed.held_key
-local park, enter, look_again, find_all = keyed.park, keyed.enter, keyed.look_again, keyed.find_all
+local look_again, find_pair, drop_empty = keyed.look_again, keyed.find_pair, keyed.drop_empty
 local look_at_due, look_on, next_of_both = keyed.look_at_due, keyed.look_on, keyed.next_of_both
 local forget_idle, clear_turns, give_back = keyed.forget_idle, keyed.clear_turns, keyed.give_back
