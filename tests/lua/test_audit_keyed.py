@@ -138,9 +138,9 @@ DAMAGES: dict[str, tuple[Callable[[Limited], Any], set[tuple[str, str, str]]]] =
         lambda k: k.space.redis.lrem(k.space.key("line:5:default host:turn"), 0, "turn1"),
         {("nowhere", "msg", "turn1"), ("miscounted", "keyed", "default")},
     ),
-    "an id in the lines of both its keys": (
+    "an id in the line of one of its two keys": (
         lambda k: k.space.redis.lpush(k.space.key("line:5:default slow:2"), "both1"),
-        {("twice", "line:5:default host:busy", "both1"), ("unvisited", "line:5:default slow:2", "slow:2")},
+        {("twice", "line:5:default slow:2", "both1"), ("misplaced", "line:5:default slow:2", "both1"), ("unvisited", "line:5:default slow:2", "slow:2")},
     ),
     "turns of a wrong type": (
         lambda k: k.space.redis.set(k.space.key("turn:slow:1"), "x"),
