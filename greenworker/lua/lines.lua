@@ -99,10 +99,10 @@ local function require_home(envelope)
 end
 
 function make_lines()
-local LIMITS, KNOWN, LATER, IDLE, NEVER = keyed.LIMITS, keyed.KNOWN, keyed.LATER, keyed.IDLE, keyed.NEVER
-local STATE, known_here, known, out, refusal = keyed.STATE, keyed.known_here, keyed.known, keyed.out, keyed.refusal
+local KNOWN, LATER, IDLE, NEVER = keyed.KNOWN, keyed.LATER, keyed.IDLE, keyed.NEVER
+local known_here, known, out, refusal = keyed.known_here, keyed.known, keyed.out, keyed.refusal
 local memorable_until, find_lines, held_key = keyed.memorable_until, keyed.find_lines, keyed.held_key
-local park, enter, look_again, find_all, look_at_due, look_on, next_of_both, forget_idle, clear_turns, give_back
+local park, enter, look_again, find_all, look_at_due, next_of_both, forget_idle, clear_turns, give_back
 local enter_pair, wait_at, to_front, find_pair, drop_empty
 
 -- True if it waits for a time, and did not before.
@@ -275,23 +275,6 @@ function look_at_due(now, most)
   return #due / 2
 end
 
--- After limits have changed, a pass looks at all keys, a chunk at a time: limits['?'] is where it goes on. True if there
--- is more to do.
-function look_on(now, count)
-  local cursor = redis.pcall('HGET', LIMITS, '?')
-  if type(cursor) ~= 'string' then return false end
-  local scan = redis.pcall('HSCAN', KNOWN, cursor, 'COUNT', count)
-  local found = scan.err and {} or scan[2]
-  for i = 1, #found, 2 do
-    -- Parked somewhere: a look at the text is enough.
-    local lines = select(12, string.match(found[i + 1], STATE)) or ''
-    if string.find(lines, 'p%d:') then look_again(known(found[i]), now) end
-  end
-  local more = not scan.err and scan[1] ~= '0'
-  if more then redis.call('HSET', LIMITS, '?', scan[1]) else redis.call('HDEL', LIMITS, '?') end
-  return more
-end
-
 -- Of what is scheduled and of keys that wait for a time: when the next one is due, in ms, or nil.
 function next_of_both()
   local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
@@ -347,7 +330,7 @@ function clear_turns(queue, most)
 end
 
 keyed.park, keyed.enter, keyed.look_again, keyed.find_all = park, enter, look_again, find_all
-keyed.look_at_due, keyed.look_on, keyed.next_of_both = look_at_due, look_on, next_of_both
+keyed.look_at_due, keyed.next_of_both = look_at_due, next_of_both
 keyed.forget_idle, keyed.clear_turns, keyed.give_back = forget_idle, clear_turns, give_back
 keyed.enter_pair, keyed.wait_at, keyed.to_front = enter_pair, wait_at, to_front
 keyed.find_pair, keyed.drop_empty = find_pair, drop_empty

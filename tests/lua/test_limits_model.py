@@ -399,9 +399,10 @@ class Keyed(RuleBasedStateMachine):
         """Whoever may claim is woken."""
         for queue in QUEUES:
             waits = any(state.get(f"ready:{queue}:{n}") for n in range(10)) or any(
-                state.get(f"line:{n}:{queue} {key}")
+                state.get(f"{'pairs' if comma else 'line'}:{n}:{queue} {key}")
                 for n in range(10)
-                for key in state.get(f"turn:{queue}:{n}", ())
+                for name in state.get(f"turn:{queue}:{n}", ())
+                for key, comma, _ in [name.partition(",")]
             )
             if waits and queue not in state.get("paused", ()):
                 told = self.tokens[queue] & set(state.get(f"consumers:{queue}", ()))
@@ -436,7 +437,7 @@ class Keyed(RuleBasedStateMachine):
         self.sweep()
         self.promote()
         self.promote()
-        assert not {"keys", "idle", "later", "keyed"} & set(self.seen), "something is kept for ever"
+        assert not {"keys", "idle", "later", "keyed", "pairs"} & set(self.seen), "something is kept for ever"
         self.check()
 
 
