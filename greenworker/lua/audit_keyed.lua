@@ -74,11 +74,11 @@ end
 -- A pair, as it is noted, and at which of its keys it waits.
 local function look_at_pair(place, side)
   local priority, queue, pair, first, second = string.match(place, '^(%d):([^ ]+) (([^,]+),([^,]+))$')
-  if not first or (side ~= '1' and side ~= '2') then return is_wrong('unpaired', place) end
+  if not first or (side ~= '1' and side ~= '2') then return is_wrong('unpaired', pair or place) end
   local key = side == '1' and first or second
   local list = pairs_key(queue, priority, key)
   if times_in(list, pair) == 0 then return is_wrong('unturned', pair, short(list)) end
-  if not known(key).lines[priority .. ':' .. queue .. ','] then is_wrong('unvisited', key, short(list)) end
+  if not known(key).lines[priority .. ':' .. queue .. ','] then is_wrong('stuck', key, priority .. ':' .. queue) end
 end
 
 local function holders_of(ids)
@@ -105,9 +105,8 @@ local function recount()
       if comma == '' then count(queue, line_key(queue, priority, known_ones[i])) end
     end
   end
-  for _, place in ipairs(redis.call('HKEYS', PAIRS)) do
-    count(string.match(place, '^%d:([^ ]+) ') or '', ROOT .. 'line:' .. place)
-  end
+  local noted_pairs = redis.call('HGETALL', PAIRS)
+  for i = 1, #noted_pairs, 2 do count(string.match(noted_pairs[i], '^%d:([^ ]+) ') or '', ROOT .. 'line:' .. noted_pairs[i]) end
   for queue, n in pairs(counts) do
     local noted = redis.call('HGET', KEYED, queue) or '0'
     if noted ~= tostring(n) and string.find(noted, '^%d+$') then is_wrong('miscounted', queue, noted .. ' ' .. n) end

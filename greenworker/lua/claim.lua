@@ -199,11 +199,12 @@ local function pop_in_turn(queue, priority, room)
     end
     local ids = line_key(queue, priority, pair)
     local claimed = pop_next(ids, first, second)
-    if redis.pcall('LLEN', ids) == 0 then
-      redis.pcall('HDEL', PAIRS, noted)
-    else
+    local left = redis.pcall('LLEN', ids)
+    if type(left) == 'number' and left > 0 then
       -- Behind the others, once it has had its turn.
       redis.call(claimed and 'LPUSH' or 'RPUSH', list, pair)
+    else
+      redis.pcall('HDEL', PAIRS, noted)
     end
     if claimed == nil and not full then return false end  -- its line had been emptied
     return claimed

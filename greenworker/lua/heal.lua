@@ -11,12 +11,24 @@ local function count_if_none(queue, line)
   if type(waiting) == 'number' and waiting > 0 then count_line(queue, waiting) end
 end
 
+-- The first pairs that wait at a key. They are noted from now on, if what was noted is gone.
+local function some_pairs(queue, priority, key)
+  local found = redis.pcall('LRANGE', pairs_key(queue, priority, key), -HEAL_KEYS, -1)
+  if found.err then return {} end
+  for _, pair in ipairs(found) do
+    local first, second = string.match(pair, '^([^,]+),([^,]+)$')
+    if first then redis.pcall('HSETNX', PAIRS, priority .. ':' .. queue .. ' ' .. pair, key == second and '2' or '1') end
+  end
+  return found
+end
+
 -- Its lines are in `turn`, or parked where something fetches them. `counts`: and claims know that something waits there.
 local function heal_lines(one, now, counts)
   for at, how in pairs(one.lines) do
     local queue, priority, comma = placed(at)
     if comma == ',' then
       drop_empty(pairs_key(queue, priority, one.key), queue, priority, HEAL_KEYS)
+      some_pairs(queue, priority, one.key)
     elseif counts then
       count_if_none(queue, line_key(queue, priority, one.key))
     end
@@ -51,20 +63,24 @@ end
 
 -- How many wait in lines of each queue, where it is little work to count them.
 local function recount()
-  local counts = {}
-  local function count(queue, line)
-    local length = redis.pcall('LLEN', line)
-    counts[queue] = (counts[queue] or 0) + (type(length) == 'number' and length or 0)
-  end
+  local queues, counts = {}, {}
   for _, key in ipairs(redis.call('HKEYS', KNOWN)) do
     for at in pairs(known(key).lines) do
       local queue, priority, comma = placed(at)
-      if comma == '' then count(queue, line_key(queue, priority, key)) end
+      if comma == '' then
+        queues[line_key(queue, priority, key)] = queue
+      else
+        for _, pair in ipairs(some_pairs(queue, priority, key)) do queues[line_key(queue, priority, pair)] = queue end
+      end
     end
   end
-  local some = redis.pcall('HKEYS', PAIRS)
-  for _, place in ipairs(some.err and {} or some) do
-    count(string.match(place, '^%d:([^ ]+) ') or '', ROOT .. 'line:' .. place)
+  local noted_pairs = redis.pcall('HKEYS', PAIRS)
+  for _, place in ipairs(noted_pairs.err and {} or noted_pairs) do
+    queues[ROOT .. 'line:' .. place] = string.match(place, '^%d:([^ ]+) ')
+  end
+  for line, queue in pairs(queues) do
+    local length = redis.pcall('LLEN', line)
+    counts[queue] = (counts[queue] or 0) + (type(length) == 'number' and length or 0)
   end
   local noted = redis.pcall('HGETALL', KEYED)
   for i = 1, noted.err and 0 or #noted, 2 do

@@ -142,14 +142,18 @@ function enter(key, at, now)
   if when then park_and_tell(one, at, when) else take_turns(one, at, now) end
 end
 
--- A pair waits at this key, which is in its way. False where it cannot.
-function wait_at(key, pair, queue, priority, now, in_front)
-  -- (pcall: too late to refuse a key of a wrong type.)
-  local length = redis.pcall(in_front and 'RPUSH' or 'LPUSH', pairs_key(queue, priority, key), pair)
+-- One more pair waits at a key: so many do there now. False where it could not.
+local function waits_at(key, length, queue, priority, now)
   if type(length) ~= 'number' then return false end
   local at = priority .. ':' .. queue .. ','
   if length == 1 or not known(key).lines[at] then enter(key, at, now) end
   return true
+end
+
+-- A pair waits at this key, which is in its way.
+function wait_at(key, pair, queue, priority, now)
+  -- (pcall: too late to refuse a key of a wrong type.)
+  return waits_at(key, redis.pcall('LPUSH', pairs_key(queue, priority, key), pair), queue, priority, now)
 end
 
 -- A message has come to a pair's line: the pair waits, at its first key, unless it does already.
@@ -174,7 +178,7 @@ function to_front(key, first, second, queue, priority, now)
   local length = redis.pcall('LLEN', list)
   if type(length) ~= 'number' or length > LOOK_FOR_PAIR or redis.call('LREM', list, 1, pair) == 0 then return end
   redis.pcall('HSET', PAIRS, place, key == second and '2' or '1')
-  wait_at(key, pair, queue, priority, now, true)
+  waits_at(key, redis.pcall('RPUSH', pairs_key(queue, priority, key), pair), queue, priority, now)
 end
 
 -- Sees to it that a pair which has messages waits where it is noted, at its first key if it waits nowhere; and that one

@@ -142,6 +142,22 @@ DAMAGES: dict[str, tuple[Callable[[Limited], Any], set[tuple[str, str, str]]]] =
         lambda k: k.space.redis.lpush(k.space.key("line:5:default slow:2"), "both1"),
         {("twice", "line:5:default slow:2", "both1"), ("misplaced", "line:5:default slow:2", "both1"), ("unvisited", "line:5:default slow:2", "slow:2")},
     ),
+    "a pair that is noted nowhere": (
+        lambda k: k.space.redis.hdel(k.space.key("pairs"), "5:default slow:2,host:busy"),
+        {("unvisited", "line:5:default slow:2,host:busy", "slow:2,host:busy")},
+    ),
+    "a pair that waits nowhere": (
+        lambda k: k.space.redis.delete(k.space.key("pairs:5:default host:busy")),
+        {("unturned", "pairs:5:default host:busy", "slow:2,host:busy")},
+    ),
+    "a pair of which is noted what cannot be read": (
+        lambda k: k.space.redis.hset(k.space.key("pairs"), "5:default slow:2,host:busy", "3"),
+        {("unpaired", "pairs", "slow:2,host:busy")},
+    ),
+    "a key where a pair waits, and nobody comes past": (
+        lambda k: edit(k, "host:busy", "p5:default,", "p9:other"),
+        {("stuck", "pairs", "host:busy")},
+    ),
     "turns of a wrong type": (
         lambda k: k.space.redis.set(k.space.key("turn:slow:1"), "x"),
         {("mistyped", "turn:slow:1", "")},
@@ -187,6 +203,9 @@ MENDED = [
     "a key that fell out of its turn",
     "a key that is twice in turn",
     "a parked key that nothing fetches",
+    "a pair that is noted nowhere",
+    "a pair that waits nowhere",
+    "a key where a pair waits, and nobody comes past",
     "a permit of nobody",
     "a run without its permit",
     "a key that nothing would forget",

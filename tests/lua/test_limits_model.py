@@ -399,10 +399,12 @@ class Keyed(RuleBasedStateMachine):
         """Whoever may claim is woken."""
         for queue in QUEUES:
             waits = any(state.get(f"ready:{queue}:{n}") for n in range(10)) or any(
-                state.get(f"{'pairs' if comma else 'line'}:{n}:{queue} {key}")
+                state.get(f"line:{n}:{queue} {key}")
                 for n in range(10)
                 for name in state.get(f"turn:{queue}:{n}", ())
-                for key, comma, _ in [name.partition(",")]
+                for key in (
+                    state.get(f"pairs:{n}:{queue} {name[:-1]}", ()) if name[-1] == "," else [name]
+                )
             )
             if waits and queue not in state.get("paused", ()):
                 told = self.tokens[queue] & set(state.get(f"consumers:{queue}", ()))
