@@ -439,7 +439,9 @@ class Keyed(RuleBasedStateMachine):
         self.sweep()
         self.promote()
         self.promote()
-        assert not {"keys", "idle", "later", "keyed", "pairs"} & set(self.seen), "something is kept for ever"
+        assert not {"keys", "idle", "later", "keyed", "pairs"} & set(self.seen), (
+            "something is kept for ever"
+        )
         self.check()
 
 

@@ -177,7 +177,9 @@ def check_lines(state: State) -> None:
             stopped = phase == "2" or "concurrency=0" in spec.split(" ")
             # (While limits change, a pass looks at all that is parked.)
             passing = "?" in state.get("limits", {})
-            fetched = key in state.get("later", {}) or state.get(f"held:{key}") or stopped or passing
+            fetched = (
+                key in state.get("later", {}) or state.get(f"held:{key}") or stopped or passing
+            )
             assert fetched, f"{key} is parked for ever"
     waiting = Counter[str]()
     for (_, at), ids in lines.items():
