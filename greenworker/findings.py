@@ -219,6 +219,10 @@ class Wording:
         )
         return Finding("stuck", place, key, text)
 
+    def unpaired(self, place: str, pair: str, _: str = "") -> Finding:
+        text = f"what {place} says of {unquote(pair)} cannot be read: what it has may not be handed out; the next sweeps mend it"
+        return Finding("unpaired", place, pair, text)
+
     def kept(self, place: str, key: str, _: str = "") -> Finding:
         text = (
             f"nothing waits for {unquote(key)} or runs, and {place} would keep it for ever; "

@@ -163,7 +163,8 @@ end
 -- window      starts: since when, so many, so many in the window before
 -- throttled   in all
 -- took        how long the last ones ran, ms
--- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between
+-- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between; with a
+--             comma behind the queue, pairs
 local STATE = '^(%S+) ([%d.]+) (%d+) (%d+) (%d+) (%d+) (%d) (%S+) (%d+,%d+,%d+) (%d+) (%S+) (%S+) (.*)$'
 
 local function read_lines(text)
@@ -178,9 +179,9 @@ function find_lines(key)
   local lines, queues = {}, redis.pcall('SMEMBERS', QUEUES)
   for _, queue in ipairs(queues.err and {} or queues) do
     for priority = 0, 9 do
-      if redis.call('EXISTS', ROOT .. 'line:' .. priority .. ':' .. queue .. ' ' .. key) == 1 then
-        lines[priority .. ':' .. queue] = 'p'
-      end
+      local at = priority .. ':' .. queue
+      if redis.call('EXISTS', ROOT .. 'line:' .. at .. ' ' .. key) == 1 then lines[at] = 'p' end
+      if redis.call('EXISTS', ROOT .. 'pairs:' .. at .. ' ' .. key) == 1 then lines[at .. ','] = 'p' end
     end
   end
   return lines

@@ -428,7 +428,10 @@ class Keyed(RuleBasedStateMachine):
             waits = any(state.get(f"ready:{queue}:{n}") for n in range(10)) or any(
                 state.get(f"line:{n}:{queue} {key}")
                 for n in range(10)
-                for key in state.get(f"turn:{queue}:{n}", ())
+                for name in state.get(f"turn:{queue}:{n}", ())
+                for key in (
+                    state.get(f"pairs:{n}:{queue} {name[:-1]}", ()) if name[-1] == "," else [name]
+                )
             )
             if waits and queue not in state.get("paused", ()):
                 told = self.tokens[queue] & set(state.get(f"consumers:{queue}", ()))
@@ -463,7 +466,9 @@ class Keyed(RuleBasedStateMachine):
         self.sweep()
         self.promote()
         self.promote()
-        assert not {"keys", "idle", "later", "keyed"} & set(self.seen), "something is kept for ever"
+        assert not {"keys", "idle", "later", "keyed", "pairs"} & set(self.seen), (
+            "something is kept for ever"
+        )
         self.check()
 
 
