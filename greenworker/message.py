@@ -125,7 +125,7 @@ class Outcome:
         return 64 + len(self.result) + len(self.envelope)
 
 
-_message, delivery_of, _outcome = quickly(Message), quickly(Delivery), quickly(Outcome)
+message_of, delivery_of, _outcome = quickly(Message), quickly(Delivery), quickly(Outcome)
 
 RELEASE = Outcome("release")
 CANCELLED = b'{"state":"CANCELLED"}'  # what is kept of one
@@ -170,7 +170,7 @@ def decode(id: str, envelope: bytes) -> Message:
         headers = rest[0] if rest else {}
         if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(headers, dict)):
             raise MalformedMessage(f"{id}: the body is not [args, kwargs, headers]")
-        return _message(
+        return message_of(
             id,
             unquote(task) if "%" in task else task,
             args,
