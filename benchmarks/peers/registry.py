@@ -1,0 +1,10 @@
+"""All peers by name, in the order in which they are shown."""
+
+from peers.on_bare import Bare
+from peers.on_celery import Celery, StockCelery
+from peers.on_greenworker import Greenworker
+from peers.peer import Peer
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer for peer in (Greenworker(), Bare(), Celery(), StockCelery())
+}
