@@ -17,15 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from peers.registry import PEERS
-
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent
 
 # The worker alone on the first core; server, sender and this program on the second.
 WORKER_CPU, OTHER_CPU = 0, 1
 
-GREENWORKER = PEERS["greenworker"].packages
 HIREDIS = ("hiredis==3.5.0",)
 
 

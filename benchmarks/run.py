@@ -1,6 +1,14 @@
 """Measure workers side by side: `python benchmarks/run.py drain naps --rounds 3 --json figures.jsonl`.
 
     drain     a full queue of tasks that do nothing
+    naps      tasks of 0.1 s, a thousand and more at once
+    latency   an idle worker, one task: until it runs, until its result is back
+    enqueue   sending, one by one and many at once
+    memory    of an idle worker, and of each task that waits in it
+    server    CPU time, commands and bytes of the server for each task
+    size      greenworker beside a million tasks that wait, are scheduled, are done
+    pages     HTTP pages of 50 ms through the queue
+    crash     a worker is killed: what is lost, what runs twice
 
 Makes what it needs (an environment for each peer, a private server), runs the peers in turn, writes a JSON line for each run, and
 then prints a table for each workload. README.md says what is counted and why that is fair.
@@ -22,10 +30,19 @@ from harness import Venv
 from peers.on_greenworker import Greenworker
 from peers.peer import Peer
 from peers.registry import PEERS
+from workloads.crash import CRASH
 from workloads.drain import DRAIN
+from workloads.enqueue import ENQUEUE
+from workloads.latency import LATENCY
+from workloads.memory import MEMORY
+from workloads.naps import NAPS
+from workloads.pages import PAGES
+from workloads.server import SERVER
+from workloads.size import SIZE
 from workloads.trial import Options, Workload
 
-WORKLOADS = {workload.name: workload for workload in (DRAIN,)}
+ALL = (DRAIN, NAPS, LATENCY, ENQUEUE, MEMORY, SERVER, SIZE, PAGES, CRASH)
+WORKLOADS = {workload.name: workload for workload in ALL}
 Row = dict[str, Any]
 
 
@@ -72,25 +89,22 @@ def _write(out: Any, row: Row) -> None:
 
 
 def table(workload: Workload, rows: Sequence[Row]) -> None:
-    """Medians and ranges. Ratios are taken within each round, whose peers had the same machine."""
+    """Medians and ranges. The last column is the first one's ratio within each round, whose peers had the same machine."""
     whole = [row for row in rows if "failed" not in row]
     for case in dict.fromkeys(row.get("case", "") for row in whole):
         here = [row for row in whole if row.get("case", "") == case]
         names = list(dict.fromkeys(row["peer"] for row in here))
         yardstick = workload.yardstick if workload.yardstick in names else names[-1]
         print(f"\n{workload.name} {case}".rstrip())
-        heads = [
-            *workload.figures.values(),
-            f"{next(iter(workload.figures.values()))}, times {yardstick}",
-        ]
-        print(f"{'':<20}" + "".join(f"{head:>32}" for head in heads))
+        heads = [*workload.figures.values(), f"times {yardstick}"]
+        print(f"{'':<20}" + "".join(f"{head:>26}" for head in heads))
         main = next(iter(workload.figures))
         base = {row["round"]: row[main] for row in here if row["peer"] == yardstick}
         for name in names:
             mine = [row for row in here if row["peer"] == name]
             texts = [spread([row[key] for row in mine if key in row]) for key in workload.figures]
             ratios = [row[main] / base[row["round"]] for row in mine if base.get(row["round"])]
-            print(f"{name:<20}" + "".join(f"{text:>32}" for text in [*texts, spread(ratios)]))
+            print(f"{name:<20}" + "".join(f"{text:>26}" for text in [*texts, spread(ratios)]))
     for row in rows:
         if "failed" in row:
             print(f"{workload.name}, round {row['round']}: {row['failed']}")

@@ -22,7 +22,9 @@ SendMany = Callable[[str, Iterable[tuple[Any, ...]]], object]
 Wait = Callable[[Any], object]
 
 
-def main(send: Send, send_many: SendMany, wait: Wait) -> None:
+def main(
+    send: Send, send_many: SendMany, wait: Wait, later: Callable[[int], object] | None = None
+) -> None:
     match sys.argv[1:]:
         case ["fill", task, count, *args]:
             call = tuple(map(json.loads, args))
@@ -36,6 +38,8 @@ def main(send: Send, send_many: SendMany, wait: Wait) -> None:
             print(json.dumps(_latency(send, wait, int(count), float(gap), *map(float, idle))))
         case ["enqueue", seconds]:
             print(json.dumps(_enqueue(send, float(seconds))))
+        case ["later", count] if later:
+            later(int(count))
         case words:
             raise SystemExit(f"not known: {words}; see the beginning of {__file__}")
 

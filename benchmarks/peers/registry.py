@@ -2,9 +2,13 @@
 
 from peers.on_bare import Bare
 from peers.on_celery import Celery, StockCelery
+from peers.on_dramatiq import Dramatiq
 from peers.on_greenworker import Greenworker
+from peers.on_huey import Huey
+from peers.on_saq import Saq
 from peers.peer import Peer
 
 PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (Greenworker(), Bare(), Celery(), StockCelery())
+    peer.name: peer
+    for peer in (Greenworker(), Bare(), Celery(), StockCelery(), Dramatiq(), Huey(), Saq())
 }

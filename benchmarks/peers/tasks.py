@@ -6,6 +6,7 @@ import functools
 import mmap
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -29,12 +30,23 @@ def mark(n: int, seconds: float) -> None:
     slots()[n] += 1
 
 
+def park(n: int, seconds: float) -> None:
+    """Tell that it has begun, and wait."""
+    slots()[n] = 1
+    time.sleep(seconds)
+
+
 def page(url: str) -> int:
     """Fetch a page; how many bytes it has."""
-    return len(_http().request("GET", url).data)
+    return fetch()(url)
 
 
-TASKS = {task.__name__: task for task in (noop, nap, stamp, mark, page)}
+TASKS = {task.__name__: task for task in (noop, nap, stamp, mark, park, page)}
+
+
+def wide(url: str) -> str:
+    """The server's URL, with a pool that has a connection for each task (redis-py's has a hundred)."""
+    return f"{url}?max_connections={int(os.environ['BENCH_CONCURRENCY']) + 50}"
 
 
 @functools.cache
@@ -47,9 +59,22 @@ def slots() -> Any:
 
 
 @functools.cache
-def _http() -> Any:
+def fetch() -> Callable[[str], int]:
     """One client for all tasks, with as many connections as there may be tasks."""
-    import urllib3
-
     many = int(os.environ["BENCH_CONCURRENCY"])
-    return urllib3.PoolManager(maxsize=many, block=False, timeout=30, retries=False)
+    if os.environ["BENCH_CLIENT"] == "urllib3":
+        import urllib3
+
+        http = urllib3.PoolManager(maxsize=many, block=False, timeout=30, retries=False)
+        return lambda url: len(http.request("GET", url).data)
+    from geventhttpclient import URL, HTTPClient
+
+    @functools.cache
+    def client(host: str, port: int) -> Any:
+        return HTTPClient(host, port, concurrency=many, network_timeout=30)
+
+    def get(text: str) -> int:
+        url = URL(text)
+        return len(client(url.host, url.port).get(url.request_uri).read())
+
+    return get

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -57,12 +58,19 @@ class Trial:
     """A private server with a peer's tasks and worker; all is gone at the end of the block."""
 
     def __init__(
-        self, peer: Peer, options: Options, *, workload: str, concurrency: int = 100, slots: int = 1
+        self,
+        peer: Peer,
+        options: Options,
+        *,
+        workload: str,
+        concurrency: int = 100,
+        slots: int = 1,
+        client: str = "",
     ) -> None:
         self.peer, self.concurrency = peer, concurrency
         self.server = Server(options.binary)
         self._bin = options.venvs[peer.venv].bin
-        self._workload, self._size = workload, slots * 8
+        self._workload, self._size, self._client = workload, slots * 8, client
         self._worker: subprocess.Popen[bytes] | None = None
         self.before = 0  # keys that are no results
 
@@ -73,6 +81,7 @@ class Trial:
         self._file = tempfile.NamedTemporaryFile(dir=where, prefix="greenworker-benchmark-")
         self._file.truncate(max(self._size, mmap.PAGESIZE))
         self.slots = memoryview(mmap.mmap(self._file.fileno(), 0)).cast("q")
+        self._log = tempfile.TemporaryFile("w+")
         self.env = {
             "PYTHONPATH": str(harness.HERE),
             **self.peer.env(),
@@ -81,11 +90,16 @@ class Trial:
             "BENCH_SLOTS": self._file.name,
             "BENCH_CONCURRENCY": str(self.concurrency),
             "BENCH_WORKLOAD": self._workload,
+            "BENCH_CLIENT": self._client,
         }
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.stop()
+        self.kill()
+        if error[0] is not None:
+            self._log.seek(0)
+            sys.stderr.write(self._log.read()[-2000:])
+        self._log.close()
         self._file.close()
         self.server.__exit__(*error)
 
@@ -109,21 +123,23 @@ class Trial:
     def work(self) -> subprocess.Popen[bytes]:
         """Start the worker."""
         command = self._command(self.peer.worker(self.concurrency))
-        self._worker = harness.start(command, WORKER_CPU, self.env, stdout=subprocess.DEVNULL)
+        self._worker = harness.start(
+            command, WORKER_CPU, self.env, stdout=subprocess.DEVNULL, stderr=self._log
+        )
         return self._worker
 
-    def stop(self) -> None:
-        if self._worker is not None:
-            harness.stop(self._worker)
-            self._worker = None
-
     def kill(self) -> None:
-        assert self._worker is not None
-        harness.kill(self._worker)
-        self._worker = None
+        """End the worker at once, with all its children, by signal 9."""
+        if self._worker is not None:
+            harness.kill(self._worker)
+            self._worker = None
 
     def ended(self) -> int:
         return self.peer.ended(self.server) - self.before
+
+    def slot_sum(self) -> int:
+        """What tasks have left behind in all slots."""
+        return sum(self.slots)
 
     def pids(self) -> list[int]:
         assert self._worker is not None
