@@ -46,6 +46,7 @@ if INSIDE:
     from peers import inside
     from peers.tasks import TASKS
 
+    CONNECTIONS = int(os.environ["BENCH_CONCURRENCY"]) + 50
     app = celery.Celery(
         "on_celery", broker=os.environ["BENCH_URL"], backend=os.environ["BENCH_RESULTS_URL"]
     )
@@ -61,6 +62,9 @@ if INSIDE:
         result_serializer="json",
         result_expires=3600,
         broker_connection_retry_on_startup=True,
+        # As many connections as tasks, should they all want one: redis-py's pools have a hundred.
+        broker_transport_options={"max_connections": CONNECTIONS},
+        redis_max_connections=CONNECTIONS,
         result_backend_thread_safe="BENCH_STOCK" not in os.environ,
     )
     tasks = {name: app.task(name=name)(function) for name, function in TASKS.items()}
