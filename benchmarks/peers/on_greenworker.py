@@ -14,6 +14,7 @@ class Greenworker(Peer):
     """As it comes: a result for each task, kept for an hour and announced; leases; a time limit of 300 s."""
 
     file = "on_greenworker.py"
+    fast = True
     packages = GREENWORKER
     workloads = EVERY | {"size"}
     clients = ("urllib3", "geventhttpclient")

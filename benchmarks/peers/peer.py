@@ -38,7 +38,9 @@ class Peer:
 
     name: str
     file: str  # in this folder: run in the peer's environment it is who sends
-    packages: tuple[str, ...]  # pinned, for pip
+    packages: tuple[str, ...]  # pinned, for pip; for npm if it runs on Node.js
+    node = False
+    fast = False  # gets more tasks, so that it is not done before the count has begun
     workloads: frozenset[str] = EVERY
     clients: tuple[str, ...] = ("urllib3",)  # what it fetches pages with
     results: str  # the pattern of the keys that hold results

@@ -1,6 +1,7 @@
 """All peers by name, in the order in which they are shown."""
 
 from peers.on_bare import Bare
+from peers.on_bullmq import BullMQ
 from peers.on_celery import Celery, StockCelery
 from peers.on_dramatiq import Dramatiq
 from peers.on_greenworker import Greenworker
@@ -10,5 +11,14 @@ from peers.peer import Peer
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
-    for peer in (Greenworker(), Bare(), Celery(), StockCelery(), Dramatiq(), Huey(), Saq())
+    for peer in (
+        Greenworker(),
+        Bare(),
+        Celery(),
+        StockCelery(),
+        Dramatiq(),
+        Huey(),
+        Saq(),
+        BullMQ(),
+    )
 }

@@ -44,7 +44,7 @@ class Options:
 
     def count(self, peer: Peer, many: int, few: int) -> int:
         """How many tasks: fewer for those that need longer for each."""
-        return self.tasks or (many if peer.name.startswith(("greenworker", "bare")) else few)
+        return self.tasks or (many if peer.fast else few)
 
 
 class Moment(NamedTuple):
