@@ -27,11 +27,9 @@ class Workload:
 
     name: str
     run: Callable[[Peer, Options], Iterator[dict[str, Any]]]
-    figures: dict[
-        str, str
-    ]  # those for the table: field → its heading. The first one is also told as a ratio
-    yardstick: str  # the peer that the ratio is to, or ""
-    less_is_better: bool = False
+    # Those for the table: field → its heading. The first one is also told as a ratio.
+    figures: dict[str, str]
+    yardstick: str  # the peer that the ratio is to; where it is not measured, the last one
 
 
 @dataclass(frozen=True)
