@@ -55,12 +55,13 @@ async function fill(queue, task, count, args) {
 }
 
 function sent(count, began) {
-  const { userCPUTime, systemCPUTime, maxRSS } = process.resourceUsage();
+  const { userCPUTime, systemCPUTime } = process.resourceUsage();
+  const peak = /VmHWM:\s+(\d+)/.exec(fs.readFileSync("/proc/self/status", "utf8"))[1];
   return {
     sent: count,
     seconds: (performance.now() - began) / 1000,
     cpu_us: (userCPUTime + systemCPUTime) / count,
-    peak_mb: (maxRSS * 1024) / 1e6,
+    peak_mb: (peak * 1024) / 1e6,
   };
 }
 

@@ -36,12 +36,18 @@ def _naps(peer: Peer, options: Options, concurrency: int, count: int) -> dict[st
         "per_second": round(count / makespan, 1),
         "makespan": round(makespan, 3),
         "core": round((last.worker_cpu - first.worker_cpu) / makespan, 3),
+        "server_core": round((last.server_cpu - first.server_cpu) / makespan, 3),
     }
 
 
 NAPS = Workload(
     "naps",
     run,
-    {"share": "share of the ideal", "per_second": "tasks/s", "core": "of a core"},
+    {
+        "share": "share of the ideal",
+        "per_second": "tasks/s",
+        "core": "of a core",
+        "server_core": "server, likewise",
+    },
     yardstick="greenworker",
 )
