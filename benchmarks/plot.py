@@ -18,9 +18,9 @@ LABELS, WIDTH, ROOM = 110, 720, 90  # pixels: names, all of it, what is kept fre
 ROW, BAR, TITLE = 22, 13, 44
 
 STYLE = """
-  text { font: 13px system-ui, sans-serif; fill: #57606a }
+  text { font: 13px system-ui, sans-serif; fill: #6e7781 }
   .title { font-weight: 600 }
-  .bar { fill: #8c959f } .own { fill: #1a7f37 } .range { stroke: #57606a; stroke-width: 1.5 }
+  .bar { fill: #8c959f } .own { fill: #1a7f37 } .range { stroke: #424a53; stroke-width: 2 }
   @media (prefers-color-scheme: dark) {
     text { fill: #adb5bd } .bar { fill: #6e7681 } .own { fill: #3fb950 } .range { stroke: #adb5bd }
   }
