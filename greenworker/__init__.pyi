@@ -1,4 +1,5 @@
 from greenworker import errors as errors
+from greenworker.admission import KeyState as KeyState
 from greenworker.app import App as App
 from greenworker.backoff import Backoff as Backoff
 from greenworker.children import spawn as spawn
@@ -8,6 +9,7 @@ from greenworker.dead import DeadLetter as DeadLetter
 from greenworker.errors import Cancelled as Cancelled
 from greenworker.errors import SoftTimeout as SoftTimeout
 from greenworker.hosts import host as host
+from greenworker.limit import Limit as Limit
 from greenworker.message import Message as Message
 from greenworker.message import State as State
 from greenworker.middleware import Middleware as Middleware

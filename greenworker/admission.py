@@ -27,7 +27,8 @@ class KeyState:
     `state`: open; busy (all its permits are out); later (it waits for its delay or rate); throttled (until its site may be asked again); circuit (it was throttled so
     often that one probe at a time is let through); held (by hand); stopped (by concurrency=0). `due_in`: how long it is held, or until its next
     start; None where there is no such time. `per_minute`: its starts. `p50` and `p95`: what its runs take; `interval` is what `adaptive`
-    has found for now; None where nothing is known. `throttled`: how often it was, ever.
+    has found for now; None where nothing is known. `refused`: how often its site has
+    (Throttled), as long as the key is known.
     """
 
     key: str
@@ -40,7 +41,7 @@ class KeyState:
     per_minute: float
     p50: float | None
     p95: float | None
-    throttled: int
+    refused: int
     interval: float | None
 
 
@@ -61,17 +62,32 @@ class Admission:
         return self._set("s", "", {limit.pattern: limit.spec for limit in limits})
 
     def drop(self, pattern: str) -> bool:
-        """Have no limit by this pattern, whoever has set it; False when there is none."""
+        """Drop what people have set by this pattern: what code declares counts again. False when they have set none."""
         return bool(self._set("s", "", {pattern: ""}))
 
+    def drop_damaged(self, pattern: str) -> bool:
+        """Drop what cannot be read, if that is what this pattern has; it may be none, as `known` names it."""
+        for field, limit in self._noted():
+            if limit.damaged and limit.pattern == pattern:
+                self._run("limit_set", "x", "", field, "")
+                self._look_again()
+                return True
+        return False
+
     def known(self) -> dict[str, Limit]:
-        """The limits that there are, by pattern; what is damaged is left out."""
-        found = {}
-        for pattern, line in groups(self._run("limit_list"), 2):
-            limit = read_limit(_raw(pattern), _raw(line))
-            if limit is not None:
-                found[limit.pattern] = limit
-        return found
+        """The limits that there are, by pattern; also what is damaged."""
+        return {limit.pattern: limit for _, limit in self._noted()}
+
+    def _noted(self) -> Iterator[tuple[bytes, Limit]]:
+        """Each, and how it is called in Redis."""
+        for field, line, beneath in groups(self._run("limit_list"), 3):
+            name = _raw(field)
+            limit = read_limit(name, _raw(line), _raw(beneath))
+            if limit is None or escape_pattern(limit.pattern) != name:
+                pattern = unquote(name)
+                named = pattern if escape_pattern(pattern) == name else name
+                limit = Limit(named, damaged=True)
+            yield field, limit
 
     def declarers(self) -> dict[str, Sequence[str]]:
         """By pattern, which workers' code declares it."""
@@ -81,13 +97,14 @@ class Admission:
                 by.setdefault(unquote(pattern), []).append(shown(_raw(worker)))
         return {pattern: sorted(workers) for pattern, workers in by.items()}
 
-    def keys(self, named: Sequence[str] = ()) -> Iterator[KeyState]:
-        """What is known of these keys, or of all of which anything is; one may come twice, as it stands later."""
+    def keys(self, named: Sequence[str] = (), *, unknown: bool = False) -> Iterator[KeyState]:
+        """What is known of these keys, or of all of which anything is; one may come twice, as it stands later. `unknown`: of
+        those that are named also how they would stand of which nothing is."""
         escaped = [keys.escape(key) for key in named]
         for start in range(0, max(1, len(escaped)), _LOOKED_AT):
             some, cursor = escaped[start : start + _LOOKED_AT], "0"
             while True:
-                cursor, found = self._look(cursor, _LOOKED_AT, some)
+                cursor, found = self._look(cursor, 0 if some and unknown else _LOOKED_AT, some)
                 yield from found
                 if some or cursor == "0":
                     break
@@ -113,9 +130,12 @@ class Admission:
         changed = [_raw(one) for one in self._run("limit_set", origin, worker, *fields)]
         # What waits under a key that is named itself the script has looked at.
         if any("*" in pattern for pattern in changed):
-            while self._run("limit_look", MAX_COUNT):
-                pass
+            self._look_again()
         return [unquote(pattern) for pattern in changed]
+
+    def _look_again(self) -> None:
+        while self._run("limit_look", MAX_COUNT):
+            pass
 
     def _look(self, cursor: str, count: int, named: Sequence[str]) -> tuple[str, list[KeyState]]:
         after, now, *told = self._run("limit_keys", cursor, count, *named)
@@ -144,7 +164,7 @@ def _state(
     per_minute: bytes,
     p50: int,
     p95: int,
-    throttled: int,
+    refused: int,
     interval: int,
 ) -> KeyState:
     return KeyState(
@@ -158,7 +178,7 @@ def _state(
         per_minute=float(per_minute),
         p50=_seconds(p50),
         p95=_seconds(p95),
-        throttled=int(throttled),
+        refused=int(refused),
         interval=None if float(interval) <= 0 else float(interval) / 1000,
     )
 

@@ -38,14 +38,14 @@ _TYPES = {
     "sweep": "string", "pulse": "string", "paused": "set", "asked": "string", "schedules": "hash",
     "unique": "hash", "seen": "hash", "seen:dropped": "hash",
     "marks": "hash",
-    "limits": "hash", "limits:by": "hash", "keys": "hash", "keyed": "hash", "later": "zset", "idle": "zset",
+    "limits": "hash", "limits:by": "hash", "limits:under": "hash", "keys": "hash", "keyed": "hash", "pairs": "hash", "later": "zset", "idle": "zset",
 }  # fmt: skip
 _TYPES_BELOW = {
     "ready": "list", "suspects": "list", "wake": "list", "processing": "hash", "suspected": "zset", "solitary": "string",
     "room": "string", "consumers": "set", "running": "string", "result": "string", "push": "string",
     "unique": "string", "seen": "set",
     "cancels": "hash",
-    "line": "list", "turn": "list", "held": "set",
+    "line": "list", "pairs": "list", "turn": "list", "held": "set",
 }  # fmt: skip
 # What audit_scan.lua tells, in words.
 _JUDGED: dict[str, Callable[..., Finding]] = {
@@ -69,10 +69,12 @@ _JUDGED: dict[str, Callable[..., Finding]] = {
     "overturned": Wording.overturned,
     "unnoted": Wording.unnoted,
     "stuck": Wording.stuck,
+    "unpaired": Wording.unpaired,
     "kept": Wording.kept,
     "uncounted": Wording.uncounted,
     "miscounted": Wording.miscounted,
     "unlimited": Wording.unlimited,
+    "uncovered": Wording.uncovered,
 }
 
 
@@ -170,8 +172,9 @@ class Audit:
         for line in self._names.get("line", []):
             lists[line] = None
         # Those that came meanwhile.
-        for noted, _ in self._probe.keyed("lines", "keys"):
-            lists |= dict.fromkeys(noted)
+        for key in ("keys", "pairs"):
+            for noted, _ in self._probe.keyed("lines", key):
+                lists |= dict.fromkeys(noted)
         yield from lists
         now = self._probe.totals()
         holders = [keys.processing("", worker.id) for worker in now.workers + now.corpses]
@@ -225,7 +228,12 @@ class Audit:
     def _check_keys(self) -> None:
         """What limits go by: would all of it be fetched, and does what they count add up?"""
         self._scan("members", "limits:by")
-        looks = [("known", "keys"), ("limits", "limits")]
+        looks = [
+            ("known", "keys"),
+            ("pairs", "pairs"),
+            ("limits", "limits"),
+            ("under", "limits:under"),
+        ]
         looks += [("turns", turn) for turn in self._names.get("turn", [])]
         looks += [("permits", held) for held in self._names.get("held", [])]
         for what, key in [*looks, ("counts", "keyed")]:

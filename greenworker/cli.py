@@ -33,11 +33,12 @@ Commands:
               NAME... goes on with what comes, schedule run NAME... sends one now.
               Takes what status takes; run needs -A MODULE.
   limit       What is allowed of keys, such as host:example.com, and how they stand:
-              limit list. At the next claim everywhere, limit set 'host:*' changes
-              it, with -c, --delay, --rate, --burst, --adaptive, --floor, --ceiling
-              or --none, and limit drop 'host:*' forgets it. limit hold KEY hands
-              out nothing of a key, --for a time or until limit resume KEY. Takes
-              what status takes, and --limit.
+              limit list, or with KEY... of just these, open ones too. At the next
+              claim everywhere, limit set 'host:*' changes it, as told by -c, --delay,
+              by --rate, --burst, --adaptive, --floor and --ceiling, or --none;
+              limit drop 'host:*' has what code declares count again. limit hold KEY
+              hands out nothing of a key, --for a time or until limit resume KEY.
+              Takes what status takes, and --limit.
   running     What each worker runs now: task, id, for how long, and the line where
               it stands. Takes what status takes, and --limit.
   top         See it live: queues, workers, keys that are limited, how fast it goes,

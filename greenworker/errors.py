@@ -71,7 +71,10 @@ class UnsuitableServer(ConfigError):
 
 
 class BadArguments(GreenworkerError, TypeError):
-    """A call does not fit the task's signature."""
+    """A call does not fit the task's signature, or has no key though it is to have one. `item`: which one it is of those
+    that `delay_many` was given, counted from 0."""
+
+    item: int | None = None
 
 
 class NotEncodable(GreenworkerError, TypeError):

@@ -219,6 +219,10 @@ class Wording:
         )
         return Finding("stuck", place, key, text)
 
+    def unpaired(self, place: str, pair: str, _: str = "") -> Finding:
+        text = f"what {place} says of {unquote(pair)} cannot be read: what it has may not be handed out; the next sweeps mend it"
+        return Finding("unpaired", place, pair, text)
+
     def kept(self, place: str, key: str, _: str = "") -> Finding:
         text = (
             f"nothing waits for {unquote(key)} or runs, and {place} would keep it for ever; "
@@ -261,6 +265,13 @@ class Wording:
             f"{self._mend('HDEL', self._root + key, pattern)}, and set it again"
         )
         return Finding("unlimited", key, pattern, text)
+
+    def uncovered(self, key: str, pattern: str, _: str = "") -> Finding:
+        text = (
+            f"{key} has what code declares of {unquote(pattern)}, and people have set nothing above it: it limits nothing "
+            f"until a sweep has seen to it; {self._mend('HDEL', self._root + key, pattern)}"
+        )
+        return Finding("uncovered", key, pattern, text)
 
     def _find(self, key: str) -> str:
         """Have its lines be found (lines.lua, look_at_due)."""

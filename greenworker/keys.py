@@ -172,6 +172,10 @@ def limits_by(root: str) -> str:
     return root + "limits:by"
 
 
+def limits_under(root: str) -> str:
+    return root + "limits:under"
+
+
 def stats(root: str) -> str:
     return root + "stats"
 

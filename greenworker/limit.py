@@ -33,6 +33,14 @@ _UNITS = {
 }
 _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,6})?)"
 _RATE = re.compile(rf"{_NUMBER} ?/ ?{_NUMBER}? ?([a-z]+)").fullmatch
+# What is nearly one: whatever stands between, and whatever the unit is called.
+_NEARLY = re.compile(rf"\s*{_NUMBER}\s*(?:/|per)\s*{_NUMBER}?\s*([a-z]+)\s*").fullmatch
+_ALSO = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), "min"),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "hour"),
+    **dict.fromkeys(("d", "day", "days"), "day"),
+}
 _SPEC_RATE = re.compile(r"([0-9]{1,15})/([0-9]{1,15})").fullmatch
 _NONE = "none"
 
@@ -68,7 +76,8 @@ class Limit:
     `concurrency`: runs at once, 0 for none at all. `delay`: seconds between two starts. `rate`: starts in a time,
     of which `burst` may come at once after a pause (unless told: what it allows in 0.1 s, one at least). `adaptive`: the rate is found by how the other side bears it,
     between `floor` and `ceiling`. With nothing at all it lifts what a wider pattern says. `declared`: by code,
-    not by people; `changed`: when (epoch seconds of the server's clock), 0 before it is there.
+    not by people; `changed`: when (epoch seconds of the server's clock), 0 before it is there; `over`: what code declares
+    beneath what people have set, and counts again when that is dropped; `damaged`: what the server has cannot be read.
     """
 
     pattern: str
@@ -81,10 +90,14 @@ class Limit:
     ceiling: Rate | None = None
     declared: bool = False
     changed: float = 0.0
+    over: Limit | None = None
+    damaged: bool = False
 
     @property
     def is_none(self) -> bool:
         """Whether it is no limit, which lifts others."""
+        if self.damaged:
+            return False
         said = (self.concurrency, self.delay, self.rate, self.burst, self.floor, self.ceiling)
         return not self.adaptive and all(value is None for value in said)
 
@@ -107,6 +120,8 @@ class Limit:
 
     def __str__(self) -> str:
         """What it says, for people: `concurrency 2, delay 0.25 s, rate 100/min, burst 20`."""
+        if self.damaged:
+            return "cannot be read"
         said = {
             "concurrency": self.concurrency,
             "delay": None if self.delay is None else f"{self.delay:g} s",
@@ -161,8 +176,9 @@ def make_limit(pattern: object, options: Mapping[str, Any]) -> Limit:
     return limit
 
 
-def read_limit(pattern: str, line: str) -> Limit | None:
-    """A limit as the server keeps it, `<d or s> <changed ms> <spec>`; None for what is damaged."""
+def read_limit(pattern: str, line: str, beneath: str = "") -> Limit | None:
+    """A limit as the server keeps it, `<d or s> <changed ms> <spec>`, and the spec of what code declares beneath it; None for
+    what is damaged."""
     origin, _, rest = line.partition(" ")
     changed, _, spec = rest.partition(" ")
     if origin not in ("d", "s") or not changed.isdecimal() or not spec:
@@ -172,7 +188,8 @@ def read_limit(pattern: str, line: str) -> Limit | None:
         limit = make_limit(unquote(pattern), options)
     except (ConfigError, ValueError):
         return None
-    return replace(limit, declared=origin == "d", changed=int(changed) / 1000)
+    over = read_limit(pattern, f"d {changed} {beneath}") if beneath else None
+    return replace(limit, declared=origin == "d", changed=int(changed) / 1000, over=over)
 
 
 def read_spec(pattern: str, spec: str) -> Limit | None:
@@ -185,6 +202,8 @@ def read_rate(what: str, value: object) -> Rate:
     """A rate such as "100/min", "0.5/s" or "10/30s"; raises ConfigError."""
     match = _RATE(value) if isinstance(value, str) else None
     if match is None or match[3] not in _UNITS:
+        if mend := _rate_meant(value):
+            raise ConfigError(f"{what}={value!r:.60}: {mend}")
         raise ConfigError(
             f"{what}={value!r:.60}: give starts in a time, such as 100/min, 5/s, 1000/hour or 10/30s "
             "(s, sec, second, min, minute, h, hour, d, day)"
@@ -258,6 +277,15 @@ def _is_text(value: object) -> TypeGuard[str]:
         and value.isprintable()
         and len(escape(value)) <= _LONGEST_ESCAPED
     )
+
+
+def _rate_meant(value: object) -> str:
+    """How to write what is nearly a rate; empty for anything else."""
+    match = _NEARLY(value.lower()) if isinstance(value, str) and value.isascii() else None
+    if match is None or match[3] not in _ALSO:
+        return ""
+    sure = ", if m is minutes" if match[3] == "m" else ""
+    return f"write {match[1]}/{match[2] or ''}{_ALSO[match[3]]}{sure}"
 
 
 def _in_ms(rate: Rate) -> str:

@@ -41,7 +41,7 @@ class Limits:
         self.declared[limit.pattern] = limit
 
     def set(self, pattern: str, *, none: bool = False, **options: Unpack[LimitOptions]) -> Limit:
-        """Set a limit by hand, in place of whatever it was; code does not change it again. `none`: no limit, whatever
+        """Set a limit by hand: until it is dropped it stands above what code declares. `none`: no limit, whatever
         a wider pattern says. Raises ConfigError."""
         limit = make_limit(pattern, options)
         if not none:
@@ -52,14 +52,16 @@ class Limits:
         return limit
 
     def drop(self, pattern: str) -> bool:
-        """Have no limit by this pattern; False when there is none. What code declares comes back with the next
-        worker that starts."""
-        return self._admission().drop(check_pattern(pattern))
+        """Drop what people have set by this pattern: what code declares counts again, from the next claim on. False when
+        they have set none. What is damaged goes, whoever said it."""
+        admission = self._admission()
+        return admission.drop_damaged(pattern) or admission.drop(check_pattern(pattern))
 
-    def keys(self, *named: str) -> list[KeyState]:
-        """How these keys stand, or all of which anything is known, by name."""
+    def keys(self, *named: str, unknown: bool = False) -> list[KeyState]:
+        """How these keys stand, or all of which anything is known, by name. `unknown`: these, whether or not anything is
+        known of them."""
         checked = [check_key("key", key) for key in named]
-        found = {one.key: one for one in self._admission().keys(checked)}
+        found = {one.key: one for one in self._admission().keys(checked, unknown=unknown)}
         return [found[key] for key in sorted(found)]
 
     def hold(self, key: str, seconds: float | None = None) -> bool:
@@ -78,7 +80,8 @@ class Limits:
         return self._admission().declarers()
 
     def list(self) -> list[Limit]:
-        """All that there are, by pattern; also what this app declares and no worker has told of yet (`changed` is 0)."""
+        """All that there are, by pattern; also what this app declares and no worker has told of yet (`changed` is 0), and what is
+        damaged."""
         found = {**self._declared_ones(), **self._admission().known()}
         return [found[pattern] for pattern in sorted(found)]
 

@@ -26,8 +26,9 @@ _FIRST, _FIRST_OF_LARGE, _LARGE = 100, 4, ("msg", "dead:record", "unique")
 WORK = 500_000  # entries of lists that one call may walk through, some 8 ms
 
 _NAME = re.compile(rb"[A-Za-z0-9_.:/@-]{1,64}")
-_LONGEST = 800  # characters that are shown: `line:5:`, a queue and a key
-_KEY = re.compile(rb"[A-Za-z0-9_.~:/@%*-]{1,600}")  # what limits go by, escaped, and patterns
+_LONGEST = 1500  # characters that are shown: `line:5:`, a queue and two keys
+# What limits go by, escaped, and two of them; and patterns.
+_KEY = re.compile(rb"[A-Za-z0-9_.~:/@%*-]{1,600}(,[A-Za-z0-9_.~:/@%*-]{1,600})?")
 
 
 class Wrong(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
@@ -188,7 +188,8 @@ class Task(Generic[P, R]):
         what is new there, which has been seen from then on.
 
         Returns the Results in order, or, with `results=False`, how many they would be: memory is
-        then flat for any number. An error midway carries `.sent`.
+        then flat for any number. An error midway carries `.sent`: it stops at the first item that is no call, or has
+        no key though it is to have one (BadArguments says which).
         """
         if isinstance(items, (str, bytes, Mapping)):
             raise BadArguments(
@@ -198,13 +199,17 @@ class Task(Generic[P, R]):
         self._require_name()
         rule = None if seen is None else self._seen_rule(seen)
         options = self._tagged if tags is None else self._options(tags)
-        messages = (self._message(*self._call_of(item), options, rule) for item in items)
+        messages = self._messages(items, options, rule)
         ids: list[str] = []
         note = ids.append if results else _forget
         try:
             sent = self._client().send_many(messages, note, "" if seen is None else seen.name)
         except NotEncodable as error:
             raise self._named(error) from None
+        except BadArguments as error:
+            if error.item is None:  # of the caller's own iterable, or a middleware's
+                raise
+            raise _of_many(self.name, error, error.item) from error.__cause__
         return self._client().results(ids, self._ignored) if results else sent
 
     def check_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -216,13 +221,24 @@ class Task(Generic[P, R]):
         except TypeError as error:
             raise BadArguments(f"{self.name}{self._signature}: {error}") from None
 
+    def _messages(
+        self, items: Iterable[Any], options: Mapping[str, str], seen: Rule | None
+    ) -> Iterator[Message]:
+        for at, item in enumerate(items):
+            try:
+                message = self._message(*self._call_of(item), options, seen)
+            except BadArguments as error:
+                error.item = at
+                raise
+            yield message
+
     def _call_of(self, item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if isinstance(item, Mapping):
             return (), dict(item)
         if isinstance(item, (tuple, list)):
             return tuple(item), {}
         raise BadArguments(
-            f"{self.name}.delay_many: an item is a {type(item).__name__}, neither an argument tuple "
+            f"an item is a {type(item).__name__}, neither an argument tuple "
             "nor a dict; for one argument write (item,)"
         )
 
@@ -310,3 +326,11 @@ class Task(Generic[P, R]):
 
 def _forget(_id: str) -> None:
     """What delay_many(results=False) does with an id."""
+
+
+def _of_many(task: str, error: BadArguments, item: int) -> BadArguments:
+    """The same error, with the item that it is of, and what became of the others."""
+    sent = f"{error.sent:,} before it were sent, and no other" if error.sent else "none was sent"
+    told = BadArguments(f"{task}.delay_many: item {item}: {error}; {sent}: leave it out")
+    told.item, told.sent = item, error.sent
+    return told

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from shlex import quote
 from typing import Any
 
 from greenworker.admission import KeyState
@@ -38,19 +39,17 @@ def run(options: Options) -> int:
         if options.said_by_flag(option) and option not in _USABLE.get(verb, ()):
             raise ConfigError(f"--{option} is not for limit {verb}; {_HELP}")
     if verb == "list":
-        if names:
-            raise ConfigError(f"limit list takes no names; {_HELP}")
+        for name in names:
+            check_key("key", name)
         with closing(app_or_url(options)) as app:
-            return _list(options, app)
+            return _list(options, app, names)
     if not names:
         what = "patterns, as 'host:*'" if verb in ("set", "drop") else "keys, as host:example.com"
         raise ConfigError(f"limit {verb}: which ones? Name {what}; {_HELP}")
     # All is checked before anything is done.
     said = _said(options, names) if verb == "set" else {}
     for name in names:
-        if verb == "drop":
-            check_pattern(name)
-        elif verb != "set":
+        if verb in ("hold", "resume"):
             check_key("key", name)
     with closing(app_or_url(options)) as app:
         if verb == "set":
@@ -96,8 +95,10 @@ def _set(options: Options, app: App, patterns: Sequence[str], said: Mapping[str,
 
 
 def _drop(options: Options, app: App, patterns: Sequence[str]) -> int:
-    known, by = {one.pattern for one in app.limits.list() if one.changed}, app.limits.declarers()
-    missing = [pattern for pattern in patterns if pattern not in known]
+    known = {one.pattern: one for one in app.limits.list() if one.changed or one.damaged}
+    by = app.limits.declarers()
+    # (What is damaged may be no pattern, and is dropped all the same.)
+    missing = [check_pattern(pattern) for pattern in patterns if pattern not in known]
     if missing:
         if untold := [pattern for pattern in missing if pattern in app.limits.declared]:
             raise ConfigError(
@@ -106,17 +107,32 @@ def _drop(options: Options, app: App, patterns: Sequence[str]) -> int:
             )
         there = ", ".join(sorted(known)[:8]) or "none"
         raise ConfigError(f"no limit {', '.join(missing)}; there are: {there}")
+    if codes := [pattern for pattern in patterns if known[pattern].declared and pattern in by]:
+        raise ConfigError(
+            f"limit {', '.join(codes)}: code declares it, and nobody has set another: there is nothing to drop; to lift "
+            f"it: greenworker limit set {quote(codes[0])} --none"
+        )
     for pattern in patterns:
         app.limits.drop(pattern)
-        declared = pattern in by or pattern in app.limits.declared
+    found = {one.pattern: one for one in app.limits.list()}
+    for pattern in patterns:
+        now = found.get(pattern)
         if options.flag("json"):
-            print(json.dumps({"pattern": pattern, "done": "drop", "declared": declared}))
-            continue
-        back = (
-            "; code declares it: it comes back with the next start of a worker" if declared else ""
-        )
-        print(f"{pattern}: dropped{back}")
+            print(json.dumps({"pattern": pattern, "done": "drop", "now": now and _as_json(now)}))
+        else:
+            print(f"{pattern}: dropped{_left(now)}")
     return 0
+
+
+def _left(now: Limit | None) -> str:
+    """What there is of a pattern when it was dropped."""
+    if now is None:
+        return ""
+    if not now.declared:
+        return f"; somebody has set it again: {now}"
+    if not now.changed:
+        return f"; with the next worker that starts, what code declares: {now}"
+    return f"; what code declares counts again: {now}"
 
 
 def _hold(options: Options, app: App, keys: Sequence[str], verb: str) -> int:
@@ -138,25 +154,31 @@ def _hold(options: Options, app: App, keys: Sequence[str], verb: str) -> int:
     return 0
 
 
-def _list(options: Options, app: App) -> int:
+def _list(options: Options, app: App, names: Sequence[str]) -> int:
     limits, by = app.limits.list(), app.limits.declarers()
     workers = {worker.id: worker.name for worker in app.status().workers}
-    names = {
+    names_by = {
         pattern: sorted(workers.get(one, one) for one in declarers)
         for pattern, declarers in by.items()
     }
-    states = app.limits.keys()
-    keys = sorted(
-        (one for one in states if one.state != "open"),
-        key=lambda one: (-one.waiting, -one.running, one.key),
-    )
+    states = app.limits.keys(*names, unknown=True)
+    if names:
+        at = {name: n for n, name in enumerate(names)}
+        keys = sorted(states, key=lambda one: at.get(one.key, len(at)))
+        counting = {one.pattern for one in keys}
+        limits = [one for one in limits if one.pattern in counting]
+    else:
+        keys = sorted(
+            (one for one in states if one.state != "open"),
+            key=lambda one: (-one.waiting, -one.running, one.key),
+        )
     most = options.count("limit") or _MOST
     if options.flag("json"):
-        told = [{**_as_json(one), "by": names.get(one.pattern, [])} for one in limits]
+        told = [{**_as_json(one), "by": names_by.get(one.pattern, [])} for one in limits]
         shown = [{**asdict(one), "limit": one.limit and one.limit.spec} for one in keys[:most]]
         print(json.dumps({"limits": told, "keys": shown, "keys_in_all": len(keys)}, indent=2))
         return 0
-    print("\n".join([*limit_table(limits, names), "", *key_table(keys, most)]))
+    print("\n".join([*limit_table(limits, names_by), "", *key_table(keys, most)]))
     return 0
 
 
@@ -173,11 +195,11 @@ def limit_table(limits: Sequence[Limit], by: Mapping[str, Sequence[str]]) -> Ite
 
 
 def key_table(keys: Sequence[KeyState], most: int) -> Iterator[str]:
-    """A line for each key of which nothing more may start now, those that most waits for first."""
+    """A line for each key."""
     if not keys:
         yield "(no key is held or at its limit)"
         return
-    rows = [("key", "state", "running", "waiting", "a minute", "p50", "p95", "throttled", "limit")]
+    rows = [("key", "state", "running", "waiting", "a minute", "p50", "p95", "refused", "limit")]
     rows += [
         (
             harmless(one.key),
@@ -187,7 +209,7 @@ def key_table(keys: Sequence[KeyState], most: int) -> Iterator[str]:
             f"{one.per_minute:.0f}",
             _took(one.p50),
             _took(one.p95),
-            f"{one.throttled:,}",
+            f"{one.refused:,}",
             harmless(one.pattern) or "none",
         )
         for one in keys[:most]
@@ -208,6 +230,8 @@ def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Iterat
 
 
 def _who(limit: Limit, workers: Sequence[str]) -> str:
+    if limit.damaged:
+        return "damaged: limit drop takes it away"
     if not limit.changed:
         return "code (no worker has told of it yet)"
     names = ", ".join(map(harmless, workers[:2]))
@@ -215,8 +239,10 @@ def _who(limit: Limit, workers: Sequence[str]) -> str:
         names += f" and {len(workers) - 2:,} more"
     if limit.declared:
         return f"code of {names}" if names else "code of no worker that is there"
-    over = f", over code of {names}" if names else ""
-    return f"people, {moment(limit.changed)}{over}"
+    says = f"people, {moment(limit.changed)}"
+    if limit.over is not None:
+        return f"{says}, over code{f' of {names}' if names else ''}: {limit.over}"
+    return f"{says}, over code of {names}" if names else says
 
 
 def _state(one: KeyState) -> str:
@@ -235,4 +261,5 @@ def _as_json(limit: Limit) -> dict[str, Any]:
     for name in _TEXTS:
         rate = getattr(limit, name)
         said[name] = None if rate is None else rate.text
-    return {**said, "changed": limit.changed or None}
+    over = None if limit.over is None else limit.over.spec
+    return {**said, "changed": limit.changed or None, "over": over}

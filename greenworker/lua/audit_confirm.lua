@@ -58,14 +58,11 @@ while ARGV[i] and (work > 0 or #reply == 0) do
       for _ = 1, count_in(ROOT .. ARGV[k], id, tonumber(ARGV[k + 1])) do found[#found + 1] = ARGV[k] end
     end
     if #found ~= 3 then
-      local own, queue, priority, _, second = home(redis.call('HGET', MSG, id) or '')
+      local own = home(redis.call('HGET', MSG, id) or '')
       found[2] = own and short(own) or ''
       -- What nobody can read is promoted to this one.
       own = own or ready_key('default', 5)
       if #found == 2 and is_in(own, id) then found[3] = short(own) end
-      -- In one of two lines, with two keys.
-      local other = second and line_key(queue, priority, second)
-      if #found == 2 and other and is_in(other, id) then found[3] = short(other) end
     end
   end
   reply[#reply + 1] = found

@@ -3,11 +3,13 @@
 -- ARGV  what, key without the root, cursor, count
 --       what   known    keys: each can be read; what takes turns is in `turn`, once; something fetches what is parked;
 --                       something forgets the others
---              lines    keys: nothing is judged
+--              lines    keys, pairs: nothing is judged
+--              pairs    pairs: each waits at the key that is noted
 --              turns    turn: each is noted there
 --              permits  held: each of a message that a worker holds
 --              counts   keyed: each is a positive number; where it is little work, the right one
 --              limits   limits: each can be read, and those with a * are in order
+--              under    limits:under: each lies under what people have set
 -- Returns {next cursor, entries read, {line without the root, ...}, {what is wrong, key or id, detail, ...}}.
 --         The lines are those that are noted, told by `lines`. next cursor as of audit_scan.
 
@@ -24,7 +26,7 @@ local function is_wrong(how, of, detail)
   wrong[#wrong + 1] = detail or ''
 end
 
-local function split(at) return string.match(at, '^(%d):(.*)$') end
+local function short(key) return string.sub(key, #ROOT + 1) end
 
 -- How often a key is in a list of turns, up to twice; nil where that is too much work.
 local turns, looked_for = {}, 0
@@ -44,8 +46,8 @@ end
 
 local function tell_lines(key, text)
   for at in string.gmatch(select(12, string.match(text, STATE)) or '', '[tp]([^;]+)') do
-    local priority, queue = split(at)
-    if queue then lines[#lines + 1] = string.sub(line_key(queue, priority, key), #ROOT + 1) end
+    local queue, priority, comma = placed(at)
+    if queue and comma == '' then lines[#lines + 1] = short(line_key(queue, priority, key)) end
   end
 end
 
@@ -54,12 +56,12 @@ local function look_at(key, text)
   if not string.find(text, STATE) then return is_wrong('garbled', key) end
   local one = known(key)
   for at, how in pairs(one.lines) do
-    local priority, queue = split(at)
+    local queue, priority, comma = placed(at)
     if not queue then return is_wrong('garbled', key) end
     local turn = turn_key(queue, priority)
-    local times = how == 't' and times_in(turn, key)
-    if times == 0 then is_wrong('unturned', key, string.sub(turn, #ROOT + 1)) end
-    if times and times > 1 then is_wrong('overturned', key, string.sub(turn, #ROOT + 1)) end
+    local times = how == 't' and times_in(turn, key .. comma)
+    if times == 0 then is_wrong('unturned', key, short(turn)) end
+    if times and times > 1 then is_wrong('overturned', key, short(turn)) end
     -- (While limits change, a pass looks at all that is parked.)
     if how == 'p' and not passing and not redis.pcall('ZSCORE', LATER, key) and refusal(one, now) ~= NEVER then
       is_wrong('stuck', key, at)
@@ -68,6 +70,16 @@ local function look_at(key, text)
   if not next(one.lines) and out(one) == 0 and one.hold < FOR_EVER and not redis.pcall('ZSCORE', IDLE, key) then
     is_wrong('kept', key)
   end
+end
+
+-- A pair, as it is noted, and at which of its keys it waits.
+local function look_at_pair(place, side)
+  local priority, queue, pair, first, second = string.match(place, '^(%d):([^ ]+) (([^,]+),([^,]+))$')
+  if not first or (side ~= '1' and side ~= '2') then return is_wrong('unpaired', pair or place) end
+  local key = side == '1' and first or second
+  local list = pairs_key(queue, priority, key)
+  if times_in(list, pair) == 0 then return is_wrong('unturned', pair, short(list)) end
+  if not known(key).lines[priority .. ':' .. queue .. ','] then is_wrong('stuck', key, priority .. ':' .. queue) end
 end
 
 local function holders_of(ids)
@@ -82,15 +94,20 @@ local function holders_of(ids)
 end
 
 local function recount()
-  if redis.call('HLEN', KNOWN) > RECOUNT_MOST then return end
+  if redis.call('HLEN', KNOWN) + redis.call('HLEN', PAIRS) > RECOUNT_MOST then return end
   local counts, known_ones = {}, redis.call('HGETALL', KNOWN)
+  local function count(queue, line)
+    local length = redis.pcall('LLEN', line)
+    counts[queue] = (counts[queue] or 0) + (type(length) == 'number' and length or 0)
+  end
   for i = 1, #known_ones, 2 do
     for at in string.gmatch(select(12, string.match(known_ones[i + 1], STATE)) or '', '[tp]([^;]+)') do
-      local priority, queue = split(at)
-      local length = redis.pcall('LLEN', line_key(queue, priority, known_ones[i]))
-      counts[queue] = (counts[queue] or 0) + (type(length) == 'number' and length or 0)
+      local queue, priority, comma = placed(at)
+      if comma == '' then count(queue, line_key(queue, priority, known_ones[i])) end
     end
   end
+  local noted_pairs = redis.call('HGETALL', PAIRS)
+  for i = 1, #noted_pairs, 2 do count(string.match(noted_pairs[i], '^%d:([^ ]+) ') or '', ROOT .. 'line:' .. noted_pairs[i]) end
   for queue, n in pairs(counts) do
     local noted = redis.call('HGET', KEYED, queue) or '0'
     if noted ~= tostring(n) and string.find(noted, '^%d+$') then is_wrong('miscounted', queue, noted .. ' ' .. n) end
@@ -104,15 +121,20 @@ if kind == 'list' then
   priority, queue = queue, priority
   local found = redis.call('LRANGE', KEY, since, since + count - 1)
   read = #found
-  for _, key in ipairs(found) do
-    if known(key).lines[priority .. ':' .. queue] ~= 't' then is_wrong('unnoted', key, name) end
+  for _, entry in ipairs(found) do
+    local key, comma = string.match(entry, '^([^,]*)(,?)')
+    if known(key).lines[priority .. ':' .. queue .. comma] ~= 't' then is_wrong('unnoted', key, name) end
   end
   if since + read < redis.call('LLEN', KEY) then next_cursor = string.format('%.0f', since + math.max(read, 1)) end
 elseif SCANS[kind] then
   local found
   next_cursor, found = unpack(redis.call(SCANS[kind], KEY, cursor, 'COUNT', count))
   read = #found
-  if what == 'known' or what == 'lines' then
+  if what == 'pairs' then
+    for i = 1, #found, 2 do look_at_pair(found[i], found[i + 1]) end
+  elseif what == 'lines' and name == 'pairs' then
+    for i = 1, #found, 2 do lines[#lines + 1] = 'line:' .. found[i] end
+  elseif what == 'known' or what == 'lines' then
     for i = 1, #found, 2 do (what == 'known' and look_at or tell_lines)(found[i], found[i + 1]) end
   elseif what == 'permits' and #found > 0 then
     local held = holders_of(found)
@@ -134,7 +156,12 @@ elseif SCANS[kind] then
         end
       end
     end
+  elseif what == 'under' then
+    for i = 1, #found, 2 do
+      local line = redis.pcall('HGET', LIMITS, found[i])
+      if not line or (type(line) == 'string' and string.find(line, '^d ')) then is_wrong('uncovered', found[i]) end
+    end
   end
 end
-if what == 'counts' and cursor == '0' and redis.call('TYPE', KNOWN).ok == 'hash' then recount() end
+if what == 'counts' and cursor == '0' and redis.call('TYPE', KNOWN).ok == 'hash' and not mistyped(PAIRS, 'hash') then recount() end
 return {next_cursor, read, lines, wrong}

@@ -3,8 +3,8 @@
 -- ARGV  what, key without the root, cursor, count, most bytes
 --       what   names      whatever it is: nothing is judged
 --              messages   msg: every envelope can be read
---              place      where ids are: each is a message, in the list that its envelope names, or in that of its second
---                         key; its permits are counted; a key's line is noted
+--              place      where ids are: each is a message, in the list that its envelope names; its permits are counted;
+--                         the line of a key, or of two, is noted
 --              suspected  suspected:<wid>: the worker holds each of them
 --              members    about, leases, seq, consumers: each is a worker, alive or being drained; what
 --                         leases and seq say of one is a positive number
@@ -59,16 +59,24 @@ if kind == 'list' then
       bytes = bytes + size
     end
     for i, envelope in ipairs(redis.call('HMGET', MSG, unpack(names))) do
-      local key, queue, priority, _, second = home(envelope or '')
+      local key = home(envelope or '')
       if not envelope then
         is_wrong('missing', names[i])
-      elseif key and key ~= KEY and not (second and line_key(queue, priority, second) == KEY) then
+      elseif key and key ~= KEY then
         is_wrong('misplaced', names[i], string.sub(key, #ROOT + 1))
       end
     end
   end
   local at, of = string.match(name, '^line:(%d:[^ ]*) (.*)$')
-  if what == 'place' and at and since == 0 and #names > 0 and not known(of).lines[at] then is_wrong('unvisited', of, name) end
+  if what == 'place' and at and since == 0 and #names > 0 then
+    local is_noted
+    if string.find(of, ',', 1, true) then
+      is_noted = redis.pcall('HEXISTS', PAIRS, at .. ' ' .. of) ~= 0
+    else
+      is_noted = known(of).lines[at]
+    end
+    if not is_noted then is_wrong('unvisited', of, name) end
+  end
   if since + #names < redis.call('LLEN', KEY) then
     next_cursor = string.format('%.0f', since + math.max(#names - 1, 1))
   end

@@ -17,7 +17,7 @@ local LOOK_AT_MOST, CHUNK, SPREAD_OVER = 1000, 200, 64
 -- ms: for so long a worker claims nothing else for the sake of a suspect, before and while it runs; and how long
 -- it is known that it was not enough.
 local PATIENCE, IMPATIENCE = 60000, 600000
--- So many of a key's messages go over to their other keys at a time, and then none for so many ms.
+-- So many pairs go over from one key to their others at a time, and then none for so many ms.
 local PASS_MOST, PASS_PAUSE = 500, 50
 
 require_type(MSG, 'hash')
@@ -162,59 +162,76 @@ end
 
 -- From the lines of keys, one of each in turn, as long as there is room.
 local function pop_in_turn(queue, priority, room)
-  local turn, at = turn_key(queue, priority), priority .. ':' .. queue
+  local turn, place = turn_key(queue, priority), priority .. ':' .. queue
   local others = redis.call('LLEN', turn)
-  local passed  -- how many of a line went over to that of their other key
+  local passed  -- how many pairs went over to their other key
 
-  -- The next of a key's line: true when it was claimed; nil when the line is empty, or its key may not start one.
-  local function pop_next(one, list)
+  -- The next of a line: true when it was claimed, false when it has ended, nil when there is none or it has no room.
+  local function pop_next(list, first, second)
     local id = redis.pcall('RPOP', list)
-    if type(id) ~= 'string' then
-      one.lines[at], one.changed = nil, true
-      return nil
-    end
-    local envelope = redis.call('HGET', MSG, id)
-    local first, second = keys_in(envelope or '')
-    local other = first ~= one.key and first or second
-    if other == one.key then other = nil end
-    if other and keyed.refusal(keyed.known(other), now) then
-      -- There it waits until that one may start it. (pcall: where no line can be, it costs the limit.)
-      local length = redis.pcall('LPUSH', line_key(queue, priority, other), id)
-      if type(length) == 'number' then
-        looked, passed = looked + 1, passed + 1
-        if length == 1 then keyed.enter(other, queue, priority, now) end
-        return false
-      end
-    end
+    if type(id) ~= 'string' then return nil end
     local before = #held
-    if not take(id, envelope) then
+    if not take(id) then
       redis.call('RPUSH', list, id)
       full = true
       return nil
     end
     count_line(queue, -1)
     if #held == before then return false end
-    start_all(id, one.key, other)
+    start_all(id, first, second)
     return true
   end
 
+  -- Likewise of the next pair that waits at a key. Where its other key refuses, there it waits from now on: false. (If it
+  -- cannot, that costs the limit.)
+  local function pop_next_pair(list, key)
+    local pair = redis.pcall('RPOP', list)
+    if type(pair) ~= 'string' then return nil end
+    looked = looked + 1
+    local first, second = string.match(pair, '^([^,]+),([^,]+)$')
+    if not first then return false end
+    local is_second = key == second
+    local other, noted = is_second and first or second, place .. ' ' .. pair
+    if keyed.refusal(keyed.known(other), now) and keyed.wait_at(other, pair, queue, priority, now) then
+      passed = passed + 1
+      redis.pcall('HSET', PAIRS, noted, is_second and '1' or '2')
+      return false
+    end
+    local ids = line_key(queue, priority, pair)
+    local claimed = pop_next(ids, first, second)
+    local left = redis.pcall('LLEN', ids)
+    if type(left) == 'number' and left > 0 then
+      -- Behind the others, once it has had its turn.
+      redis.call(claimed and 'LPUSH' or 'RPUSH', list, pair)
+    else
+      redis.pcall('HDEL', PAIRS, noted)
+    end
+    if claimed == nil and not full then return false end  -- its line had been emptied
+    return claimed
+  end
+
   while room > 0 and not full and looked < LOOK_AT_MOST do
-    local key = redis.call('RPOP', turn)
-    if not key then return end
+    local name = redis.call('RPOP', turn)
+    if not name then return end
     others = others - 1
+    local key, comma = string.match(name, '^([^,]*)(,?)')
+    local at, are_pairs = place .. comma, comma == ','
     local one = keyed.known(key)
-    local list, claimed = line_key(queue, priority, key), false
+    local list, claimed = (are_pairs and pairs_key or line_key)(queue, priority, key), false
     if one.lines[at] ~= 't' then one.lines[at], one.changed = 't', true end  -- whatever was known of it
     looked, passed = looked + 1, 0
     local when = keyed.refusal(one, now)
     -- Who is alone takes as much as it may: there is nobody to take turns with.
     while not when and room > 0 and looked < LOOK_AT_MOST do
-      claimed = pop_next(one, list)
+      if are_pairs then claimed = pop_next_pair(list, key) else claimed = pop_next(list, key) end
       if claimed then room = room - 1 end
-      if claimed == nil then break end
+      if claimed == nil then
+        if not full then one.lines[at], one.changed = nil, true end
+        break
+      end
       when = keyed.refusal(one, now)
       if claimed and others > 0 then break end
-      -- Two keys that refuse by turns would have their messages go to and fro, as fast as anybody claims.
+      -- Two keys that refuse by turns would have their pairs go to and fro, as fast as anybody claims.
       if not when and passed >= PASS_MOST then when = now + PASS_PAUSE end
     end
     if one.lines[at] and not full and redis.pcall('LLEN', list) == 0 then
@@ -223,7 +240,7 @@ local function pop_in_turn(queue, priority, room)
       keyed.park(one, at, when)
     elseif one.lines[at] then
       -- Whom the bytes of this claim were not enough for is the next one.
-      redis.call(full and 'RPUSH' or 'LPUSH', turn, key)
+      redis.call(full and 'RPUSH' or 'LPUSH', turn, name)
       others = others + 1
     end
   end

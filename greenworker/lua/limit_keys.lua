@@ -1,6 +1,6 @@
 -- limit_keys: what is known of keys, for people: a chunk of all, or of some that are named. Reads only.
 --
--- ARGV  cursor, count, keys...
+-- ARGV  cursor, count, keys...; with keys a count of 0: also those of which nothing is known
 -- Returns {next cursor, now ms, and twelve fields for each: key, pattern or '', spec, running, waiting, state, ms until which
 --         it may start none or 0, starts a minute, p50 ms, p95 ms or -1, throttles in all, ms between two starts that it has learnt or 0}
 --         state: open, busy (all permits out), later (for its delay or rate), throttled, circuit, held (by hand), stopped (concurrency=0)
@@ -37,14 +37,34 @@ local function state_of(one)
   return when and 'later' or 'open'
 end
 
+local function length_of(list)
+  local length = redis.pcall('LLEN', list)
+  return type(length) == 'number' and length or 0
+end
+
+-- What waits there of pairs. Of very many some are looked at, and the others are taken to be as long.
+local pairs_left = 5000
+local function in_pairs(queue, priority, key)
+  local list = pairs_key(queue, priority, key)
+  local count, total = length_of(list), 0
+  local look = math.min(count, math.max(pairs_left, 10))
+  pairs_left = pairs_left - look
+  if count == 0 then return 0 end
+  for _, pair in ipairs(redis.call('LRANGE', list, 0, look - 1)) do total = total + length_of(line_key(queue, priority, pair)) end
+  return math.ceil(total * count / look)
+end
+
 local function show(key)
   local one = known(key)
   local pattern = limit_for(key)
   local waiting = 0
   for at in pairs(one.lines) do
-    local priority, queue = string.match(at, '^(%d):(.*)$')
-    local length = redis.pcall('LLEN', line_key(queue, priority, key))
-    waiting = waiting + (type(length) == 'number' and length or 0)
+    local queue, priority, comma = placed(at)
+    if comma == ',' then
+      waiting = waiting + in_pairs(queue, priority, key)
+    else
+      waiting = waiting + length_of(line_key(queue, priority, key))
+    end
   end
   local when = refusal(one, now)
   local until_ms = when and when ~= NEVER and when or one.hold > now and one.hold or 0
@@ -56,7 +76,7 @@ end
 
 if #ARGV > 2 then
   for i = 3, #ARGV do
-    if redis.call('HEXISTS', KNOWN, ARGV[i]) == 1 then show(ARGV[i]) end
+    if ARGV[2] == '0' or redis.call('HEXISTS', KNOWN, ARGV[i]) == 1 then show(ARGV[i]) end
   end
 else
   local cursor, found = unpack(redis.call('HSCAN', KNOWN, ARGV[1], 'COUNT', ARGV[2]))

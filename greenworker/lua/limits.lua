@@ -37,7 +37,7 @@ local function keys_in(envelope)
 end
 
 function make_limits()
-local LIMITS, LIMITS_BY, KNOWN = ROOT .. 'limits', ROOT .. 'limits:by', ROOT .. 'keys'
+local LIMITS, KNOWN = ROOT .. 'limits', ROOT .. 'keys'
 local LATER, IDLE = ROOT .. 'later', ROOT .. 'idle'
 -- When nothing but a permit that comes back, or somebody's word, can change it.
 local NEVER = math.huge
@@ -47,7 +47,7 @@ local CLOSED, CIRCUIT, STOPPED = 0, 1, 2
 local WINDOW = 10000
 -- What is known of each key that this script has met.
 local known_here = {}
-local limit_for, note_patterns, forget_declared, known, out, refusal, start, throttle, note_end
+local limit_for, note_patterns, known, out, refusal, start, throttle, note_end
 local memorable_until, close_keys, find_lines, held_key
 
 function held_key(key) return ROOT .. 'held:' .. key end
@@ -94,37 +94,6 @@ function note_patterns(changed)
   if generation == '0' or string.find(table.concat(changed, ' '), '*', 1, true) then wild = wild_ones() end
   generation = string.format('%.0f', (tonumber(generation) or 0) + 1)
   redis.call('HSET', LIMITS, '#', generation .. ' ' .. wild)
-end
-
--- Limits go that the code of a worker declared and does no more, nor that of any other worker. `now_said`: what it declares
--- instead; nil when the worker is no more. Returns the patterns that have gone.
-function forget_declared(wid, now_said)
-  local said, gone = redis.pcall('HGET', LIMITS_BY, wid), {}
-  if now_said then
-    redis.call('HSET', LIMITS_BY, wid, now_said)
-  elseif type(said) == 'string' then
-    redis.call('HDEL', LIMITS_BY, wid)
-  end
-  if type(said) ~= 'string' or said == now_said then return gone end
-  local still = {}
-  for _, others in ipairs(redis.call('HVALS', LIMITS_BY)) do
-    -- As a rule all workers declare the same.
-    if not still[others] then
-      still[others] = true
-      for pattern in string.gmatch(others, '%S+') do still[pattern] = true end
-    end
-  end
-  for pattern in string.gmatch(said, '%S+') do
-    local line = not still[pattern] and redis.pcall('HGET', LIMITS, pattern)
-    if type(line) == 'string' and string.sub(line, 1, 1) == 'd' and redis.call('HDEL', LIMITS, pattern) == 1 then
-      gone[#gone + 1] = pattern
-    end
-  end
-  if #gone > 0 then
-    note_patterns(gone)
-    redis.call('HSET', LIMITS, '?', '0')
-  end
-  return gone
 end
 
 -- Patterns by what they begin and end with, so that not each is compared with each key.
@@ -194,7 +163,8 @@ end
 -- window      starts: since when, so many, so many in the window before
 -- throttled   in all
 -- took        how long the last ones ran, ms
--- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between
+-- lines       where it has messages: t<priority>:<queue> takes turns, p<priority>:<queue> is parked, with ; between; with a
+--             comma behind the queue, pairs
 local STATE = '^(%S+) ([%d.]+) (%d+) (%d+) (%d+) (%d+) (%d) (%S+) (%d+,%d+,%d+) (%d+) (%S+) (%S+) (.*)$'
 
 local function read_lines(text)
@@ -209,9 +179,9 @@ function find_lines(key)
   local lines, queues = {}, redis.pcall('SMEMBERS', QUEUES)
   for _, queue in ipairs(queues.err and {} or queues) do
     for priority = 0, 9 do
-      if redis.call('EXISTS', ROOT .. 'line:' .. priority .. ':' .. queue .. ' ' .. key) == 1 then
-        lines[priority .. ':' .. queue] = 'p'
-      end
+      local at = priority .. ':' .. queue
+      if redis.call('EXISTS', ROOT .. 'line:' .. at .. ' ' .. key) == 1 then lines[at] = 'p' end
+      if redis.call('EXISTS', ROOT .. 'pairs:' .. at .. ' ' .. key) == 1 then lines[at .. ','] = 'p' end
     end
   end
   return lines
@@ -388,10 +358,10 @@ function close_keys(now)
   for i = 1, #fields, FIELDS_MOST do redis.pcall('HSET', KNOWN, unpack(fields, i, math.min(i + FIELDS_MOST - 1, #fields))) end
 end
 
-keyed.LIMITS, keyed.LIMITS_BY, keyed.KNOWN, keyed.LATER, keyed.IDLE = LIMITS, LIMITS_BY, KNOWN, LATER, IDLE
+keyed.LIMITS, keyed.KNOWN, keyed.LATER, keyed.IDLE = LIMITS, KNOWN, LATER, IDLE
 keyed.NEVER, keyed.FOR_EVER, keyed.CLOSED, keyed.CIRCUIT = NEVER, FOR_EVER, CLOSED, CIRCUIT
 keyed.STOPPED, keyed.WINDOW, keyed.STATE, keyed.known_here = STOPPED, WINDOW, STATE, known_here
-keyed.limit_for, keyed.note_patterns, keyed.forget_declared = limit_for, note_patterns, forget_declared
+keyed.limit_for, keyed.note_patterns = limit_for, note_patterns
 keyed.known, keyed.out, keyed.refusal, keyed.start, keyed.throttle = known, out, refusal, start, throttle
 keyed.note_end, keyed.memorable_until, keyed.close_keys = note_end, memorable_until, close_keys
 keyed.find_lines, keyed.held_key = find_lines, held_key

@@ -3,14 +3,33 @@
 -- A message without a key waits in ready:<queue>:<priority>. One with a key waits in its key's own line there, and the key
 -- itself in turn:<queue>:<priority> while it may start one. When it may not, its lines are parked: until `later` says so,
 -- or a permit comes back. keys[key] notes where it has lines, and which of them are parked.
+--
+-- One with two keys waits in the line of both, <key>,<key>, with others of the same two. This pair waits, once, at the key
+-- that is in its way: in pairs:<priority>:<queue> <key>, another line of that key, which parks and takes turns (as <key>,)
+-- like that of its own messages. `pairs` notes at which of the two it is. So pairs take turns at a key, and messages stay
+-- where they are.
 
+local PAIRS = ROOT .. 'pairs'
 local function line_key(queue, priority, key) return ROOT .. 'line:' .. priority .. ':' .. queue .. ' ' .. key end
+local function pairs_key(queue, priority, key) return ROOT .. 'pairs:' .. priority .. ':' .. queue .. ' ' .. key end
 local function turn_key(queue, priority) return ROOT .. 'turn:' .. queue .. ':' .. priority end
 
 -- Queues where a worker is to be woken, in the end.
 local to_wake = {}
 local function wake_all()
   for queue in pairs(to_wake) do wake(queue) end
+end
+
+-- What <priority>:<queue> says, and <priority>:<queue>, of pairs: queue, priority, and '' or ','.
+local function placed(at)
+  local priority, queue, comma = string.match(at, '^(%d):([^,]*)(,?)$')
+  return queue, priority, comma
+end
+
+-- The list that a key has there.
+local function list_at(key, at)
+  local queue, priority, comma = placed(at)
+  return (comma == ',' and pairs_key or line_key)(queue, priority, key)
 end
 
 -- How many more or less wait in lines of a queue.
@@ -29,11 +48,11 @@ end
 -- The list of a message of that queue and priority, whose options are in the first line of `text`; and its keys.
 local function list_of(queue, priority, text)
   local first, second = keys_in(text)
-  return first and line_key(queue, priority, first) or ready_key(queue, priority), first, second
+  if not first then return ready_key(queue, priority) end
+  return line_key(queue, priority, second and first .. ',' .. second or first), first, second
 end
 
--- Where a message waits: the list and its queue; nil when the envelope does not tell it. And of a key's line: its priority,
--- key, and second key, in whose line it may be instead.
+-- Where a message waits: the list and its queue; nil when the envelope does not tell it. And of a line: its priority and keys.
 local function home(envelope)
   local _, _, priority, _, _, _, queue = head(envelope)
   if not queue then return nil end
@@ -42,20 +61,29 @@ local function home(envelope)
   return list, queue, priority, first, second
 end
 
+-- A message has come to the line of its keys, which has so many now.
+local function has_come(length, first, second, queue, priority, now)
+  count_line(queue, 1)
+  if second then
+    keyed.enter_pair(length, first, second, queue, priority, now)
+  elseif length == 1 then
+    keyed.enter(first, priority .. ':' .. queue, now)
+  end
+end
+
 -- To its queue, or to the suspects: at the back, or in front of all others. Nobody can tell where
 -- what cannot be read belongs: the next claim of `default` buries it.
 local function make_ready(id, envelope, in_front, now)
-  local key, queue, priority, first = home(envelope or '')
+  local key, queue, priority, first, second = home(envelope or '')
   if not key then key, queue, in_front = ready_key('default', 5), 'default', false end
   -- First: where this key is of a wrong type, the message has not moved yet.
   redis.call('SADD', QUEUES, queue)
   local length = redis.call(in_front and 'RPUSH' or 'LPUSH', key, id)
-  if not first then
+  if first then
+    has_come(length, first, second, queue, priority, now)
+  else
     to_wake[queue] = true
-    return
   end
-  count_line(queue, 1)
-  if length == 1 then keyed.enter(first, queue, priority, now) end
 end
 
 -- Why a message cannot move to where it waits: no list is there; or nil.
@@ -71,10 +99,11 @@ local function require_home(envelope)
 end
 
 function make_lines()
-local LIMITS, KNOWN, LATER, IDLE, NEVER = keyed.LIMITS, keyed.KNOWN, keyed.LATER, keyed.IDLE, keyed.NEVER
-local STATE, known_here, known, out, refusal = keyed.STATE, keyed.known_here, keyed.known, keyed.out, keyed.refusal
+local KNOWN, LATER, IDLE, NEVER = keyed.KNOWN, keyed.LATER, keyed.IDLE, keyed.NEVER
+local known_here, known, out, refusal = keyed.known_here, keyed.known, keyed.out, keyed.refusal
 local memorable_until, find_lines, held_key = keyed.memorable_until, keyed.find_lines, keyed.held_key
-local park, enter, look_again, find_all, look_at_due, look_on, next_of_both, forget_idle, clear_turns, give_back
+local park, enter, look_again, find_all, look_at_due, next_of_both, forget_idle, clear_turns, give_back
+local enter_pair, wait_at, to_front, find_pair, drop_empty
 
 -- True if it waits for a time, and did not before.
 function park(one, at, when)
@@ -86,31 +115,103 @@ end
 local function park_and_tell(one, at, when)
   -- Sooner than all that workers expect: one is woken, to hear of it.
   if park(one, at, when) and redis.pcall('ZRANGE', LATER, 0, 0)[1] == one.key then
-    to_wake[string.sub(at, 3)] = true
+    to_wake[placed(at)] = true
   end
 end
 
 local WRONG_FOR = 5000  -- ms: where its turn cannot be taken down
 local function take_turns(one, at, now)
-  local priority, queue = string.match(at, '^(%d):(.*)$')
-  local turn = turn_key(queue, priority)
+  local queue, priority, comma = placed(at)
+  local turn, name = turn_key(queue, priority), one.key .. comma
   -- pcall: too late to refuse a key of a wrong type.
-  if one.is_damaged then redis.pcall('LREM', turn, 0, one.key) end
-  if type(redis.pcall('LPUSH', turn, one.key)) ~= 'number' then return park(one, at, now + WRONG_FOR) end
+  if one.is_damaged then redis.pcall('LREM', turn, 0, name) end
+  if type(redis.pcall('LPUSH', turn, name)) ~= 'number' then return park(one, at, now + WRONG_FOR) end
   one.lines[at], one.changed = 't', true
   to_wake[queue] = true
 end
 
 -- A line of this key is no longer empty.
-function enter(key, queue, priority, now)
-  local one, at = known(key), priority .. ':' .. queue
+function enter(key, at, now)
+  local one = known(key)
   -- It takes turns, or is parked, though it was empty meanwhile.
   if one.lines[at] and not one.is_damaged then
-    if one.lines[at] == 't' then to_wake[queue] = true end
+    if one.lines[at] == 't' then to_wake[placed(at)] = true end
     return
   end
   local when = refusal(one, now)
   if when then park_and_tell(one, at, when) else take_turns(one, at, now) end
+end
+
+-- One more pair waits at a key: so many do there now. False where it could not.
+local function waits_at(key, length, queue, priority, now)
+  if type(length) ~= 'number' then return false end
+  local at = priority .. ':' .. queue .. ','
+  if length == 1 or not known(key).lines[at] then enter(key, at, now) end
+  return true
+end
+
+-- A pair waits at this key, which is in its way.
+function wait_at(key, pair, queue, priority, now)
+  -- (pcall: too late to refuse a key of a wrong type.)
+  return waits_at(key, redis.pcall('LPUSH', pairs_key(queue, priority, key), pair), queue, priority, now)
+end
+
+-- A message has come to a pair's line: the pair waits, at its first key, unless it does already.
+function enter_pair(length, first, second, queue, priority, now)
+  local pair, place = first .. ',' .. second, priority .. ':' .. queue
+  local is_new = redis.pcall('HSETNX', PAIRS, place .. ' ' .. pair, '1')
+  if is_new == 1 or (is_new ~= 0 and length == 1) then
+    wait_at(first, pair, queue, priority, now)
+  elseif length == 1 then
+    -- Its line had been emptied meanwhile.
+    enter(redis.pcall('HGET', PAIRS, place .. ' ' .. pair) == '2' and second or first, place .. ',', now)
+  end
+end
+
+-- One of its messages was refused by `key` where it ran, and is in front of its line: there the pair is the first. (Out of a
+-- long list it is not looked for: then it comes when it comes.)
+local LOOK_FOR_PAIR = 1000
+function to_front(key, first, second, queue, priority, now)
+  local pair = first .. ',' .. second
+  local place = priority .. ':' .. queue .. ' ' .. pair
+  local list = pairs_key(queue, priority, redis.pcall('HGET', PAIRS, place) == '2' and second or first)
+  local length = redis.pcall('LLEN', list)
+  if type(length) ~= 'number' or length > LOOK_FOR_PAIR or redis.call('LREM', list, 1, pair) == 0 then return end
+  redis.pcall('HSET', PAIRS, place, key == second and '2' or '1')
+  waits_at(key, redis.pcall('RPUSH', pairs_key(queue, priority, key), pair), queue, priority, now)
+end
+
+-- Sees to it that a pair which has messages waits where it is noted, at its first key if it waits nowhere; and that one
+-- which has none is not noted.
+function find_pair(queue, priority, pair, now)
+  local place, at = priority .. ':' .. queue .. ' ' .. pair, priority .. ':' .. queue .. ','
+  local first, second = string.match(pair, '^([^,]+),([^,]+)$')
+  local length = redis.pcall('LLEN', line_key(queue, priority, pair))
+  if not first or length == 0 then return redis.pcall('HDEL', PAIRS, place) end
+  local noted = redis.pcall('HGET', PAIRS, place)
+  for side, key in pairs({first, second}) do
+    local list = pairs_key(queue, priority, key)
+    local others = redis.pcall('LLEN', list)
+    if type(others) == 'number' and others > LOOK_FOR_PAIR and noted == tostring(side) then return enter(key, at, now) end
+    if type(others) == 'number' and others <= LOOK_FOR_PAIR and redis.call('LPOS', list, pair) then
+      if noted ~= tostring(side) then redis.pcall('HSET', PAIRS, place, side) end
+      return enter(key, at, now)
+    end
+  end
+  redis.pcall('HSET', PAIRS, place, '1')
+  wait_at(first, pair, queue, priority, now)
+end
+
+-- Of pairs that wait at a key: those in front whose lines were emptied leave. Returns how many more may.
+function drop_empty(list, queue, priority, most)
+  while most > 0 do
+    local pair = redis.pcall('LINDEX', list, -1)
+    if type(pair) ~= 'string' or redis.pcall('LLEN', line_key(queue, priority, pair)) ~= 0 then break end
+    redis.call('RPOP', list)
+    redis.pcall('HDEL', PAIRS, priority .. ':' .. queue .. ' ' .. pair)
+    most = most - 1
+  end
+  return most
 end
 
 -- What may run of a key has changed: its parked lines take turns again, or wait until they may.
@@ -124,10 +225,12 @@ function look_again(one, now)
   end
   if not parked then return end
   table.sort(parked)
-  local when = refusal(one, now)
-  for _, at in ipairs(parked) do
-    local priority, queue = string.match(at, '^(%d):(.*)$')
-    if redis.pcall('LLEN', line_key(queue, priority, one.key)) == 0 then
+  local when, count = refusal(one, now), #parked
+  -- Each of them is the first once: where a key may start one at a time, it is the first one's.
+  local shift = count > 1 and (one.started + string.match(one.window, ',(%d+),')) % count or 0
+  for i = 1, count do
+    local at = parked[(i + shift - 1) % count + 1]
+    if redis.pcall('LLEN', list_at(one.key, at)) == 0 then
       one.lines[at], one.changed = nil, true
     elseif not when then
       take_turns(one, at, now)
@@ -161,29 +264,19 @@ end
 function look_at_due(now, most)
   local due = redis.pcall('ZRANGEBYSCORE', LATER, '-inf', string.format('%.0f', now), 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, due.err and 0 or #due, 2 do
-    local one = known(due[i])
     redis.call('ZREM', LATER, due[i])
-    if one.is_new or tonumber(due[i + 1]) == 0 then find_all(one) end
-    look_again(one, now)
+    if string.find(due[i], ',', 1, true) then
+      for at in pairs(find_lines(due[i])) do
+        local queue, priority = placed(at)
+        find_pair(queue, priority, due[i], now)
+      end
+    else
+      local one = known(due[i])
+      if one.is_new or tonumber(due[i + 1]) == 0 then find_all(one) end
+      look_again(one, now)
+    end
   end
   return #due / 2
-end
-
--- After limits have changed, a pass looks at all keys, a chunk at a time: limits['?'] is where it goes on. True if there
--- is more to do.
-function look_on(now, count)
-  local cursor = redis.pcall('HGET', LIMITS, '?')
-  if type(cursor) ~= 'string' then return false end
-  local scan = redis.pcall('HSCAN', KNOWN, cursor, 'COUNT', count)
-  local found = scan.err and {} or scan[2]
-  for i = 1, #found, 2 do
-    -- Parked somewhere: a look at the text is enough.
-    local lines = select(12, string.match(found[i + 1], STATE)) or ''
-    if string.find(lines, 'p%d:') then look_again(known(found[i]), now) end
-  end
-  local more = not scan.err and scan[1] ~= '0'
-  if more then redis.call('HSET', LIMITS, '?', scan[1]) else redis.call('HDEL', LIMITS, '?') end
-  return more
 end
 
 -- Of what is scheduled and of keys that wait for a time: when the next one is due, in ms, or nil.
@@ -220,13 +313,17 @@ function clear_turns(queue, most)
   for priority = 0, 9 do turns[priority + 1] = turn_key(queue, priority) end
   if redis.call('EXISTS', unpack(turns)) == 0 then return false end
   for priority = 0, 9 do
-    local turn, at = turn_key(queue, priority), priority .. ':' .. queue
+    local turn = turn_key(queue, priority)
     while most > 0 do
-      local key = redis.pcall('RPOP', turn)
-      if type(key) ~= 'string' then break end
+      local name = redis.pcall('RPOP', turn)
+      if type(name) ~= 'string' then break end
       most = most - 1
-      if redis.pcall('LLEN', line_key(queue, priority, key)) ~= 0 then
-        redis.call('RPUSH', turn, key)
+      local key, comma = string.match(name, '^([^,]*)(,?)')
+      local at = priority .. ':' .. queue .. comma
+      local list = list_at(key, at)
+      if comma == ',' then most = drop_empty(list, queue, priority, most) end
+      if redis.pcall('LLEN', list) ~= 0 then
+        redis.call('RPUSH', turn, name)
         break
       end
       local one = known(key)
@@ -237,6 +334,8 @@ function clear_turns(queue, most)
 end
 
 keyed.park, keyed.enter, keyed.look_again, keyed.find_all = park, enter, look_again, find_all
-keyed.look_at_due, keyed.look_on, keyed.next_of_both = look_at_due, look_on, next_of_both
+keyed.look_at_due, keyed.next_of_both = look_at_due, next_of_both
 keyed.forget_idle, keyed.clear_turns, keyed.give_back = forget_idle, clear_turns, give_back
+keyed.enter_pair, keyed.wait_at, keyed.to_front = enter_pair, wait_at, to_front
+keyed.find_pair, keyed.drop_empty = find_pair, drop_empty
 end

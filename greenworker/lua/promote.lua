@@ -1,7 +1,7 @@
 -- promote: what is due becomes ready.
 --
 -- ARGV  n, wid of whoever asks; and of what it has been told is cancelled, and knows by now: id, seq, id, seq...
--- Returns {promoted, ms until the next is due or -1, what workers are asked (ask.lua) or '', {id, seq, ...} of what it
+-- Returns {promoted, ms until the next is due or -1 (0 while a pass looks at all keys), what workers are asked (ask.lua) or '', {id, seq, ...} of what it
 --         holds and is cancelled (cancel.lua), {mark, ms, ...}}: every worker comes here twice a second anyway.
 
 local PUT_OFF = 5000  -- ms: what cannot move now
@@ -33,12 +33,12 @@ for i = 1, #due, 2 do
   end
 end
 moved = moved + look_at_due(now, tonumber(ARGV[1]))
-look_on(now, LOOK_MOST)
+local looks_on = look_on(now, LOOK_MOST)
 forget_idle(now, FORGET_MOST)
 close_lines(now)
 wake_all()
 if refused then refuse(refused) end
-local next_due = next_of_both()
+local next_due = looks_on and now or next_of_both()
 -- pcall: of a wrong type, it is no reason to promote nothing.
 local asked = redis.pcall('GET', ASKED)
 

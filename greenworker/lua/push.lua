@@ -13,10 +13,10 @@ local PUSH = ROOT .. 'push:' .. ARGV[1]
 local FIELDS, FIRST = 6, 3
 
 require_sending()
-local checked, keys = {}, {}
+local checked, firsts, seconds = {}, {}, {}
 for i = FIRST, #ARGV, FIELDS do
-  local key, first = list_of(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5])
-  keys[i] = first or false
+  local key, first, second = list_of(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5])
+  firsts[i], seconds[i] = first or false, second
   if not checked[key] then
     local wrong = wrong_line(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5])
     if wrong then refuse(wrong) end
@@ -31,7 +31,7 @@ local added, woken = 0, {}
 for i = FIRST, #ARGV, FIELDS do
   local due = ARGV[i + 3]
   if due ~= '' then due = moment(due, now) else due = now end
-  if send(ARGV[i], ARGV[i + 1], ARGV[i + 2], due, ARGV[i + 4], ARGV[i + 5], now, buried, woken, nil, keys[i]) then
+  if send(ARGV[i], ARGV[i + 1], ARGV[i + 2], due, ARGV[i + 4], ARGV[i + 5], now, buried, woken, nil, firsts[i], seconds[i]) then
     added = added + 1
   end
 end

@@ -41,23 +41,22 @@ local function make_way(id, key)
   if lock then release_lock(id, lock) end
   redis.call('HINCRBY', STATS, was_replaced(envelope) and 'replaced' or 'cancelled', 1)
   if redis.call('ZREM', SCHEDULED, id) == 1 then return 'gone' end
-  local line, queue, priority, first, second = home(envelope)
-  if line == key and not second then return 'in line' end
+  local line, queue, _, first = home(envelope)
+  if line == key then return 'in line' end
   -- pcall: too late to refuse a key of a wrong type.
-  local found = redis.pcall('LREM', line, -1, id)
-  if found ~= 1 and second then found = redis.pcall('LREM', line_key(queue, priority, second), -1, id) end
-  if first and found == 1 then count_line(queue, -1) end
+  if redis.pcall('LREM', line, -1, id) == 1 and first then count_line(queue, -1) end
   return 'gone'
 end
 
 -- `rest`: 'result-ttl queue task options\nbody'. `woken` notes the queues that are known by now, and
 -- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. `place`: the index in its
--- list that it takes over; `first`: its first key or false, if that is known. False when this id is present already, and was not cancelled.
-local function send(id, queue, priority, due, expires, rest, now, buried, woken, place, first)
+-- list that it takes over; `first`, `second`: its keys, the first one false if it has none, if that is known. False when this
+-- id is present already, and was not cancelled.
+local function send(id, queue, priority, due, expires, rest, now, buried, woken, place, first, second)
   expires = expires == '' and '0' or deadline(expires, now)
   local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. expires .. ' ' .. rest
-  if first == nil then first = keys_in(rest) end
-  local key, left = first and line_key(queue, priority, first) or ready_key(queue, priority), nil
+  if first == nil then first, second = keys_in(rest) end
+  local key, left = first and line_key(queue, priority, second and first .. ',' .. second or first) or ready_key(queue, priority), nil
   if redis.call('HSETNX', MSG, id, envelope) == 0 then
     left = make_way(id, due <= now and key)
     if not left then return false end
@@ -72,10 +71,7 @@ local function send(id, queue, priority, due, expires, rest, now, buried, woken,
     redis.call('LSET', key, place, id)
   elseif left ~= 'in line' then
     local length = redis.call('LPUSH', key, id)
-    if first then
-      count_line(queue, 1)
-      if length == 1 then keyed.enter(first, queue, priority, now) end
-    end
+    if first then has_come(length, first, second, queue, priority, now) end
   end
   if not woken[queue] then
     woken[queue] = true

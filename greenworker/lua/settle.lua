@@ -98,6 +98,10 @@ for k, id in ipairs(ids) do
           end
         end
         if envelope then make_ready(id, envelope, true, now) end
+        if envelope and outcome == 'throttled' then
+          local _, queue, priority, first, second = home(envelope)
+          if second then keyed.to_front(ARGV[i + 5] == second and second or first, first, second, queue, priority, now) end
+        end
       else
         redis.call('HSET', MSG, id, b)
         redis.call('ZADD', SCHEDULED, now + tonumber(a), id)

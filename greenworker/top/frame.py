@@ -29,7 +29,7 @@ SORTS: dict[str, Callable[[Key], float]] = {
     "running": lambda key: key.running,
     "per min": lambda key: key.per_minute,
     "p95": lambda key: key.p95 or 0.0,
-    "refused": lambda key: key.throttled,
+    "refused": lambda key: key.refused,
 }
 
 
@@ -295,7 +295,7 @@ _COLUMNS: dict[str, tuple[Column[Any], list[Column[Any]]]] = {
             Column("per min", 6, lambda one: _plain(rate(one.per_minute)), 7),
             Column("p50", 2, lambda one: _plain(age(one.p50)), 6),
             Column("p95", 5, lambda one: _plain(age(one.p95)), 6),
-            Column("refused", 4, lambda one: _plain(number(one.throttled)), 7),
+            Column("refused", 4, lambda one: _plain(number(one.refused)), 7),
             Column("delay", 3, lambda one: _plain(age(one.interval)), 6),
             Column("state", 8, _state_of_key, 8, right=False),
             Column("limit", 1, lambda one: (one.limit, "dim"), right=False),

@@ -37,7 +37,7 @@ def as_key(state: KeyState) -> Key:
         per_minute=state.per_minute,
         p50=state.p50,
         p95=state.p95,
-        throttled=state.throttled,
+        refused=state.refused,
         interval=state.interval or (None if limit is None else _interval(limit)),
         concurrency=None if limit is None else limit.concurrency,
     )

@@ -36,8 +36,8 @@ class Orders:
     def limit(self, key: str, text: str) -> str:
         if text == "drop":
             if self._app.limits.drop(key):
-                return f"{key}: its own limit is dropped, a pattern's counts"
-            return f"{key}: has no limit of its own"
+                return f"{key}: its own limit is dropped; what code says counts, or a pattern"
+            return f"{key}: nobody has set a limit of its own"
         if text == "none":
             self._app.limits.set(key, none=True)
             return f"{key}: no limit"

@@ -50,7 +50,7 @@ class Worker:
 class Key:
     """A key that limits count by. `limit`: what is in force, as people write it, empty for none; `interval`: the
     seconds between two starts, by what is in force now. `until`: seconds from now until it is held, or may start
-    next. `per_minute`: starts. p50 and p95: of the runs' seconds. `throttled`: times that it was, in all."""
+    next. `per_minute`: starts. p50 and p95: of the runs' seconds. `refused`: times that it was throttled, in all."""
 
     name: str
     limit: str = ""
@@ -61,7 +61,7 @@ class Key:
     per_minute: float = 0.0
     p50: float | None = None
     p95: float | None = None
-    throttled: int = 0
+    refused: int = 0
     interval: float | None = None
     concurrency: int | None = None
 

@@ -126,6 +126,10 @@ DAMAGES: dict[str, tuple[Callable[[Limited], Any], set[tuple[str, str, str]]]] =
         lambda k: k.space.redis.hset(k.space.key("limits"), "x:*", "s 1 concurrency=1"),
         {("unlimited", "limits", "x:*")},
     ),
+    "what code declares beneath nothing": (
+        lambda k: k.space.redis.hset(k.space.key("limits:under"), "x:*", "concurrency=1"),
+        {("uncovered", "limits:under", "x:*")},
+    ),
     "limits that nobody declares": (
         lambda k: k.space.redis.hset(k.space.key("limits:by"), "ghost", "host:*"),
         {("stranger", "limits:by", "ghost")},
@@ -138,9 +142,25 @@ DAMAGES: dict[str, tuple[Callable[[Limited], Any], set[tuple[str, str, str]]]] =
         lambda k: k.space.redis.lrem(k.space.key("line:5:default host:turn"), 0, "turn1"),
         {("nowhere", "msg", "turn1"), ("miscounted", "keyed", "default")},
     ),
-    "an id in the lines of both its keys": (
+    "an id in the line of one of its two keys": (
         lambda k: k.space.redis.lpush(k.space.key("line:5:default slow:2"), "both1"),
-        {("twice", "line:5:default host:busy", "both1"), ("unvisited", "line:5:default slow:2", "slow:2")},
+        {("twice", "line:5:default slow:2", "both1"), ("misplaced", "line:5:default slow:2", "both1"), ("unvisited", "line:5:default slow:2", "slow:2")},
+    ),
+    "a pair that is noted nowhere": (
+        lambda k: k.space.redis.hdel(k.space.key("pairs"), "5:default slow:2,host:busy"),
+        {("unvisited", "line:5:default slow:2,host:busy", "slow:2,host:busy")},
+    ),
+    "a pair that waits nowhere": (
+        lambda k: k.space.redis.delete(k.space.key("pairs:5:default host:busy")),
+        {("unturned", "pairs:5:default host:busy", "slow:2,host:busy")},
+    ),
+    "a pair of which is noted what cannot be read": (
+        lambda k: k.space.redis.hset(k.space.key("pairs"), "5:default slow:2,host:busy", "3"),
+        {("unpaired", "pairs", "slow:2,host:busy")},
+    ),
+    "a key where a pair waits, and nobody comes past": (
+        lambda k: edit(k, "host:busy", "p5:default,", "p9:other"),
+        {("stuck", "pairs", "host:busy")},
     ),
     "turns of a wrong type": (
         lambda k: k.space.redis.set(k.space.key("turn:slow:1"), "x"),
@@ -187,12 +207,16 @@ MENDED = [
     "a key that fell out of its turn",
     "a key that is twice in turn",
     "a parked key that nothing fetches",
+    "a pair that is noted nowhere",
+    "a pair that waits nowhere",
+    "a key where a pair waits, and nobody comes past",
     "a permit of nobody",
     "a run without its permit",
     "a key that nothing would forget",
     "a count that is too small",
     "a count that is gone",
     "a limit that cannot be read",
+    "what code declares beneath nothing",
     "limits that nobody declares",
 ]
 

@@ -8,7 +8,7 @@ import pytest
 
 from greenworker.findings import CAME, WENT
 from greenworker.message import Outcome
-from tests.support import acl
+from tests.support import acl, scripts
 from tests.support.state import Space
 
 FAILURE = b'{"state":"FAILURE","error":{"type":"E","message":"","traceback":""}}'
@@ -140,7 +140,7 @@ def test_every_result_and_every_note_of_a_push_has_a_time_to_live(space: Space, 
 
 def test_the_counters_are_those_that_the_document_names() -> None:
     counts = re.compile(r"(?:\bcount\(|\bfinish\(\w+, |'HINCRBY', STATS, )'(\w+)'").findall
-    in_scripts = {name for path in acl.LUA.glob("*.lua") for name in counts(path.read_text())}
+    in_scripts = {name for path in scripts.LUA.glob("*.lua") for name in counts(path.read_text())}
     row = re.search(r"^\| counters \| (.+) \|$", acl.DOC.read_text(), re.MULTILINE)
     assert row
     assert (

@@ -12,7 +12,18 @@ from greenworker.message import Message
 from tests.support.limits import Limited
 from tests.support.state import Space
 
-OF_KEYS = ("limits", "limits:by", "keys", "keyed", "later", "idle", "held", "line", "turn")
+OF_KEYS = (
+    "limits",
+    "limits:by",
+    "limits:under",
+    "keys",
+    "keyed",
+    "later",
+    "idle",
+    "held",
+    "line",
+    "turn",
+)
 
 
 @pytest.fixture

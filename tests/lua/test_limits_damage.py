@@ -8,6 +8,7 @@ import pytest
 
 from greenworker.message import Outcome
 from tests.support.limits import Limited
+from tests.support.server import Server
 from tests.support.state import Space
 
 
@@ -165,7 +166,16 @@ def test_what_is_known_of_a_key_is_damaged(
 
 @pytest.mark.parametrize(
     "name",
-    ["keys", "later", "held:host:a", "held:host:b", "idle", "line:5:default host:b", "limits"],
+    [
+        "keys",
+        "later",
+        "held:host:a",
+        "held:host:b",
+        "idle",
+        "line:5:default host:b",
+        "limits",
+        "limits:under",
+    ],
 )
 def test_a_key_of_a_wrong_type_loses_no_message(limited: Limited, name: str) -> None:
     limited.limit("host:*", concurrency=1, delay=1.0)
@@ -315,3 +325,35 @@ def test_an_outcome_of_a_suspect_without_its_keys(limited: Limited) -> None:
     limited.check()
     limited.settle(limited.claim(1)[0], Outcome("release"))
     limited.check()
+
+
+# --- a pass over all keys, after a limit has changed
+
+
+def test_a_pass_that_a_failover_interrupts_begins_anew(namespace: str) -> None:
+    """In another process of the server hashes are in another order: what the pass has been past there is not what it has been
+    past here. It needs no sweep, and goes on without a pause."""
+    count = 3000
+    with Server(appendonly=True) as server:
+        with Space(server.url, namespace) as space:
+            limited = Limited(space)
+            limited.space.register("w")
+            limited.limit("host:*", concurrency=0)
+            for start in range(0, count, 500):
+                for n in range(start, start + 500):
+                    limited.push(f"m{n}", key=f"host:{n}")
+                assert limited.claim(500) == []
+            limited._run("limit_set", "s", "", "host:*", "none")
+            assert limited._run("limit_look", 1000) == 1
+        server.kill()
+        server.restart()
+        with Space(server.url, namespace) as space:
+            calls = 1
+            while space.broker.promote().next_due == 0.0:
+                calls += 1
+            assert calls <= count / 500 + 2
+            space.register("v")
+            got = 0
+            while some := space.claim_ids("v", 1000):
+                got += len(some)
+            assert got == count, "some were left to the sweeps"

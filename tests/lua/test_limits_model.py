@@ -310,6 +310,18 @@ class Keyed(RuleBasedStateMachine):
         while goes_on and self.run("limit_look", 2):
             self.look()
         self.look()
+        self.limits_are_told()
+
+    @rule(slot=slots, pattern=patterns, said=specs.filter(bool), above=specs, then=slots, gone=st.booleans())  # fmt: skip
+    def set_over_code(self, slot: int, pattern: str, said: str, above: str, then: int, gone: bool) -> None:  # fmt: skip
+        """And dropped again; meanwhile something is claimed, or who declares it may have left."""
+        self.declare(slot, {pattern: said})
+        self.set_limit(pattern, above, True)
+        if gone:
+            self.release(then)
+        else:
+            self.claim(then, 3, QUEUES, False)
+        self.set_limit(pattern, "", True)
 
     @rule(slot=slots, said=declared)
     def declare(self, slot: int, said: dict[str, str]) -> None:
@@ -317,6 +329,7 @@ class Keyed(RuleBasedStateMachine):
         self.limits.declare(worker, said)
         self.run("limit_set", "d", worker, *(part for one in said.items() for part in one))
         self.look()
+        self.limits_are_told()
 
     @rule(key=st.sampled_from(KEYS), ms=st.sampled_from([-1, 0, 0, 1000]))
     def hold(self, key: str, ms: int) -> None:
@@ -359,6 +372,20 @@ class Keyed(RuleBasedStateMachine):
     def check(self) -> None:
         findings = Audit(Probe(self.place, self.broker.namespace)).run().findings
         assert [one.text for one in findings] == []
+        self.limits_are_told()
+
+    def limits_are_told(self) -> None:
+        """Which there are, who says them, and what code declares beneath what people set."""
+        told = [one.decode() for one in self.run("limit_list")]
+        said = {}
+        for pattern, line, beneath in zip(told[::3], told[1::3], told[2::3], strict=True):
+            origin, _, spec = line.split(" ", 2)
+            said[pattern] = origin, spec, beneath
+        people, code = self.limits.people, self.limits.code
+        assert said == {
+            pattern: ("s", spec, code.get(pattern, "")) if pattern in people else ("d", spec, "")
+            for pattern, spec in self.limits.said.items()
+        }
 
     # What is used above
 
@@ -401,7 +428,10 @@ class Keyed(RuleBasedStateMachine):
             waits = any(state.get(f"ready:{queue}:{n}") for n in range(10)) or any(
                 state.get(f"line:{n}:{queue} {key}")
                 for n in range(10)
-                for key in state.get(f"turn:{queue}:{n}", ())
+                for name in state.get(f"turn:{queue}:{n}", ())
+                for key in (
+                    state.get(f"pairs:{n}:{queue} {name[:-1]}", ()) if name[-1] == "," else [name]
+                )
             )
             if waits and queue not in state.get("paused", ()):
                 told = self.tokens[queue] & set(state.get(f"consumers:{queue}", ()))
@@ -413,9 +443,9 @@ class Keyed(RuleBasedStateMachine):
         """Whatever has happened: when nobody stops it, all that waits is handed out."""
         for queue in QUEUES:
             self.pause(queue, False)
-        for pattern, (_, spec) in list(self.limits.said.items()):
+        for pattern, spec in self.limits.said.items():
             if spec == "concurrency=0":
-                self.set_limit(pattern, "", True)
+                self.set_limit(pattern, "none", True)
         for key in KEYS:
             self.hold(key, 0)
         while self.corpses:
@@ -436,7 +466,9 @@ class Keyed(RuleBasedStateMachine):
         self.sweep()
         self.promote()
         self.promote()
-        assert not {"keys", "idle", "later", "keyed"} & set(self.seen), "something is kept for ever"
+        assert not {"keys", "idle", "later", "keyed", "pairs"} & set(self.seen), (
+            "something is kept for ever"
+        )
         self.check()
 
 

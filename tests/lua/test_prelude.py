@@ -42,7 +42,8 @@ NAMES = {
     ("unique_for", "n"): "ROOT .. 'unique:n'",  # once.lua alone has a use for it
     ("seen",): "ROOT .. 'seen'",  # seen.lua has it
     ("seen_dropped",): "ROOT .. 'seen:dropped'",
-    ("limits_by",): "ROOT .. 'limits:by'",  # limits.lua has it
+    ("limits_by",): "ROOT .. 'limits:by'",  # declared.lua has it
+    ("limits_under",): "ROOT .. 'limits:under'",
     ("stats",): "STATS",
     ("sweep",): "SWEEP",
     ("pulse",): "PULSE",

@@ -160,18 +160,26 @@ def check_lines(state: State) -> None:
         for key, text in state.get("keys", {}).items()
         for at in (text.split(" ")[11].split(";") if text.split(" ")[11] != "-" else ())
     }
-    assert set(lines) <= set(noted), "a line that nobody would come to"
+    own = {(key, at) for key, at in lines if "," not in key}
+    assert own <= set(noted), "a line that nobody would come to"
+    _check_pairs(state, {(key, at) for key, at in lines if "," in key}, set(noted))
     turns: Counter[tuple[str, str]] = Counter()
     for name, value in state.items():
         if name.startswith("turn:"):
             queue, _, priority = name.removeprefix("turn:").rpartition(":")
-            turns.update((key, f"{priority}:{queue}") for key in value)
+            for name in value:
+                key, comma, _ = name.partition(",")
+                turns[key, f"{priority}:{queue}{comma}"] += 1
     assert turns == Counter({at: 1 for at, how in noted.items() if how == "t"}), "turns"
     for (key, _), how in noted.items():
         if how == "p":
             phase, spec = state["keys"][key].split(" ")[6], state["keys"][key].split(" ", 12)[12]
             stopped = phase == "2" or "concurrency=0" in spec.split(" ")
-            fetched = key in state.get("later", {}) or state.get(f"held:{key}") or stopped
+            # (While limits change, a pass looks at all that is parked.)
+            passing = "?" in state.get("limits", {})
+            fetched = (
+                key in state.get("later", {}) or state.get(f"held:{key}") or stopped or passing
+            )
             assert fetched, f"{key} is parked for ever"
     waiting = Counter[str]()
     for (_, at), ids in lines.items():
@@ -185,6 +193,22 @@ def check_lines(state: State) -> None:
                     held.setdefault(key, set()).add(id)
     permits = {name.removeprefix("held:"): value for name, value in state.items() if name.startswith("held:")}  # fmt: skip
     assert permits == held
+
+
+def _check_pairs(state: State, lines: set[tuple[str, str]], noted: set[tuple[str, str]]) -> None:
+    """Each pair that has messages waits once, at the key that is noted; and whoever comes past that one is noted too."""
+    waiting: Counter[tuple[str, str, str]] = Counter()
+    for name, value in state.items():
+        if name.startswith("pairs:"):
+            at, _, key = name.removeprefix("pairs:").partition(" ")
+            assert (key, f"{at},") in noted, "pairs that nobody would come to"
+            waiting.update((pair, at, key) for pair in value)
+    told = set()
+    for place, side in state.get("pairs", {}).items():
+        at, _, pair = place.partition(" ")
+        told.add((pair, at, pair.split(",")[int(side) - 1]))
+    assert waiting == Counter(dict.fromkeys(told, 1)), "pairs"
+    assert lines <= {(pair, at) for pair, at, _ in told}, "a line that no pair waits for"
 
 
 def _lines(state: State) -> Iterator[tuple[tuple[str, str], list[str]]]:

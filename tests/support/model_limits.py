@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 LATE, FAST = (
@@ -47,36 +46,39 @@ class Limits:
     """The limits that there are, and a judge of starts."""
 
     def __init__(self) -> None:
-        self.said: dict[str, tuple[str, str]] = {}  # pattern → d or s, spec
+        self.people: dict[str, str] = {}  # pattern → spec
+        self.code: dict[str, str] = {}  # and what was declared last
         self.by: dict[str, set[str]] = {}  # worker → what its code declares
         self._keys: dict[str, Key] = {}
+
+    @property
+    def said(self) -> dict[str, str]:
+        """People's stand above code's."""
+        return {**self.code, **self.people}
 
     def key(self, name: str) -> Key:
         return self._keys.setdefault(name, Key(self.in_force(name)))
 
     def set(self, pattern: str, spec: str) -> None:
+        """Without a spec what code declares counts again, which people cannot drop."""
         if spec:
-            self.said[pattern] = "s", spec
+            self.people[pattern] = spec
         else:
-            self.said.pop(pattern, None)
+            self.people.pop(pattern, None)
         self._changed()
 
     def declare(self, worker: str, specs: dict[str, str]) -> None:
-        for pattern, spec in specs.items():
-            if self.said.get(pattern, "d")[0] != "s":
-                self.said[pattern] = "d", spec
-        self._forget(self.by.get(worker, ()), {**self.by, worker: set(specs)})
+        self.code |= specs
         self.by[worker] = set(specs)
+        self._forget()
 
     def depart(self, worker: str) -> None:
-        mine = self.by.pop(worker, set[str]())
-        self._forget(mine, self.by)
+        self.by.pop(worker, None)
+        self._forget()
 
-    def _forget(self, patterns: Iterable[str], by: dict[str, set[str]]) -> None:
-        for pattern in patterns:
-            still = any(pattern in some for some in by.values())
-            if not still and self.said.get(pattern, "s")[0] == "d":
-                del self.said[pattern]
+    def _forget(self) -> None:
+        still = set[str]().union(*self.by.values())
+        self.code = {pattern: spec for pattern, spec in self.code.items() if pattern in still}
         self._changed()
 
     def _changed(self) -> None:
@@ -86,13 +88,14 @@ class Limits:
 
     def in_force(self, name: str) -> str:
         """The most specific one counts alone."""
-        if name in self.said:
-            return self.said[name][1]
-        fitting = [pattern for pattern in self.said if "*" in pattern and _fits(pattern, name)]
+        said = self.said
+        if name in said:
+            return said[name]
+        fitting = [pattern for pattern in said if "*" in pattern and _fits(pattern, name)]
         if not fitting:
             return ""
         first = min(fitting, key=lambda one: (-len(one.replace("*", "")), one))
-        return self.said[first][1]
+        return said[first]
 
     def started(self, name: str, now: int, running: int) -> None:
         """One more was handed out, and by then so many run; I12."""

@@ -9,6 +9,8 @@ from greenworker import (
     App,
     CurrentTask,
     DeadLetter,
+    KeyState,
+    Limit,
     Message,
     Middleware,
     Result,
@@ -20,8 +22,6 @@ from greenworker import (
     retry_after,
     spawn,
 )
-from greenworker.admission import KeyState
-from greenworker.limit import Limit
 
 app = App()
 

@@ -192,6 +192,43 @@ def test_many_have_each_their_own() -> None:
     assert [one.keys for one in sent] == [("host:a",), ("host:b",), ("host:a",), ("x", "y"), ()]
 
 
+def test_of_many_the_one_that_has_none_is_told_and_how_many_were_sent() -> None:
+    app = App("redis://127.0.0.1:1")
+    task = app.task(name="t", key=lambda url, **_: "host:" + host(url))(fetch)
+    items = [(f"http://h{n}/",) for n in range(1500)]
+    with app.testing() as sent:
+        with pytest.raises(BadArguments) as caught:
+            task.delay_many([*items, ("mailto:ann",), *items])
+        assert str(caught.value) == (
+            "t.delay_many: item 1500: t: key: its function raised BadArguments: host('mailto:ann'): give an absolute URL, "
+            "as in https://example.com/; for no key it returns None; 1,000 before it were sent, and no other: "
+            "leave it out"
+        )
+        assert (caught.value.item, caught.value.sent, len(sent)) == (1500, 1000, 1000)
+        assert isinstance(caught.value.__cause__, BadArguments)
+    with app.testing() as sent:
+        with pytest.raises(BadArguments, match=r"; none was sent: leave it out$"):
+            task.delay_many([items[0], ("mailto:ann",)], results=False)
+        with pytest.raises(BadArguments, match=r"t.delay_many: item 0: t\(url.*; none was sent"):
+            task.delay_many([()])
+        # Of the caller's own iterable nobody knows which one it was.
+        with pytest.raises(BadArguments, match=r"^host\('mailto:ann'\): give") as caught:
+            task.delay_many((url, host(url)) for url in ("http://a/", "mailto:ann"))
+        assert caught.value.item is None
+        assert not sent
+
+
+def test_nor_what_a_filter_cannot_name() -> None:
+    app = App("redis://127.0.0.1:1")
+    task = app.task(name="t")(fetch)
+    seen = app.seen("crawl", by=lambda url, *_, **__: host(url))
+    with app.testing() as sent:
+        with pytest.raises(BadArguments, match=r"^t.delay_many: item 1: .*host\('mailto:ann'\).*; none was sent") as caught:  # fmt: skip
+            task.delay_many([("http://a/",), ("mailto:ann",)], seen=seen)
+        assert caught.value.sent == len(sent) == 0
+        assert task.delay_many([("http://a/",)], seen=seen, results=False) == 1, "nor was it marked"
+
+
 def test_before_any_middleware() -> None:
     class Other(Middleware):
         def send(self, message: Message, call_next: Callable[[Message], None]) -> None:

@@ -53,11 +53,38 @@ def test_a_rate_is_starts_in_a_time(text: str, starts: int, seconds: float | Non
 
 @pytest.mark.parametrize(
     "text",
-    ["", "100", "100/", "/min", "100/m", "-1/s", "1e3/s", "5 per s", "100/min/s", "٣/s", "5/S", 5, None, "1/-2s", b"5/s", "9" * 400 + "/s"],
+    ["", "100", "100/", "/min", "-1/s", "1e3/s", "100/min/s", "٣/s", "100/x", "100/60", "100 per", "100m", 5, None, "1/-2s", b"5/s", "9" * 400 + "/s"],
 )  # fmt: skip
 def test_what_is_no_rate_is_told_what_one_is(text: object) -> None:
     with pytest.raises(ConfigError, match=r"^rate=.{1,62}: give starts in a time, such as 100/min"):
         read_rate("rate", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("100/m", "write 100/min, if m is minutes"),
+        ("100 / M", "write 100/min, if m is minutes"),
+        ("100/hr", "write 100/hour"),
+        ("100/hours", "write 100/hour"),
+        ("100 per minute", "write 100/min"),
+        ("100 per 2 minutes", "write 100/2min"),
+        ("5 per s", "write 5/s"),
+        ("5/S", "write 5/s"),
+        ("0.5/ 30 secs", "write 0.5/30s"),
+        ("3/2 days", "write 3/2day"),
+    ],
+)
+def test_what_is_nearly_one_is_told_how_it_is_written(text: str, mend: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_rate("rate", text)
+    assert str(caught.value) == f"rate={text!r}: {mend}"
+    read_rate("rate", mend.split(" ")[1].removesuffix(","))
+
+
+@pytest.mark.parametrize("text", ["100/minute", "100/ 2minute", "5/sec", "1/h"])
+def test_units_have_long_and_short_names(text: str) -> None:
+    assert read_rate("rate", text).text == text
 
 
 @pytest.mark.parametrize("text", ["0/s", "0.0/min", "5/0s"])

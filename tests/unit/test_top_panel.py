@@ -260,7 +260,7 @@ class Told:
     [
         (lambda orders: orders.pause("q"), "q: paused", "q: was paused already"),
         (lambda orders: orders.resume("q"), "q: resumed", "q: was not paused"),
-        (lambda orders: orders.limit("k", "drop"), "k: its own limit is dropped, a pattern's counts", "k: has no limit of its own"),
+        (lambda orders: orders.limit("k", "drop"), "k: its own limit is dropped; what code says counts, or a pattern", "k: nobody has set a limit of its own"),
         (lambda orders: orders.limit("k", "none"), "k: no limit", "k: no limit"),
         (lambda orders: orders.limit("k", "rate=5/s burst=2 delay=0.5"), "k: delay 0.5 s, rate 5/s, burst 2", ""),
         (lambda orders: orders.limit("k", "concurrency=0"), "k: concurrency 0", ""),

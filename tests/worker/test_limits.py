@@ -70,6 +70,59 @@ def test_what_people_set_stands_until_they_drop_it(app: App, start: Start) -> No
     assert patterns(app) == {"host:*": "code: concurrency 2"}
 
 
+def test_and_then_what_code_declares_counts_again(app: App, start: Start) -> None:
+    app.limit("host:*", concurrency=2)
+    start()
+    app.limits.set("host:*", rate="5/s")
+    start()
+    (limit,) = app.limits.list()
+    assert str(limit.over) == "concurrency 2"
+    assert app.limits.drop("host:*")
+    assert app.limits.drop("host:*") is False, "code's is not dropped"
+    (limit,) = app.limits.list()
+    assert (str(limit), limit.declared, limit.over) == ("concurrency 2", True, None)
+    assert limit.changed > 1e9
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("host:*", "s 1 concurrency=many"),
+        ("host:a", "d 1 burst=5"),
+        ("tenant:*", "junk"),
+        ("two words", "s 1 none"),
+        (b"\xff*", b"\xfe"),
+    ],
+)
+def test_what_cannot_be_read_is_listed_and_dropped(
+    app: App, space: Space, field: str | bytes, line: str | bytes
+) -> None:
+    app.limits.set("tenant:1", concurrency=1)
+    space.register("w")
+    space.redis.hset(f"{space.root}limits:by", "w", "host:* host:a")
+    space.redis.hset(f"{space.root}limits", field, line)
+    (limit,) = (one for one in app.limits.list() if one.damaged)
+    assert (str(limit), limit.is_none) == ("cannot be read", False)
+    assert limit.pattern == (field if isinstance(field, str) else "\\xff*")
+    assert app.limits.drop(limit.pattern)
+    assert patterns(app) == {"tenant:1": "people: concurrency 1"}
+    assert space.redis.hkeys(f"{space.root}keys") == ["tenant:1"]
+
+
+def test_beneath_what_cannot_be_read_is_what_code_declares(
+    app: App, start: Start, space: Space
+) -> None:
+    app.limit("host:*", concurrency=2)
+    start()
+    app.limits.set("host:*", rate="5/s")
+    space.redis.hset(f"{space.root}limits", "host:*", "s 1 rate=fast")
+    assert app.limits.drop("host:*")
+    assert patterns(app) == {"host:*": "code: concurrency 2"}
+    space.redis.hset(f"{space.root}limits", "host:*", "s 1 rate=fast")
+    app.limits.set("host:*", rate="5/s")
+    assert patterns(app) == {"host:*": "people: rate 5/s"}, "set mends it as well"
+
+
 def test_a_pattern_more_specific_lifts_it(app: App) -> None:
     app.limits.set("host:*", concurrency=0)
     app.limits.set("host:a", none=True)
@@ -160,7 +213,7 @@ def test_a_throttled_task_holds_its_key_and_costs_no_attempt(app: App, start: St
     others = page.delay_many([("ä",), ("b",)])
     assert others[1].get(timeout=10) == "b"
     (state,) = app.limits.keys("host:ä")
-    assert (state.key, state.waiting, state.throttled, state.running) == ("host:ä", 2, 1, 0)
+    assert (state.key, state.waiting, state.refused, state.running) == ("host:ä", 2, 1, 0)
     assert state.due_in is not None
     assert 900 < state.due_in <= 1000
     assert first.info().attempt == 0

@@ -36,7 +36,7 @@ HUNGRY = """
     @noted
     def hog(seconds):
         eaten = []
-        for _ in range(100):
+        for _ in range(40):  # more than there is; where there is enough, soon done
             eaten.append(bytearray(10_000_000))
             time.sleep(seconds)
 """
