@@ -11,7 +11,7 @@ from peers.peer import INSIDE, Peer
 
 class Dramatiq(Peer):
     """dramatiq-gevent, one process. Acknowledged after the run (at least once: its broker returns what a worker held a
-    minute after that was last heard of); a time limit of 300 s; JSON; results for an hour. Of its middleware those that
+    minute after that was last heard of, with one of a thousand commands by chance); a time limit of 300 s; JSON; results for an hour. Of its middleware those that
     nothing here uses are left out (age limit, callbacks, pipelines). Prefetch stays at its default, twice the threads."""
 
     name = "dramatiq"
