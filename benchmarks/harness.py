@@ -229,12 +229,15 @@ def family(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 def memory(pids: Sequence[int]) -> float:
-    """MB that processes have; what they share is counted once (PSS)."""
-    kilobytes = 0
+    """MB that processes have: all of the largest one (RSS), and of the others what they do not share. (Not PSS, which
+    depends on who else has the same libraries open.)"""
+    found = []
     for pid in pids:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return kilobytes / 1024
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        found.append((kilobytes["Rss"], kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]))
+    largest, *others = sorted(found, reverse=True)
+    return (largest[0] + sum(private for _, private in others)) * 1024 / 1e6
 
 
 def cpu_seconds(*pids: int) -> float:
