@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -49,7 +50,8 @@ def main() -> None:
             "rounds": len(shares),
             "half_of_them": [round(low, 3), round(high, 3)],
             "when": datetime.now(UTC).date().isoformat(),
-            "how": "python benchmarks/share.py --record",
+            "how": " ".join(["python benchmarks/share.py", *sys.argv[1:]]),
+            "load_average": round(os.getloadavg()[1], 1),  # a quiet machine has 1 to 2 then
             "versions": venv.versions(),
             "machine": f"{platform.system()} {platform.machine()}",
         }
