@@ -10,7 +10,6 @@ from gevent import monkey
 monkey.patch_all()
 
 import os
-import sys
 from collections import deque
 from contextvars import copy_context
 from urllib.parse import urlsplit
@@ -144,10 +143,4 @@ class Loop:
 
 
 if __name__ == "__main__":
-    url = os.environ["BENCH_URL"]
-    if len(sys.argv) > 1:
-        from bench_tasks import noop as sent
-
-        print(sent.delay_many((() for _ in range(int(sys.argv[1]))), results=False), "sent")
-    else:
-        Loop(url).run()
+    Loop(os.environ["BENCH_URL"]).run()
