@@ -88,13 +88,18 @@ class Loop:
             reply = self.claims.run(
                 "claim", self.wid, b"%d" % seq, b"%d" % room, b"4194304", b"default"
             )
-            found = (len(reply) - 3) // 2
-            if not found:
+            lengths, text = reply[3].split(), reply[4]
+            if not lengths:
                 gevent.sleep(0.01)
                 continue
-            self.held += found
+            self.held += len(lengths) // 2
             self.seq = b"%d" % seq
-            self.waiting.extend((reply[i], self.seq, reply[i + 1]) for i in range(3, len(reply), 2))
+            at = 0
+            for n in range(0, len(lengths), 2):
+                middle = at + int(lengths[n])
+                end = middle + int(lengths[n + 1])
+                self.waiting.append((text[at:middle], self.seq, text[middle:end]))
+                at = end
             self.hub.loop.run_callback(self.feed)
 
     def feed(self) -> None:
