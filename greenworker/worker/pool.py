@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
@@ -32,7 +32,7 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
 
     To make a greenlet costs more than all else that is done for a task that does nothing (18 µs of
     40, measured), so it is used again; but only if nobody else knows it. What might reach it later has to hold a reference: a timeout
-    that a task has left behind, a kill that is under way, a local of its own. See TaskPool._next.
+    that a task has left behind, a kill that is under way, a local of its own. See TaskPool._unknown.
     """
 
     def __init__(self, pool: TaskPool) -> None:
@@ -76,7 +76,7 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
         pool = self._pool
         while (delivery := self.delivery) is not None:
             try:
-                outcome = Context().run(pool.execute, delivery)
+                outcome = pool.execute(delivery)
             except BaseException:  # noqa: BLE001  # thrown into it where no task was to be found: it goes back
                 outcome = RELEASE
             self.delivery = None
@@ -84,6 +84,7 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
                 return
             # They may be large, and the next one may be long in coming.
             del delivery, outcome
+            self.gr_context = None  # each begins with an empty one
             try:
                 _switch(self.parent)
             except BaseException:  # noqa: BLE001  # somebody means what ran here before

@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from sys import getrefcount
 from typing import Any
 
@@ -102,6 +102,7 @@ class Local(gevent.local.local):
 
 
 LOCAL, VARIABLE = Local(), ContextVar("VARIABLE", default=0)
+HELD: ContextVar[object] = ContextVar("HELD", default=None)
 
 
 def test_a_greenlet_is_used_again_where_nothing_is_left_behind(
@@ -285,6 +286,39 @@ def test_context_variables_are_a_runs_own(monkeypatch: pytest.MonkeyPatch) -> No
 
     in_turn(monkeypatch, step, step, step)
     assert seen == [0, 0, 0]
+
+
+def test_a_context_that_a_task_gives_to_its_greenlet_is_no_other_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    given = Context()
+    given.run(VARIABLE.set, 7)
+
+    def step() -> None:
+        seen.append(VARIABLE.get())
+        gevent.getcurrent().gr_context = given
+
+    in_turn(monkeypatch, step, step)
+    assert seen == [0, 0]
+
+
+def test_what_a_context_holds_goes_with_its_run() -> None:
+    class Large:
+        pass
+
+    kept: list[Any] = []
+
+    def execute(_: Delivery) -> Outcome:
+        large = Large()
+        kept.append(weakref.ref(large))
+        HELD.set(large)
+        return DONE
+
+    pool = TaskPool(1, execute, lambda *_: None)
+    pool.begin(delivery_of("t"))
+    assert pool.join(timeout=10)
+    eventually(lambda: kept[0]() is None)
 
 
 def test_many_that_do_not_wait_leave_the_loop_its_turns(settled: Settled) -> None:
