@@ -10,7 +10,6 @@ from gevent import monkey
 monkey.patch_all()
 
 import os
-import sys
 from collections import deque
 from contextvars import copy_context
 from urllib.parse import urlsplit
@@ -89,13 +88,18 @@ class Loop:
             reply = self.claims.run(
                 "claim", self.wid, b"%d" % seq, b"%d" % room, b"4194304", b"default"
             )
-            found = (len(reply) - 3) // 2
-            if not found:
+            lengths, text = reply[3].split(), reply[4]
+            if not lengths:
                 gevent.sleep(0.01)
                 continue
-            self.held += found
+            self.held += len(lengths) // 2
             self.seq = b"%d" % seq
-            self.waiting.extend((reply[i], self.seq, reply[i + 1]) for i in range(3, len(reply), 2))
+            at = 0
+            for n in range(0, len(lengths), 2):
+                middle = at + int(lengths[n])
+                end = middle + int(lengths[n + 1])
+                self.waiting.append((text[at:middle], self.seq, text[middle:end]))
+                at = end
             self.hub.loop.run_callback(self.feed)
 
     def feed(self) -> None:
@@ -144,10 +148,4 @@ class Loop:
 
 
 if __name__ == "__main__":
-    url = os.environ["BENCH_URL"]
-    if len(sys.argv) > 1:
-        from bench_tasks import noop as sent
-
-        print(sent.delay_many((() for _ in range(int(sys.argv[1]))), results=False), "sent")
-    else:
-        Loop(url).run()
+    Loop(os.environ["BENCH_URL"]).run()

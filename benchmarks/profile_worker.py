@@ -85,7 +85,7 @@ def inside(tasks: int) -> None:
     monkey.patch_all()
 
     import gevent
-    from bench_tasks import app
+    from peers.on_greenworker import app
 
     from greenworker import Worker
 
@@ -106,15 +106,20 @@ def main() -> None:
     if options.inside:
         return inside(options.tasks)
     import harness
+    from peers.on_greenworker import Greenworker
 
     print(harness.pin_myself(), file=sys.stderr)
     venv = harness.Venv("greenworker", harness.GREENWORKER)
     profiles: list[dict[str, Any]] = []
     for _ in range(options.rounds):
         with harness.Server(venv.server_binary()) as server:
-            env = {"PYTHONPATH": f"{options.tree}:{harness.HERE}", "BENCH_URL": server.url()}
-            fill = [venv.python, harness.HERE / "bench_tasks.py", options.tasks]
-            if harness.start(fill, harness.OTHER_CPU, env, stdout=subprocess.DEVNULL).wait() != 0:
+            peer = Greenworker(options.tree)
+            env = {**peer.env(), "BENCH_URL": server.url()}
+            _, *fill = peer.sender("fill", "noop", options.tasks)
+            sender = harness.start(
+                [venv.python, *fill], harness.OTHER_CPU, env, stdout=subprocess.DEVNULL
+            )
+            if sender.wait() != 0:
                 raise RuntimeError("sending failed")
             command = [venv.python, __file__, "--inside", "--tasks", options.tasks]
             output, _ = harness.start(

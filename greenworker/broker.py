@@ -24,7 +24,7 @@ from greenworker.message import (
     Outcome,
     State,
     attempts_of,
-    delivery_of,
+    deliveries_in,
     encode_tail,
 )
 from greenworker.outcomes import pack_outcomes
@@ -160,12 +160,8 @@ class Broker:
             raise NotRegistered(f"worker {worker} is not registered")
         if reply[0] == b"stale":
             raise BrokerError(f"claim {seq} of worker {worker} came too late")
-        now, due, more = reply[0], reply[1], reply[2]
-        at = now / 1000
-        deliveries = [
-            delivery_of(reply[i].decode(), seq, worker, reply[i + 1], at)
-            for i in range(3, len(reply), 2)
-        ]
+        now, due, more, lengths, text = reply
+        deliveries = deliveries_in(lengths, text, seq, worker, now / 1000)
         next_due = None if due < 0 else max(0.0, (due - now) / 1000)
         return Claim(deliveries, next_due, more > 0, alone=more == 2)
 

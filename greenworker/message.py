@@ -125,7 +125,7 @@ class Outcome:
         return 64 + len(self.result) + len(self.envelope)
 
 
-_message, delivery_of, _outcome = quickly(Message), quickly(Delivery), quickly(Outcome)
+message_of, _delivery, _outcome = quickly(Message), quickly(Delivery), quickly(Outcome)
 
 RELEASE = Outcome("release")
 CANCELLED = b'{"state":"CANCELLED"}'  # what is kept of one
@@ -170,7 +170,7 @@ def decode(id: str, envelope: bytes) -> Message:
         headers = rest[0] if rest else {}
         if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(headers, dict)):
             raise MalformedMessage(f"{id}: the body is not [args, kwargs, headers]")
-        return _message(
+        return message_of(
             id,
             unquote(task) if "%" in task else task,
             args,
@@ -192,6 +192,19 @@ def decode(id: str, envelope: bytes) -> Message:
     except (ValueError, TypeError, OverflowError, OSError) as error:
         # Shortened: the text may quote a number of a megabyte.
         raise MalformedMessage(f"{id}: not an envelope: {error!s:.200}") from None
+
+
+def deliveries_in(
+    lengths: bytes, text: bytes, seq: int, worker: str, claimed_at: float
+) -> list[Delivery]:
+    """What a claim brings: id, envelope, id, envelope, … in one text, and the lengths of each."""
+    found, at, sizes = [], 0, map(int, lengths.split())
+    for of_id, of_envelope in zip(sizes, sizes, strict=True):
+        middle = at + of_id
+        end = middle + of_envelope
+        found.append(_delivery(text[at:middle].decode(), seq, worker, text[middle:end], claimed_at))
+        at = end
+    return found
 
 
 def next_attempt(envelope: bytes) -> bytes:

@@ -27,7 +27,10 @@ def pack(*command: bytes | str | int) -> bytes:
             parts.append(argument)
         else:
             words += 1
-            data = argument if isinstance(argument, bytes) else str(argument).encode()
+            if type(argument) is str:  # (most are)
+                data = argument.encode()
+            else:
+                data = argument if isinstance(argument, bytes) else str(argument).encode()
             parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     parts[0] = b"*%d\r\n" % words
     return b"".join(parts)

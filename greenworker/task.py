@@ -22,7 +22,7 @@ from greenworker.context import CurrentTask
 from greenworker.errors import BadArguments, DeclarationError, GreenworkerError, NotEncodable
 from greenworker.keyed import KeyRule, keys_note
 from greenworker.keys import check_name
-from greenworker.message import Message, Moment, encode_body
+from greenworker.message import Message, Moment, encode_body, message_of
 from greenworker.result import Result, Results
 from greenworker.seen import Seen, mark_of
 from greenworker.signature import plain_arity, sent_signature
@@ -258,16 +258,22 @@ class Task(Generic[P, R]):
     ) -> Message:
         self.check_call(args, kwargs)
         options = self.options
-        message = Message(
-            id=os.urandom(16).hex(),
-            task=self.name,
-            args=args,
-            kwargs=kwargs,
-            queue=options.queue,
-            priority=options.priority,
-            result_ttl=0.0 if options.ignore_result else options.result_ttl,
-            expires=options.expires,
-            options=self._tagged if named is None else named,
+        message = message_of(
+            os.urandom(16).hex(),
+            self.name,
+            args,
+            kwargs,
+            {},
+            options.queue,
+            options.priority,
+            0.0 if options.ignore_result else options.result_ttl,
+            None,
+            options.expires,
+            self._tagged if named is None else named,
+            0,
+            0,
+            0.0,
+            None,
         )
         if self._is_plain and seen is None and key is None:
             return message
