@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
@@ -32,7 +32,7 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
 
     To make a greenlet costs more than all else that is done for a task that does nothing (18 µs of
     40, measured), so it is used again; but only if nobody else knows it. What might reach it later has to hold a reference: a timeout
-    that a task has left behind, a kill that is under way, a local of its own. See TaskPool._next.
+    that a task has left behind, a kill that is under way, a local of its own. See TaskPool._unknown.
     """
 
     def __init__(self, pool: TaskPool) -> None:
@@ -44,6 +44,7 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
         self.deadline: Any = None  # its run's, see run.py
         self.waits_for_thread = False
         self.is_stuck = False  # what it runs is written off
+        self.is_last = False  # a kill is under way: what runs here is the last thing that does
         self._attributes = len(vars(self)) + 1
 
     def begin(self, delivery: Delivery, called_off: bool) -> None:
@@ -65,7 +66,7 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
     def is_alone(self) -> bool:
         """Whether what has run here has left nothing behind that the next one would find."""
         return not (
-            self.is_stuck
+            self.is_last
             or self.has_links()
             or self.spawn_tree_locals
             or len(vars(self)) > self._attributes
@@ -75,12 +76,15 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
         pool = self._pool
         while (delivery := self.delivery) is not None:
             try:
-                outcome = Context().run(pool.execute, delivery)
+                outcome = pool.execute(delivery)
             except BaseException:  # noqa: BLE001  # thrown into it where no task was to be found: it goes back
                 outcome = RELEASE
             self.delivery = None
             if not pool.ended(self, delivery, outcome):
                 return
+            # They may be large, and the next one may be long in coming.
+            del delivery, outcome
+            self.gr_context = None  # each begins with an empty one
             try:
                 _switch(self.parent)
             except BaseException:  # noqa: BLE001  # somebody means what ran here before
@@ -101,16 +105,19 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         self._waiting: deque[Delivery] = deque()  # begun, until the loop gets to them
         self._called_off: set[int] = set()  # of those, by identity
         self._is_feeding = False
-        self._idle: list[Runner] = []
+        self._fresh: list[Runner] = []  # have just ended a run: somebody may know them
+        self._idle: list[Runner] = []  # nobody does
+        self._is_looking = False
         self._references = _references_of_one_that_nobody_knows()
 
     def begin(self, delivery: Delivery) -> None:
         """Run a delivery; call it only with a slot free."""
+        if not self._is_feeding:
+            # First: what fails here has begun nothing.
+            gevent.get_hub().loop.run_callback(self._feed)
+            self._is_feeding = True
         self._waiting.append(delivery)
         self._empty_event.clear()
-        if not self._is_feeding:
-            self._is_feeding = True
-            gevent.get_hub().loop.run_callback(self._feed)
 
     def give_back(self, delivery: Delivery) -> None:
         """Release a delivery that could not be begun."""
@@ -118,6 +125,11 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
 
     def free_count(self) -> int:
         return int(self.size) - len(self)
+
+    @property
+    def waiting(self) -> Collection[Delivery]:
+        """Those that have begun, and not got to their first line."""
+        return tuple(self._waiting)
 
     def __len__(self) -> int:
         return len(self.greenlets) + len(self._waiting)
@@ -129,9 +141,13 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
             return False
         self._leave(runner)
         self._settle(delivery, outcome)
-        if len(self._idle) >= _IDLE_MOST or not runner.is_alone():
+        if len(self._fresh) + len(self._idle) >= _IDLE_MOST or not runner.is_alone():
             return False
-        self._idle.append(runner)
+        if not self._is_looking:
+            # Not when the next one comes: who knows it is to see at once that it has ended.
+            gevent.get_hub().loop.run_callback(self._look)
+            self._is_looking = True
+        self._fresh.append(runner)
         return True
 
     def write_off(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -164,10 +180,13 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         """Throw into all that runs; what is stuck gets another chance, and is not waited for."""
         while self._waiting:
             self._settle(self._waiting.popleft(), RELEASE)
+        self._called_off.clear()
         # Who starts again may do so in another thread.
-        while self._idle:
-            gevent.get_hub().loop.run_callback(self._idle.pop().leave)
+        for idle in (self._fresh, self._idle):
+            while idle:
+                gevent.get_hub().loop.run_callback(idle.pop().leave)
         for runner in (*self.stuck, *self.greenlets):
+            runner.is_last = True
             self._in_hub(runner, runner.delivery, runner.throw, exception)
         self._note_empty()
         if block:
@@ -205,7 +224,9 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         try:
             runner = self._next()
         except BaseException:  # no memory, say
-            self.give_back(self._waiting.popleft())
+            delivery = self._waiting.popleft()
+            self._called_off.discard(id(delivery))
+            self.give_back(delivery)
             self._note_empty()
             raise
         delivery = self._waiting.popleft()
@@ -217,14 +238,27 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
 
     def _next(self) -> Runner:
         """A runner whom nobody else knows: nothing can be thrown into it, and nothing is its own, but by us."""
-        while self._idle:
-            runner = self._idle.pop()
+        runner = self._unknown(self._fresh)
+        if runner is None:
+            runner = self._unknown(self._idle)
+        return Runner(self) if runner is None else runner
+
+    def _look(self) -> None:
+        """In the hub: end those that somebody knows."""
+        self._is_looking = False
+        while (runner := self._unknown(self._fresh)) is not None:
+            self._idle.append(runner)
+
+    def _unknown(self, runners: list[Runner]) -> Runner | None:
+        """Take one of these whom nobody else knows; whom somebody knows, ends."""
+        while runners:
+            runner = runners.pop()
             alone = _references(runner) <= self._references and not getweakrefcount(runner)
             # (Dead is one whom a late kill has found here.)
             if alone and not runner.dead:
                 return runner
             runner.leave()
-        return Runner(self)
+        return None
 
     def _leave(self, runner: Runner) -> None:
         self.greenlets.discard(runner)
@@ -240,6 +274,7 @@ class SoloPool:
 
     size = 1
     stuck: Collection[greenlet.greenlet] = ()  # nothing has a time limit here
+    waiting: Collection[Delivery] = ()
 
     def __init__(self, execute: Execute, settle: Settle) -> None:
         self._execute = execute

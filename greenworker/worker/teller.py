@@ -18,7 +18,7 @@ import orjson
 
 from greenworker.control import MOST_TASKS, Control
 from greenworker.errors import BrokerError, ConfigError
-from greenworker.message import task_name_of
+from greenworker.message import Delivery, task_name_of
 from greenworker.worker.executor import Executor, run_of
 from greenworker.worker.incarnation import Membership
 from greenworker.worker.pool import SoloPool, TaskPool
@@ -75,7 +75,8 @@ class Teller:
             question = control.question()
             if not question or question == self._answered:
                 return
-            total = len(list(self._pool)) + len(self._pool.stuck) + len(self._threads.stuck)
+            used = self._pool.size - self._pool.free_count()
+            total = used + len(self._pool.stuck) + len(self._threads.stuck)
             said = {
                 "total": total,
                 "tasks": [self._of_run(run, frame, blocks=True)],
@@ -86,22 +87,23 @@ class Teller:
 
     def describe(self, most: int) -> dict[str, Any]:
         """What runs, as an answer says it: at most so many runs, and how many there are; and the vitals."""
-        running, stuck = list(self._pool), list(self._pool.stuck)
+        running, stuck = [*self._pool, *self._pool.waiting], list(self._pool.stuck)
         left_behind = list(self._threads.stuck)
         tasks = [_in_thread(call) for call in left_behind[:most]]
         # By their claims: to look into every stack for when it began would take ten times as long.
         first = nsmallest(most - len(tasks), chain(running, stuck), key=_claim)
         late = set(stuck)
-        tasks += [self._describe(greenlet, greenlet in late) for greenlet in first]
+        tasks += [self._describe(one, one in late) for one in first]
         total = len(running) + len(stuck) + len(left_behind)
         return {"total": total, "tasks": tasks, "vitals": asdict(self._pulse.take())}
 
-    def _describe(self, greenlet: Any, is_stuck: bool) -> dict[str, Any]:
-        frame = greenlet.gr_frame
+    def _describe(self, one: Any, is_stuck: bool) -> dict[str, Any]:
+        """Of a greenlet, or a delivery that has none yet."""
+        frame = getattr(one, "gr_frame", None)
         run = run_of(frame)
         if run is None:
             # Begun and not got to its first line, or past its last.
-            delivery = getattr(greenlet, "delivery", None)
+            delivery = _delivery(one)
             name = "?" if delivery is None else task_name_of(delivery.envelope)
             id = "?" if delivery is None else delivery.id
             return _entry(name, id, 0.0, "-", is_stuck)
@@ -153,8 +155,12 @@ def _in_thread(call: Call) -> dict[str, Any]:
     return _entry(name, id, time.monotonic() - call.began, where(call.frame), stuck=True)
 
 
-def _claim(greenlet: Any) -> int:
-    delivery = getattr(greenlet, "delivery", None)
+def _delivery(one: Any) -> Delivery | None:
+    return one if isinstance(one, Delivery) else getattr(one, "delivery", None)
+
+
+def _claim(one: Any) -> int:
+    delivery = _delivery(one)
     return 0 if delivery is None else int(delivery.seq)
 
 

@@ -8,7 +8,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
+from sys import getrefcount
 from typing import Any
 
 import gevent
@@ -101,6 +102,7 @@ class Local(gevent.local.local):
 
 
 LOCAL, VARIABLE = Local(), ContextVar("VARIABLE", default=0)
+HELD: ContextVar[object] = ContextVar("HELD", default=None)
 
 
 def test_a_greenlet_is_used_again_where_nothing_is_left_behind(
@@ -180,6 +182,101 @@ def test_who_is_meant_and_has_ended_is_not_the_one_that_runs_there_now(settled: 
     assert (len(settled), thrown) == (2, [])
 
 
+def test_who_is_known_has_ended_for_those_who_know_it(settled: Settled) -> None:
+    # Given a task that others know, and one that nobody does and that ends after it
+    known: list[Any] = []
+    forgotten: list[object] = []
+
+    def execute(delivery: Delivery) -> Outcome:
+        if delivery is first:
+            me = gevent.getcurrent()
+            known.append(me)
+            weakref.finalize(me, forgotten.append, delivery.id)
+        gevent.sleep(0.001 if delivery is first else 0.01)
+        return DONE
+
+    pool = TaskPool(2, execute, lambda *it: settled.append(it))
+    first = delivery_of("t")
+    pool.begin(first)
+    pool.begin(delivery_of("t"))
+    assert pool.join(timeout=10)
+    # Then they see its end, though no other task comes
+    with gevent.Timeout(10):
+        known[0].join()
+    assert known.pop().dead
+    eventually(lambda: forgotten == [first.id])
+
+
+def test_who_waits_for_more_keeps_nothing_of_what_it_has_run() -> None:
+    pool = TaskPool(1, lambda _: DONE, lambda *_: None)
+    delivery = delivery_of("t")
+    before = getrefcount(delivery)
+    pool.begin(delivery)
+    assert pool.join(timeout=10)
+    gevent.sleep(0)
+    assert getrefcount(delivery) == before
+
+
+def test_what_was_killed_leaves_no_greenlet_that_waits_for_more(settled: Settled) -> None:
+    # Given a pool that was killed, as at a stop
+    begun = []
+
+    def execute(_: Delivery) -> Outcome:
+        begun.append(weakref.ref(gevent.getcurrent(), begun.append))
+        with suppress(gevent.GreenletExit):
+            gevent.sleep(60)
+        return DONE
+
+    pool = TaskPool(3, execute, lambda *it: settled.append(it))
+    pool.begin(delivery_of("t"))
+    gevent.sleep(0)
+    pool.kill(timeout=10)
+    # Then the greenlet ends with what it ran: who starts again may do so in another thread
+    eventually(lambda: begun[0]() is None)
+    assert [outcome for _, outcome in settled] == [DONE]
+
+
+def test_who_was_called_off_and_never_ran_has_nothing_to_do_with_who_comes_later() -> None:
+    # Given a delivery that was called off, and killed before its first line
+    seen: list[bool] = []
+
+    def execute(_: Delivery) -> Outcome:
+        seen.append(gevent.getcurrent().called_off)
+        return DONE
+
+    pool = TaskPool(1, execute, lambda *_: None)
+    delivery = delivery_of("t")
+    pool.begin(delivery)
+    pool.call_off({delivery.id: delivery}, 60.0)
+    pool.kill(Release, block=False)
+    assert pool.join(timeout=10)
+    # When something comes that lies where it lay: itself, here
+    pool.begin(delivery)
+    assert pool.join(timeout=10)
+    # Then it runs as nobody has cancelled it
+    assert seen == [False]
+
+
+def test_what_could_not_be_begun_is_not_begun_later(
+    monkeypatch: pytest.MonkeyPatch, settled: Settled
+) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    pool = pool_of(1, settled)
+    delivery = delivery_of("t")
+    with monkeypatch.context() as patch:
+        patch.setattr(gevent, "get_hub", fails)
+        with pytest.raises(MemoryError):
+            pool.begin(delivery)
+    pool.give_back(delivery)
+    # Then its slot is free, and the next one runs
+    assert pool.free_count() == 1
+    pool.begin(delivery_of("t"))
+    assert pool.join(timeout=10)
+    assert [outcome for _, outcome in settled] == [RELEASE, DONE]
+
+
 def test_context_variables_are_a_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
@@ -189,6 +286,39 @@ def test_context_variables_are_a_runs_own(monkeypatch: pytest.MonkeyPatch) -> No
 
     in_turn(monkeypatch, step, step, step)
     assert seen == [0, 0, 0]
+
+
+def test_a_context_that_a_task_gives_to_its_greenlet_is_no_other_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    given = Context()
+    given.run(VARIABLE.set, 7)
+
+    def step() -> None:
+        seen.append(VARIABLE.get())
+        gevent.getcurrent().gr_context = given
+
+    in_turn(monkeypatch, step, step)
+    assert seen == [0, 0]
+
+
+def test_what_a_context_holds_goes_with_its_run() -> None:
+    class Large:
+        pass
+
+    kept: list[Any] = []
+
+    def execute(_: Delivery) -> Outcome:
+        large = Large()
+        kept.append(weakref.ref(large))
+        HELD.set(large)
+        return DONE
+
+    pool = TaskPool(1, execute, lambda *_: None)
+    pool.begin(delivery_of("t"))
+    assert pool.join(timeout=10)
+    eventually(lambda: kept[0]() is None)
 
 
 def test_many_that_do_not_wait_leave_the_loop_its_turns(settled: Settled) -> None:

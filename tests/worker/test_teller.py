@@ -17,11 +17,18 @@ from gevent.monkey import get_original
 
 from greenworker.app import App
 from greenworker.errors import ConfigError
+from greenworker.message import RELEASE, Delivery, Outcome
 from greenworker.running import Running, RunningTask, Vitals, read_answer, read_vitals
 from greenworker.worker import teller
 from greenworker.worker.dump import describe_running
+from greenworker.worker.incarnation import Membership
+from greenworker.worker.pool import TaskPool
+from greenworker.worker.stats import Stats
+from greenworker.worker.threads import Threads
+from greenworker.worker.vitals import Pulse
 from tests.support.eventually import eventually
 from tests.support.state import Space
+from tests.worker.builders import delivery_of
 from tests.worker.conftest import Start
 
 block = get_original("time", "sleep")  # as C code would
@@ -309,6 +316,30 @@ def test_of_many_the_first_ones_are_named(app: App, start: Start) -> None:
     assert len(app.running(limit=1_000_000, timeout=20).tasks) == 1000, "one worker names no more"
     go.set()
     eventually(lambda: not worker.stats.running)
+
+
+def test_what_waits_for_its_first_line_is_named_by_its_message() -> None:
+    # Given three deliveries of which the first one asks, before the others have a greenlet
+    said: list[dict[str, Any]] = []
+
+    def execute(_: Delivery) -> Outcome:
+        said.append(tell.describe(2))
+        return RELEASE
+
+    pool = TaskPool(3, execute, lambda *_: None)
+    threads = Threads(1, lambda: None)
+    control: Any = None
+    pulse = Pulse(Stats(), pool, threads)
+    tell = teller.Teller(control, Membership(lambda: None), pool, threads, False, pulse)
+    deliveries = [delivery_of(name, seq=n) for n, name in enumerate(("a", "b", "c"), 1)]
+    for delivery in deliveries:
+        pool.begin(delivery)
+    assert pool.join(timeout=10)
+    # Then those that were claimed first are named, and all are counted
+    assert [said[n]["total"] for n in range(3)] == [3, 2, 1]
+    assert [(one["task"], one["id"], one["where"]) for one in said[0]["tasks"]] == [
+        (name, delivery.id, "-") for name, delivery in zip("ab", deliveries, strict=False)
+    ]
 
 
 def test_vitals_come_with_an_answer(app: App, start: Start, hold: tuple[Any, Event]) -> None:
