@@ -52,12 +52,11 @@ local function tell_lines(key, text)
 end
 
 local passing = redis.pcall('HEXISTS', LIMITS, '?') == 1
-local function look_at(key, text)
-  if not string.find(text, STATE) then return is_wrong('garbled', key) end
+local function look_at(key)
   local one = known(key)
+  if one.is_damaged then return is_wrong('garbled', key) end
   for at, how in pairs(one.lines) do
     local queue, priority, comma = placed(at)
-    if not queue then return is_wrong('garbled', key) end
     local turn = turn_key(queue, priority)
     local times = how == 't' and times_in(turn, key .. comma)
     if times == 0 then is_wrong('unturned', key, short(turn)) end
