@@ -175,6 +175,10 @@ def test_what_is_known_of_a_key_is_damaged(
         "line:5:default host:b",
         "limits",
         "limits:under",
+        "pairs",
+        "pairs:5:default host:a",
+        "pairs:5:default host:b",
+        "line:5:default host:a,host:b",
     ],
 )
 def test_a_key_of_a_wrong_type_loses_no_message(limited: Limited, name: str) -> None:
@@ -194,6 +198,7 @@ def test_a_key_of_a_wrong_type_loses_no_message(limited: Limited, name: str) -> 
     for _ in range(6):
         limited.goes_by(1.0)
         limited.promote()
+        sweep(limited)
         for one in limited.claim(1):
             ended.add(one.id)
             limited.done(one)

@@ -1,11 +1,10 @@
-"""What somebody's hand has left of limits and keys makes no sense: no script ends in its middle for it."""
+"""What somebody's hand has left of limits and keys makes no sense, or is in the way: no script ends in its middle for it, and sweeps
+clear it away."""
 
 from __future__ import annotations
 
 import pytest
 
-from greenworker.control import Control
-from tests.support.auditing import audit
 from tests.support.limits import Limited
 from tests.support.state import Space
 
@@ -79,4 +78,73 @@ def test_a_limit_that_is_nonsense_loses_nothing(limited: Limited, spec: str) -> 
     limited.check()
     limited.drop("host:a")
     assert found | drain(limited) == {"a1", "a2", "a3", "p1", "p2"}
+    limited.check()
+
+
+# --- turns, counts and pairs of what is not there
+
+
+def test_a_queue_is_not_forgotten_before_its_turns_are(limited: Limited) -> None:
+    """Their messages were cancelled, and sent again elsewhere: nobody claims there any more."""
+    ids = [f"m{n}" for n in range(300)]
+    for n, id in enumerate(ids):
+        limited.push(id, key=f"host:{n}", queue="q")
+    limited._run("cancel", "", *ids)
+    for id in ids:
+        limited.push(id)
+    for _ in range(3):
+        limited.sweep()
+    assert not limited.space.redis.exists(limited.space.key("turn:q:5"))
+    assert not limited.space.redis.sismember(limited.space.key("queues"), "q")
+    limited.check()
+
+
+@pytest.mark.parametrize("key", ["host:a", "host:a,tenant:1"])
+def test_what_is_in_turn_and_nobody_has_counted_is_handed_out(limited: Limited, key: str) -> None:
+    limited.push("b1", key="host:b")
+    limited.push("a1", "a2", key=key)
+    redis, space = limited.space.redis, limited.space
+    redis.hdel(space.key("keys"), "host:a")
+    redis.delete(space.key("pairs"))
+    limited.sweep()
+    redis.hdel(space.key("keyed"), "default")
+    redis.hset(space.key("keyed"), "default", 1)
+    redis.hdel(space.key("keys"), "host:a")
+    redis.delete(space.key("pairs"))
+    found = drain(limited)
+    assert found == {"b1", "a1", "a2"}
+    limited.check()
+
+
+def test_a_count_of_lines_that_are_not_there_goes(limited: Limited) -> None:
+    limited.space.redis.hset(limited.space.key("keyed"), "default", 5)
+    limited.sweep()
+    limited.check()
+
+
+def test_who_waits_twice_for_two_keys_has_one_turn(limited: Limited) -> None:
+    limited.hold("host:a")
+    limited.push("m1", "m2", key="host:a,tenant:1")
+    limited.push("n1", "n2", key="host:a,tenant:2")
+    redis, space = limited.space.redis, limited.space
+    for key in ("host:a", "host:a", "tenant:1"):
+        redis.lpush(space.key(f"pairs:5:default {key}"), "host:a,tenant:1")
+    limited.sweep()
+    limited.resume("host:a")
+    limited.sweep()
+    limited.check()
+    assert [one.id for one in limited.claim()] == ["m1", "n1", "m2", "n2"]
+    limited.check()
+
+
+def test_who_waits_for_nothing_any_more_is_not_noted_again_beside_itself(limited: Limited) -> None:
+    """What waited of it was cancelled, and sent again elsewhere; more of it comes after a sweep."""
+    limited.hold("host:a")
+    for n in range(150):
+        limited.push(f"m{n}", key=f"host:a,tenant:{n}")
+    limited._run("cancel", "", "m149")
+    limited.push("m149")
+    for _ in range(4):
+        limited.sweep()
+    limited.push("again", key="host:a,tenant:149")
     limited.check()
