@@ -247,7 +247,7 @@ local function go_by_clock(one, now)
   if one.last > now then
     -- A pause goes on from where it was then, and one that was over by then stays so.
     local by = one.last - now
-    if one.phase ~= STOPPED then one.hold = math.max(0, one.hold - by) end
+    if one.hold < FOR_EVER then one.hold = math.max(0, one.hold - by) end
     one.last, one.changed, one.struck = now, true, math.max(0, one.struck - by)
     adapt.set_back(one, now)
   end
@@ -297,6 +297,7 @@ end
 
 -- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
 function throttle(one, wait, began, now)
+  go_by_clock(one, now)
   one.throttled, one.changed = one.throttled + 1, true
   -- What began before, or at the same time as others that have told it already, tells the same again.
   local tells = began >= one.struck
@@ -317,6 +318,7 @@ end
 
 -- How a run that began then has ended: it got through, or it failed of something else.
 function note_end(one, took, passed, began, now)
+  go_by_clock(one, now)
   one.changed = true
   -- What has failed in no time was no run: an unknown task, say.
   if passed or took > 0 then

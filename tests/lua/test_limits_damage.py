@@ -116,6 +116,38 @@ def test_a_throttle_ends_though_the_clock_was_set_back(limited: Limited) -> None
     assert limited.claim_ids() == ["a1", "a2"]
 
 
+def test_a_hold_ends_though_the_clock_was_set_back(limited: Limited) -> None:
+    limited.push("a1", "a2", key="host:a")
+    limited.done(limited.claim(1)[0])
+    limited.hold("host:a", 900.0)
+    sweep(limited)
+    limited.is_set_back(1e6)
+    assert limited.claim_ids() == []
+    limited.goes_by(899.9)
+    limited.promote()
+    assert limited.claim_ids() == []
+    limited.goes_by(0.1)
+    limited.promote()
+    assert limited.claim_ids() == ["a2"]
+
+
+@pytest.mark.parametrize("how", ["throttled", "held"])
+def test_who_is_told_to_wait_after_that_waits(limited: Limited, how: str) -> None:
+    limited.push("a1", "a2", key="host:a")
+    (one,) = limited.claim(1)
+    limited.is_set_back(1e6)
+    if how == "held":
+        limited.hold("host:a", 30.0)
+    else:
+        limited.settle(one, Outcome("throttled", delay=30.0))
+    limited.goes_by(29.9)
+    limited.promote()
+    assert limited.claim_ids() == []
+    limited.goes_by(0.1)
+    limited.promote()
+    assert limited.claim_ids() != []
+
+
 # --- suspects
 
 
