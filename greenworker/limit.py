@@ -74,8 +74,8 @@ class Limit:
     """What is allowed for each key that `pattern` fits, over all workers; None where it says nothing.
 
     `concurrency`: runs at once, 0 for none at all. `delay`: seconds between two starts. `rate`: starts in a time,
-    of which `burst` may come at once after a pause (unless told: what it allows in 0.1 s, one at least). `adaptive`: the rate is found by how the other side bears it,
-    between `floor` and `ceiling`. With nothing at all it lifts what a wider pattern says. `declared`: by code,
+    of which `burst` may come at once after a pause (unless told: one, and from five a second on a start may be 10 ms early). `adaptive`: the
+    rate is found by how the other side bears it, between `floor` and `ceiling`. With nothing at all it lifts what a wider pattern says. `declared`: by code,
     not by people; `changed`: when (epoch seconds of the server's clock), 0 before it is there; `over`: what code declares
     beneath what people have set, and counts again when that is dropped; `damaged`: what the server has cannot be read.
     """

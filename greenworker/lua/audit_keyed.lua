@@ -52,12 +52,11 @@ local function tell_lines(key, text)
 end
 
 local passing = redis.pcall('HEXISTS', LIMITS, '?') == 1
-local function look_at(key, text)
-  if not string.find(text, STATE) then return is_wrong('garbled', key) end
+local function look_at(key)
   local one = known(key)
+  if one.is_damaged then return is_wrong('garbled', key) end
   for at, how in pairs(one.lines) do
     local queue, priority, comma = placed(at)
-    if not queue then return is_wrong('garbled', key) end
     local turn = turn_key(queue, priority)
     local times = how == 't' and times_in(turn, key .. comma)
     if times == 0 then is_wrong('unturned', key, short(turn)) end
@@ -78,7 +77,9 @@ local function look_at_pair(place, side)
   if not first or (side ~= '1' and side ~= '2') then return is_wrong('unpaired', pair or place) end
   local key = side == '1' and first or second
   local list = pairs_key(queue, priority, key)
-  if times_in(list, pair) == 0 then return is_wrong('unturned', pair, short(list)) end
+  local times = times_in(list, pair)
+  if times == 0 then return is_wrong('unturned', pair, short(list)) end
+  if times and times > 1 then is_wrong('overturned', pair, short(list)) end
   if not known(key).lines[priority .. ':' .. queue .. ','] then is_wrong('stuck', key, priority .. ':' .. queue) end
 end
 
@@ -108,6 +109,8 @@ local function recount()
   end
   local noted_pairs = redis.call('HGETALL', PAIRS)
   for i = 1, #noted_pairs, 2 do count(string.match(noted_pairs[i], '^%d:([^ ]+) ') or '', ROOT .. 'line:' .. noted_pairs[i]) end
+  local all_noted = redis.call('HGETALL', KEYED)
+  for i = 1, #all_noted, 2 do counts[all_noted[i]] = counts[all_noted[i]] or 0 end
   for queue, n in pairs(counts) do
     local noted = redis.call('HGET', KEYED, queue) or '0'
     if noted ~= tostring(n) and string.find(noted, '^%d+$') then is_wrong('miscounted', queue, noted .. ' ' .. n) end
@@ -163,5 +166,7 @@ elseif SCANS[kind] then
     end
   end
 end
-if what == 'counts' and cursor == '0' and redis.call('TYPE', KNOWN).ok == 'hash' and not mistyped(PAIRS, 'hash') then recount() end
+if what == 'counts' and cursor == '0' and not (mistyped(KEYED, 'hash') or mistyped(KNOWN, 'hash') or mistyped(PAIRS, 'hash')) then
+  recount()
+end
 return {next_cursor, read, lines, wrong}

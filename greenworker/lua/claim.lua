@@ -206,7 +206,7 @@ local function pop_in_turn(queue, priority, room)
     if type(left) == 'number' and left > 0 then
       -- Behind the others, once it has had its turn.
       redis.call(claimed and 'LPUSH' or 'RPUSH', list, pair)
-    else
+    elseif left == 0 then
       redis.pcall('HDEL', PAIRS, noted)
     end
     if claimed == nil and not full then return false end  -- its line had been emptied

@@ -96,6 +96,16 @@ local function recount()
   end
 end
 
+-- Where nothing is known of any key, and none is in turn, nothing waits in lines.
+local function count_none()
+  local noted = redis.pcall('HKEYS', KEYED)
+  for _, queue in ipairs(noted.err and {} or noted) do
+    local turns = {}
+    for priority = 0, 9 do turns[priority + 1] = turn_key(queue, priority) end
+    if redis.call('EXISTS', unpack(turns)) == 0 then redis.call('HDEL', KEYED, queue) end
+  end
+end
+
 -- Pairs wait where they are noted.
 local function heal_pairs(now, counts)
   local some = redis.pcall('HRANDFIELD', PAIRS, HEAL_KEYS)
@@ -144,7 +154,8 @@ local function heal_keys(now)
   local some = redis.pcall('HRANDFIELD', KNOWN, HEAL_KEYS)
   local of_pairs = redis.pcall('HLEN', PAIRS)
   if type(of_pairs) ~= 'number' then of_pairs = 0 end
-  if some.err or #some + of_pairs == 0 then return end
+  if some.err then return end
+  if #some + of_pairs == 0 then return count_none() end
   local permits, ids, are_many = {}, {}, redis.call('HLEN', KNOWN) + of_pairs > HEAL_COUNT
   heal_pairs(now, are_many)
   for _, key in ipairs(some) do

@@ -11,6 +11,7 @@ local reply = {}
 for i = 2, #ARGV do
   reply[#reply + 1] = redis.call('HEXISTS', KNOWN, ARGV[i])
   local one = known(ARGV[i])
+  refusal(one, now)  -- before that: by the clock of now
   one.changed = true
   if ms == 0 then
     one.phase, one.hold, one.strikes, one.struck = CLOSED, 0, 0, math.min(one.struck, now)

@@ -136,18 +136,25 @@ function limit_for(key)
   if line then return pattern, string.match(line, '^%a %d+ (.*)$') end
 end
 
+-- A number that can be reckoned with, or nil.
+local function number_of(text)
+  local number = tonumber(text or '')
+  return number and number >= 0 and number < 1e15 and number or nil
+end
+
 -- '100/60000', starts per ms, as ms per start.
 local function interval_of(rate)
   local starts, ms = string.match(rate or '', '^([%d.]+)/([%d.]+)$')
-  return starts and tonumber(ms) / tonumber(starts)
+  starts, ms = number_of(starts), number_of(ms)
+  return starts and ms and starts > 0 and ms > 0 and ms / starts or nil
 end
 
--- A spec as numbers; what is not limited is nil.
+-- A spec as numbers; what is not limited, and what makes no sense, is nil.
 local function read_spec(spec)
   local said = {}
   for name, value in string.gmatch(spec or '', '(%l+)=(%S+)') do said[name] = value end
-  return {concurrency = tonumber(said.concurrency), delay = tonumber(said.delay), interval = interval_of(said.rate),
-    burst = tonumber(said.burst), adaptive = said.adaptive == '1',
+  return {concurrency = number_of(said.concurrency), delay = number_of(said.delay), interval = interval_of(said.rate),
+    burst = number_of(said.burst), adaptive = said.adaptive == '1',
     slowest = interval_of(said.floor), fastest = interval_of(said.ceiling)}
 end
 
@@ -167,11 +174,13 @@ end
 --             comma behind the queue, pairs
 local STATE = '^(%S+) ([%d.]+) (%d+) (%d+) (%d+) (%d+) (%d) (%S+) (%d+,%d+,%d+) (%d+) (%S+) (%S+) (.*)$'
 
+-- And whether that is all that the text says.
 local function read_lines(text)
-  local lines = {}
-  if text == '-' then return lines end
-  for how, at in string.gmatch(text, '([tp])([^;]+)') do lines[at] = how end
-  return lines
+  local lines, size = {}, text == '-' and 1 or -1
+  for how, at in string.gmatch(text, '([tp])(%d:[^;,]+,?)') do
+    lines[at], size = how, size + #at + 2
+  end
+  return lines, size == #text
 end
 
 -- Where a key has lines, if what was known of it cannot be read: they are parked, for all we know.
@@ -195,11 +204,12 @@ function known(key)
   local line = redis.pcall('HGET', KNOWN, key)
   local gen, tat, last, hold, strikes, struck, phase, rate, window, throttled, took, lines, spec =
     string.match(type(line) == 'string' and line or '', STATE)
+  local noted, is_whole = read_lines(lines or '-')
   one = {key = key, gen = gen, tat = tonumber(tat) or 0, last = tonumber(last) or 0, hold = tonumber(hold) or 0,
     strikes = tonumber(strikes) or 0, struck = tonumber(struck) or 0, phase = tonumber(phase) or CLOSED,
     rate = rate or '-', window = window or '0,0,0', throttled = tonumber(throttled) or 0, took = took or '-',
-    lines = read_lines(lines or ''), spec = spec or '', started = 0, is_new = not line, is_damaged = line and not gen}
-  if one.is_damaged then one.lines = find_lines(key) end
+    lines = noted, spec = spec or '', started = 0, is_new = not line, is_damaged = line and not (gen and is_whole)}
+  if one.is_damaged then one.lines, one.changed = find_lines(key), true end
   if gen ~= generation then
     local _, now_spec = limit_for(key)
     one.gen, one.spec, one.changed = generation, now_spec or '', true
@@ -237,7 +247,7 @@ local function go_by_clock(one, now)
   if one.last > now then
     -- A pause goes on from where it was then, and one that was over by then stays so.
     local by = one.last - now
-    if one.phase ~= STOPPED then one.hold = math.max(0, one.hold - by) end
+    if one.hold < FOR_EVER then one.hold = math.max(0, one.hold - by) end
     one.last, one.changed, one.struck = now, true, math.max(0, one.struck - by)
     adapt.set_back(one, now)
   end
@@ -287,6 +297,7 @@ end
 
 -- The key's site has said: not so fast. `wait` ms, or less than 0 for as long as we think; `began` ms: when that run did.
 function throttle(one, wait, began, now)
+  go_by_clock(one, now)
   one.throttled, one.changed = one.throttled + 1, true
   -- What began before, or at the same time as others that have told it already, tells the same again.
   local tells = began >= one.struck
@@ -307,6 +318,7 @@ end
 
 -- How a run that began then has ended: it got through, or it failed of something else.
 function note_end(one, took, passed, began, now)
+  go_by_clock(one, now)
   one.changed = true
   -- What has failed in no time was no run: an unknown task, say.
   if passed or took > 0 then

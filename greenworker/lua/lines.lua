@@ -186,19 +186,29 @@ end
 function find_pair(queue, priority, pair, now)
   local place, at = priority .. ':' .. queue .. ' ' .. pair, priority .. ':' .. queue .. ','
   local first, second = string.match(pair, '^([^,]+),([^,]+)$')
-  local length = redis.pcall('LLEN', line_key(queue, priority, pair))
-  if not first or length == 0 then return redis.pcall('HDEL', PAIRS, place) end
-  local noted = redis.pcall('HGET', PAIRS, place)
+  if not first then return redis.pcall('HDEL', PAIRS, place) end
+  local noted, is_empty = redis.pcall('HGET', PAIRS, place), redis.pcall('LLEN', line_key(queue, priority, pair)) == 0
+  local waits
   for side, key in pairs({first, second}) do
     local list = pairs_key(queue, priority, key)
     local others = redis.pcall('LLEN', list)
-    if type(others) == 'number' and others > LOOK_FOR_PAIR and noted == tostring(side) then return enter(key, at, now) end
-    if type(others) == 'number' and others <= LOOK_FOR_PAIR and redis.call('LPOS', list, pair) then
-      if noted ~= tostring(side) then redis.pcall('HSET', PAIRS, place, side) end
-      return enter(key, at, now)
+    if type(others) ~= 'number' then
+      -- Of a wrong type: there it waits no more.
+    elseif others > LOOK_FOR_PAIR then
+      -- (Then whoever comes past it finds it.)
+      if noted == tostring(side) then waits = waits or side end
+    elseif waits or is_empty then
+      redis.call('LREM', list, 0, pair)
+    else
+      local found = redis.call('LPOS', list, pair, 'COUNT', 2)
+      -- Once: else it would have more turns than others.
+      if #found > 1 then redis.call('LREM', list, #found - 1, pair) end
+      if #found > 0 then waits = side end
     end
   end
-  redis.pcall('HSET', PAIRS, place, '1')
+  if is_empty then return waits or redis.pcall('HDEL', PAIRS, place) end
+  if noted ~= tostring(waits or 1) then redis.pcall('HSET', PAIRS, place, waits or 1) end
+  if waits then return enter(waits == 1 and first or second, at, now) end
   wait_at(first, pair, queue, priority, now)
 end
 
@@ -322,8 +332,14 @@ function clear_turns(queue, most)
       local at = priority .. ':' .. queue .. comma
       local list = list_at(key, at)
       if comma == ',' then most = drop_empty(list, queue, priority, most) end
-      if redis.pcall('LLEN', list) ~= 0 then
+      local length = redis.pcall('LLEN', list)
+      if length ~= 0 then
         redis.call('RPUSH', turn, name)
+        -- What nobody has counted: claims are to come past.
+        if type(length) == 'number' then
+          count_line(queue, length)
+          to_wake[queue] = true
+        end
         break
       end
       local one = known(key)

@@ -42,7 +42,7 @@ local function is_used(queue)
   -- pcall: too late to refuse a key of a wrong type.
   if redis.pcall('HEXISTS', KEYED, queue) ~= 0 then return true end
   for priority = 0, 9 do
-    if exists(ready_key(queue, priority)) then return true end
+    if exists(ready_key(queue, priority)) or exists(turn_key(queue, priority)) then return true end
   end
 end
 

@@ -33,13 +33,14 @@ class Scheduler(Service):
         super().__init__(every)
         self._broker = broker
         self._next_look = 0.0
+        self._soonest = 0.0  # not before then
         self._was_told = False
         self._on_asked = on_asked  # told, at each look, what workers are asked
         self._canceller = canceller
 
     def expect(self, due_in: float) -> None:
         """Something is due in so many seconds: be there."""
-        at = time.monotonic() + due_in + _SLACK
+        at = max(time.monotonic() + due_in + _SLACK, self._soonest)
         if at < self._next_look:
             self._next_look, self._was_told = at, True
             self.wake()
@@ -50,7 +51,7 @@ class Scheduler(Service):
         if was_told and began < self._next_look:
             return self._next_look - began
         # What somebody expects from now on, the server may not have known of when it answered.
-        self._next_look = math.inf
+        self._next_look, self._soonest = math.inf, began + _APART
         try:
             wait = self._look()
         except BaseException:
@@ -60,7 +61,7 @@ class Scheduler(Service):
             self._next_look = 0.0
             return 0.0
         now = time.monotonic()
-        wait = max(min(wait, self._next_look - now), began + _APART - now, 0.0)
+        wait = max(min(wait, self._next_look - now), self._soonest - now, 0.0)
         self._next_look = now + wait
         return wait
 

@@ -74,6 +74,10 @@ DAMAGES: dict[str, tuple[Callable[[Limited], Any], set[tuple[str, str, str]]]] =
         lambda k: k.space.redis.hset(k.space.key("keys"), "slow:1", "junk"),
         {("garbled", "keys", "slow:1")},
     ),
+    "where a key has lines cannot be read": (
+        lambda k: edit(k, "slow:1", "p5:default", "p5"),
+        {("garbled", "keys", "slow:1")},
+    ),
     "a key that fell out of its turn": (
         lambda k: k.space.redis.lrem(k.space.key("turn:default:5"), 0, "host:turn"),
         {("unturned", "turn:default:5", "host:turn")},
@@ -113,6 +117,18 @@ DAMAGES: dict[str, tuple[Callable[[Limited], Any], set[tuple[str, str, str]]]] =
     "a count that is no number": (
         lambda k: k.space.redis.hset(k.space.key("keyed"), "slow", "many"),
         {("uncounted", "keyed", "slow"), ("totals", "msg", "")},
+    ),
+    "a count of a queue that has no lines": (
+        lambda k: k.space.redis.hset(k.space.key("keyed"), "quick", 2),
+        {("miscounted", "keyed", "quick"), ("totals", "msg", "")},
+    ),
+    "counts of a wrong type": (
+        lambda k: (k.space.redis.delete(k.space.key("keyed")), k.space.redis.set(k.space.key("keyed"), "x")),
+        {("mistyped", "keyed", "")},
+    ),
+    "a pair that waits twice": (
+        lambda k: k.space.redis.lpush(k.space.key("pairs:5:default host:busy"), "slow:2,host:busy"),
+        {("overturned", "pairs:5:default host:busy", "slow:2,host:busy")},
     ),
     "a count that is gone": (
         lambda k: k.space.redis.hdel(k.space.key("keyed"), "slow"),
@@ -204,6 +220,8 @@ MENDED = [
     "a line that is noted nowhere",
     "all that was known of a key",
     "what is known of a key cannot be read",
+    "where a key has lines cannot be read",
+    "a pair that waits twice",
     "a key that fell out of its turn",
     "a key that is twice in turn",
     "a parked key that nothing fetches",

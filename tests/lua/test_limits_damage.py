@@ -116,6 +116,38 @@ def test_a_throttle_ends_though_the_clock_was_set_back(limited: Limited) -> None
     assert limited.claim_ids() == ["a1", "a2"]
 
 
+def test_a_hold_ends_though_the_clock_was_set_back(limited: Limited) -> None:
+    limited.push("a1", "a2", key="host:a")
+    limited.done(limited.claim(1)[0])
+    limited.hold("host:a", 900.0)
+    sweep(limited)
+    limited.is_set_back(1e6)
+    assert limited.claim_ids() == []
+    limited.goes_by(899.9)
+    limited.promote()
+    assert limited.claim_ids() == []
+    limited.goes_by(0.1)
+    limited.promote()
+    assert limited.claim_ids() == ["a2"]
+
+
+@pytest.mark.parametrize("how", ["throttled", "held"])
+def test_who_is_told_to_wait_after_that_waits(limited: Limited, how: str) -> None:
+    limited.push("a1", "a2", key="host:a")
+    (one,) = limited.claim(1)
+    limited.is_set_back(1e6)
+    if how == "held":
+        limited.hold("host:a", 30.0)
+    else:
+        limited.settle(one, Outcome("throttled", delay=30.0))
+    limited.goes_by(29.9)
+    limited.promote()
+    assert limited.claim_ids() == []
+    limited.goes_by(0.1)
+    limited.promote()
+    assert limited.claim_ids() != []
+
+
 # --- suspects
 
 
@@ -175,6 +207,10 @@ def test_what_is_known_of_a_key_is_damaged(
         "line:5:default host:b",
         "limits",
         "limits:under",
+        "pairs",
+        "pairs:5:default host:a",
+        "pairs:5:default host:b",
+        "line:5:default host:a,host:b",
     ],
 )
 def test_a_key_of_a_wrong_type_loses_no_message(limited: Limited, name: str) -> None:
@@ -194,6 +230,7 @@ def test_a_key_of_a_wrong_type_loses_no_message(limited: Limited, name: str) -> 
     for _ in range(6):
         limited.goes_by(1.0)
         limited.promote()
+        sweep(limited)
         for one in limited.claim(1):
             ended.add(one.id)
             limited.done(one)

@@ -132,6 +132,19 @@ def test_however_many_are_due_one_after_the_other_it_does_not_spin() -> None:
         assert wait + time.monotonic() - began >= 0.005
 
 
+def test_nor_when_it_is_told_of_each() -> None:
+    """As by claims that park one key after the other."""
+    looks = Looks(*[None] * 5)
+    scheduler = Scheduler(cast(Broker, looks), every=3600.0)
+    began = time.monotonic()
+    for count in range(1, 6):
+        scheduler.expect(0.0)
+        while looks.count < count:
+            wait = scheduler.step() or 0.0
+            gevent.sleep(wait if looks.count < count else 0.0)
+    assert time.monotonic() - began >= 4 * 0.005
+
+
 def test_more_than_one_calls_worth_is_moved_without_a_pause(space: Space) -> None:
     for start in (0, 1000):
         space.push(*(f"m{n}" for n in range(start, start + 1000)), due=60.0)
