@@ -73,7 +73,9 @@ class Tree:
         fields = [field for id in ids for field in (id, "default", 5, "", "", TAIL)]
         self._timed("push", f"push-{number}", 1000, *fields)
         claimed = self._timed("claim", "w", number + 1, count, 4_194_304, "default")
-        assert len(claimed) == 3 + 2 * count
+        # In two strings, or, in versions before that, one by one.
+        words = len(claimed[3].split()) if len(claimed) == 5 and claimed[3][:1].isdigit() else 0
+        assert count in (words // 2, (len(claimed) - 3) // 2)
         ends = [field for id in ids for field in (id, number + 1, "done", 1000, RESULT, "")]
         self._timed("settle", "w", *((count,) if self._tells_count else ()), *ends)
 

@@ -121,9 +121,9 @@ local function take(id, envelope, queue)
   end
   held[#held + 1] = id
   held[#held + 1] = seq
-  texts[#texts + 1] = id
-  texts[#texts + 1] = envelope
-  lengths[#lengths + 1] = #id .. ' ' .. #envelope
+  local n = #texts
+  texts[n + 1], texts[n + 2] = id, envelope
+  lengths[n + 1], lengths[n + 2] = #id, #envelope
   return true
 end
 
