@@ -30,8 +30,8 @@ _switch = greenlet.greenlet.switch
 class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
     """A greenlet that runs one delivery after the other, each as if it were the first.
 
-    To make a greenlet costs more than all else that is done for a task that does nothing (18 µs of
-    40, measured), so it is used again; but only if nobody else knows it. What might reach it later has to hold a reference: a timeout
+    To make a greenlet was the largest cost of a task that does nothing (docs/performance.md), so it is
+    used again; but only if nobody else knows it. What might reach it later has to hold a reference: a timeout
     that a task has left behind, a kill that is under way, a local of its own. See TaskPool._unknown.
     """
 
