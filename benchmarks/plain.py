@@ -14,7 +14,7 @@ import argparse
 import importlib.util
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,12 +56,15 @@ class Tree:
         info = execute("INFO", "server").decode()
         self._pid = int(info.split("process_id:")[1].split()[0])
         lua = tree / "greenworker" / "lua"
-        parts = _parts(number, tree)
+        parts = _module(number, tree, "scripts")._SHARED
+        # From the version on that sends of a script what it reaches.
+        trims = (tree / "greenworker" / "trim.py").exists()
+        trimmed = _module(number, tree, "trim").trimmed if trims else str
         self._scripts = {}
         for name in (*STEPS, "register"):
             files = ("prelude", *parts.get(name, ()), name)
-            source = b"\n".join((lua / f"{file}.lua").read_bytes() for file in files)
-            self._scripts[name] = execute("SCRIPT", "LOAD", source)
+            source = "\n".join((lua / f"{file}.lua").read_text() for file in files)
+            self._scripts[name] = execute("SCRIPT", "LOAD", trimmed(source))
         # From the version on that knows keys, a settle tells how many.
         self._tells_count = b"wid, n, then for each" in (lua / "settle.lua").read_bytes()
         self._spent: dict[str, list[float]] = {step: [] for step in STEPS}
@@ -93,17 +96,17 @@ class Tree:
         return self._execute("EVALSHA", self._scripts[name], 1, self._nil, *args)
 
 
-def _parts(number: int, tree: Path) -> dict[str, Sequence[str]]:
-    """What stands before each script in that checkout."""
-    file = tree / "greenworker" / "scripts.py"
-    spec = importlib.util.spec_from_file_location(f"scripts_{number}", file)
+def _module(number: int, tree: Path, name: str) -> Any:
+    """A module of that checkout, which needs no other one of it."""
+    spec = importlib.util.spec_from_file_location(
+        f"{name}_{number}", tree / "greenworker" / f"{name}.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    parts: dict[str, Sequence[str]] = module._SHARED
-    return parts
+    return module
 
 
 def _options() -> argparse.Namespace:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-_ASIDE = re.compile(rb"^ *(?:--.*)?", re.MULTILINE)  # (no text of ours goes over several lines)
+from greenworker.trim import trimmed
 
 # Where messages wait, and what limits of keys allow of them; made at once, or when the first key is met.
 _WAITING = ("adapt", "limits", "lines")
@@ -62,9 +61,8 @@ class Script(NamedTuple):
 
 @cache
 def load(name: str) -> Script:
-    """The script `lua/<name>.lua`, complete but for comments and indentation: it may have to be sent over a
-    slow line. Lines keep their numbers."""
-    source = _ASIDE.sub(b"", written(name))
+    """The script `lua/<name>.lua`, complete but for what its runs can do without."""
+    source = trimmed(written(name).decode()).encode()
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
 
 

@@ -14,7 +14,7 @@
 
 local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
-local LOOK_AT_MOST, CHUNK, SPREAD_OVER = 1000, 200, 64
+local LOOK_AT_MOST, CHUNK, READ_FIRST, SPREAD_OVER = 1000, 200, 16, 64
 -- ms: for so long a worker claims nothing else for the sake of a suspect, before and while it runs; and how long
 -- it is known that it was not enough.
 local PATIENCE, IMPATIENCE = 60000, 600000
@@ -22,17 +22,20 @@ local PATIENCE, IMPATIENCE = 60000, 600000
 local PASS_MOST, PASS_PAUSE = 500, 50
 
 require_type(MSG, 'hash')
-require_type(PROCESSING, 'hash')
-require_type(SUSPECTED, 'zset')
-require_type(SOLITARY, 'string')
-require_type(PAUSED, 'set')
+local holds_any = read('hash', 'HLEN', PROCESSING) > 0
+local solitary = read('string', 'GET', SOLITARY)
+local suspected_since = read('zset', 'ZRANGE', SUSPECTED, 0, 0, 'WITHSCORES')[2]
 
 -- What a worker may take of a queue, whether it is the first of those who listen there, and what it may take of what has
 -- no key: of what has one, much may wait that cannot run now, and the rest is to be spread all the same.
 local function share(queue, waiting, plain)
   local consumers = redis.call('SMEMBERS', consumers_key(queue))
-  local first = redis.call('SISMEMBER', consumers_key(queue), wid) == 1
-  for _, other in ipairs(consumers) do first = first and wid <= other end
+  local listens, first = false, true
+  for _, other in ipairs(consumers) do
+    listens = listens or other == wid
+    first = first and wid <= other
+  end
+  first = listens and first
   if #consumers < 2 then return waiting, first, plain end
   local part, part_of_plain = math.ceil(waiting / #consumers), math.ceil(plain / #consumers)
   if #consumers > SPREAD_OVER then return part, first, part_of_plain end
@@ -45,12 +48,25 @@ local function share(queue, waiting, plain)
   return math.max(part, even(waiting), 1), first, math.max(part_of_plain, even(plain), 1)
 end
 
+-- How many wait in a queue, of each priority and of suspects. Most often nothing does, or what has the usual priority.
+local LISTS = {5, 9, 8, 7, 6, 4, 3, 2, 1, 0, 'suspects'}
+local function count_waiting(queue, line)
+  local keys = {}
+  for n, list in ipairs(LISTS) do keys[n] = list == 'suspects' and suspects_key(queue) or ready_key(queue, list) end
+  local left = redis.call('EXISTS', unpack(keys))
+  for n, list in ipairs(LISTS) do
+    line[list] = left > 0 and redis.call('LLEN', keys[n]) or 0
+    if line[list] > 0 then left = left - 1 end
+    if list ~= 'suspects' then line.waiting = line.waiting + line[list] end
+  end
+end
+
 -- All that is looked at, before anything is popped: what is of a wrong type is refused here.
 local lines = {}
 local in_lines = redis.pcall('HMGET', KEYED, unpack(ARGV, 5))
 if in_lines.err then refuse(KEYED .. ' is not a hash') end
-local are_keyed = false
-local paused = redis.call('SMISMEMBER', PAUSED, MARKED, unpack(ARGV, 5))
+local are_keyed, are_suspects = false, false
+local paused = read('set', 'SMISMEMBER', PAUSED, MARKED, unpack(ARGV, 5))
 if paused[1] == 1 then
   require_type(MARKS, 'hash')
   marks = read_marks()
@@ -60,28 +76,25 @@ for i = 5, #ARGV do
   local line = {waiting = 0, suspects = 0, keyed = 0}
   -- A paused queue is as one where nothing waits.
   if paused[i - 3] == 0 then
-    line.suspects = redis.call('LLEN', suspects_key(queue))
-    for priority = 9, 0, -1 do
-      line[priority] = redis.call('LLEN', ready_key(queue, priority))
-      line.waiting = line.waiting + line[priority]
-    end
+    count_waiting(queue, line)
     -- (What is no number is somebody's: there may be lines.)
     line.keyed = in_lines[i - 4] and (tonumber(string.match(in_lines[i - 4], '^%d+$')) or 1) or 0
     if line.keyed > 0 then
       are_keyed = true
-      require_type(wake_key(queue), 'list')
       for priority = 9, 0, -1 do require_type(turn_key(queue, priority), 'list') end
     end
   end
   if line.waiting + line.keyed + line.suspects > 0 then
-    require_type(wake_key(queue), 'list')
-    require_type(room_key(queue), 'string')
+    tokens[queue] = read('list', 'LLEN', wake_key(queue))
+    if line.suspects > 0 then
+      are_suspects = true
+      require_type(room_key(queue), 'string')
+    end
     line.share, line.first, line.plain_share = share(queue, line.waiting + line.keyed, line.waiting)
   end
   lines[i] = line
 end
 local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
-local holds_any = redis.call('HLEN', PROCESSING) > 0
 
 redis.call('DEL', NIL)
 if not redis.call('ZSCORE', WORKERS, wid) then return {'gone'} end
@@ -95,11 +108,25 @@ local bytes, looked, full = 0, 0, false
 
 -- A worker of an older version, to whom keys mean nothing, has put it among those without: it goes where it belongs. False
 -- where it cannot: that costs the limit.
-local function goes_to_line(id, envelope, queue)
+local function goes_to_line(id, envelope, queue)  -- seldom
   local _, of, _, first = home(envelope)
   if not first or of ~= queue or wrong_home(envelope) or mistyped(QUEUES, 'set') then return false end
   make_ready(id, envelope, false, now)
   return true
+end
+
+-- What is unique until it is started.
+local function start_locked(id, line)  -- seldom
+  local lock, mode = lock_in(line)
+  if lock and mode ~= 'd' then release_lock(id, lock) end
+end
+
+-- What nothing is to be asked of, as nearly all is: ours, without an expires, a key or a lock. (Most are short, and then it is
+-- quicker to look through all of it than to cut off the head.)
+local function is_plain(id, envelope)
+  return envelope and not marks and #envelope < 2000 and string.find(envelope, '^1 %d+ %d+ %d %d+ 0 %d+ %S+ ')
+    and not string.find(envelope, ' keys=', 1, true) and not string.find(envelope, ' unique=', 1, true)
+    and #id <= 64 and string.find(id, '^[%w_.:/@-]+$')
 end
 
 -- One popped id: claimed, or ended here. False when it no longer fits this claim. `envelope`: where it was read before.
@@ -112,12 +139,11 @@ local function take(id, envelope, queue)
     if bytes > 0 and bytes + size > most then return false end
     bytes = bytes + size
   end
-  if weeded(id, envelope, now, wid) then return true end
-  local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
-  if queue and string.find(line, ' keys=', 1, true) and goes_to_line(id, envelope, queue) then return true end
-  if string.find(line, ' unique=', 1, true) then
-    local lock, mode = lock_in(line)
-    if lock and mode ~= 'd' then release_lock(id, lock) end  -- it holds that until it is started
+  if not is_plain(id, envelope) then
+    if weeded(id, envelope, now, wid) then return true end
+    local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
+    if queue and string.find(line, ' keys=', 1, true) and goes_to_line(id, envelope, queue) then return true end
+    if string.find(line, ' unique=', 1, true) then start_locked(id, line) end
   end
   held[#held + 1] = id
   held[#held + 1] = seq
@@ -127,20 +153,29 @@ local function take(id, envelope, queue)
   return true
 end
 
+-- So many messages are read at once.
+local portion = READ_FIRST
 local function pop(queue, priority, room)
   local key = ready_key(queue, priority)
   while room > 0 and not full and looked < LOOK_AT_MOST do
     local ids = redis.call('RPOP', key, math.min(room, CHUNK))
     if not ids then return end
+    local envelopes, first, last = nil, 1, 0
     for i, id in ipairs(ids) do
+      if i > last then
+        first, last = i, math.min(last + portion, #ids)
+        envelopes = redis.call('HMGET', MSG, unpack(ids, first, last))
+      end
       local before = #held
-      if not take(id, nil, queue) then
+      if not take(id, envelopes[i - first + 1], queue) then
         -- Back in order, the oldest last pushed: it is the next one popped.
         for j = #ids, i, -1 do redis.call('RPUSH', key, ids[j]) end
         full = true
         break
       end
       if #held > before then room = room - 1 end
+      -- Where those were small, as a rule the next ones are.
+      if i == last and bytes * 4 <= most then portion = portion * 4 end
     end
   end
 end
@@ -164,7 +199,7 @@ local function start_all(id, first, second)
 end
 
 -- From the lines of keys, one of each in turn, as long as there is room.
-local function pop_in_turn(queue, priority, room)
+local function pop_in_turn(queue, priority, room)  -- seldom
   local turn, place = turn_key(queue, priority), priority .. ':' .. queue
   local others = redis.call('LLEN', turn)
   local passed  -- how many pairs went over to their other key
@@ -264,7 +299,7 @@ end
 
 -- Suspects: a few at once, or one without others of them. `beside`: also one that would run
 -- without anything else, if only it could.
-local function pop_suspects(key, room, beside)
+local function pop_suspects(key, room, beside)  -- seldom
   local few = redis.call('ZCARD', SUSPECTED)
   if few == 1 and crashes_of(redis.call('ZRANGE', SUSPECTED, 0, 0)[1]) >= ALONE_AFTER then return end
   -- (Each once: those that a limit refuses go round.)
@@ -286,8 +321,9 @@ end
 
 -- Who has run for so long is held against nobody any more: it may have no end. (If its worker dies, it is
 -- charged as all the others, unless there are suspects by then.)
-redis.call('ZREMRANGEBYSCORE', SUSPECTED, '-inf', now - PATIENCE)
-local solitary = redis.call('GET', SOLITARY)
+if suspected_since and tonumber(suspected_since) <= now - PATIENCE then
+  redis.call('ZREMRANGEBYSCORE', SUSPECTED, '-inf', now - PATIENCE)
+end
 if solitary and not (redis.call('ZSCORE', SUSPECTED, solitary) and redis.call('HEXISTS', PROCESSING, solitary) == 1) then
   redis.call('DEL', SOLITARY)
   solitary = nil
@@ -309,8 +345,7 @@ end
 -- holds: neither the suspect nor all else may wait for ever. If that ends the worker, the next one to
 -- start holds nothing.
 local beside = {}
-local function makes_room_for_one()
-  if solitary then return true end
+local function makes_room_for_one()  -- seldom
   for i = 5, #ARGV do
     local queue, line = ARGV[i], lines[i]
     local key = suspects_key(queue)
@@ -377,7 +412,7 @@ if are_keyed then
   need_keys()
   keyed.look_at_due(now, CHUNK)
 end
-if makes_room_for_one() then
+if solitary or (are_suspects and makes_room_for_one()) then
   reply[3] = 2
   -- It may have taken tokens that are for others.
   for i = 5, #ARGV do

@@ -2,8 +2,11 @@
 -- here, so that whatever a message holds is given back in one place.
 
 require_type(STATS, 'hash')
-require_type(DEAD, 'zset')
-require_type(RECORDS, 'hash')
+-- (As a rule there are none.)
+if redis.call('EXISTS', DEAD, RECORDS) > 0 then
+  require_type(DEAD, 'zset')
+  require_type(RECORDS, 'hash')
+end
 
 local finished, counted = {}, {}
 -- A ttl that Redis refuses would end a script in the middle: somebody's raw envelope may have one.

@@ -9,17 +9,11 @@ local KEYED = ROOT .. 'keyed'
 
 -- What handles keys is made when the first one is met: for a script that meets none, to make fifty functions would take a
 -- tenth of its time.
-local keyed, make_limits, make_lines = {}, nil, nil
-local function need_keys()
-  if keyed.known then return end
-  make_adapt()
-  make_limits()
-  make_lines()
-end
+local keyed, need_keys = {}, nil
 
 -- As a head has them: one, or two with %2C between.
 local function split_keys(text)
-  local first, second = string.match(text or '', '^([%w_.~:/@%%-]+)'), nil
+  local first, second = string.match(text or '', '^([%w_.:~/@%%-]+)'), nil
   if first and string.find(first, '%2C', 1, true) then first, second = string.match(first, '^(..-)%%2C(.+)$') end
   if second == first then second = nil end
   if not first or #first > 600 or #(second or '') > 600 then return nil end
@@ -27,16 +21,22 @@ local function split_keys(text)
   return first, second
 end
 
+-- What almost none has. (Most are short, and then it is quicker to look through all of it than to cut off the head.)
+local function may_have_keys(envelope)
+  return #envelope >= 2000 or string.find(envelope, ' keys=', 1, true)
+end
+
 -- A message's keys, as a rule none.
-local function keys_in(envelope)
-  -- (Most are short, and then it is quicker to look through all of it than to cut off the head.)
-  if #envelope < 2000 and not string.find(envelope, ' keys=', 1, true) then return nil end
+local function find_keys(envelope)  -- seldom
   local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
   local at = string.find(line, ' keys=', 1, true)
   if at then return split_keys(string.match(line, '^[^ \n]+', at + 6)) end
 end
+local function keys_in(envelope)
+  if may_have_keys(envelope) then return find_keys(envelope) end
+end
 
-function make_limits()
+local function make_limits()
 local LIMITS, KNOWN = ROOT .. 'limits', ROOT .. 'keys'
 local LATER, IDLE = ROOT .. 'later', ROOT .. 'idle'
 -- When nothing but a permit that comes back, or somebody's word, can change it.

@@ -45,11 +45,16 @@ local function close_lines(now)
   if keyed.known then keyed.close_keys(now) end
 end
 
--- The list of a message of that queue and priority, whose options are in the first line of `text`; and its keys.
-local function list_of(queue, priority, text)
-  local first, second = keys_in(text)
+local function line_of(queue, priority, text)  -- seldom
+  local first, second = find_keys(text)
   if not first then return ready_key(queue, priority) end
   return line_key(queue, priority, second and first .. ',' .. second or first), first, second
+end
+
+-- The list of a message of that queue and priority, whose options are in the first line of `text`; and its keys.
+local function list_of(queue, priority, text)
+  if may_have_keys(text) then return line_of(queue, priority, text) end
+  return ready_key(queue, priority)
 end
 
 -- Where a message waits: the list and its queue; nil when the envelope does not tell it. And of a line: its priority and keys.
@@ -93,12 +98,12 @@ local function wrong_home(envelope)
     or (first and mistyped(turn_key(queue, priority), 'list')) or nil
 end
 
-local function require_home(envelope)
+local function require_home(envelope)  -- seldom
   local wrong = wrong_home(envelope)
   if wrong then refuse(wrong) end
 end
 
-function make_lines()
+local function make_lines()
 local KNOWN, LATER, IDLE, NEVER = keyed.KNOWN, keyed.LATER, keyed.IDLE, keyed.NEVER
 local known_here, known, out, refusal = keyed.known_here, keyed.known, keyed.out, keyed.refusal
 local memorable_until, find_lines, held_key = keyed.memorable_until, keyed.find_lines, keyed.held_key
@@ -354,4 +359,11 @@ keyed.look_at_due, keyed.next_of_both = look_at_due, next_of_both
 keyed.forget_idle, keyed.clear_turns, keyed.give_back = forget_idle, clear_turns, give_back
 keyed.enter_pair, keyed.wait_at, keyed.to_front = enter_pair, wait_at, to_front
 keyed.find_pair, keyed.drop_empty = find_pair, drop_empty
+end
+
+function need_keys()  -- seldom
+  if keyed.known then return end
+  make_adapt()
+  make_limits()
+  make_lines()
 end

@@ -9,7 +9,7 @@ local marks  -- mark -> ms, once they were read
 
 local function are_marks() return redis.call('SISMEMBER', PAUSED, MARKED) == 1 end
 
-local function read_marks()
+local function read_marks()  -- seldom
   local read, found = {}, redis.call('HGETALL', MARKS)
   for i = 1, #found, 2 do
     local moment = string.match(found[i + 1], '^(%d+) %d+$')

@@ -100,11 +100,12 @@ end
 
 -- One token at most: it wakes one idle worker, who passes it on if work remains. None where the queue is
 -- paused: who resumes it puts one.
+local tokens = {}  -- queue -> how many are there, where that was read already
 local function wake(queue)
   local key = wake_key(queue)
   -- pcall: too late to refuse a key of a wrong type.
-  if redis.pcall('LLEN', key) == 0 and redis.pcall('SISMEMBER', PAUSED, queue) ~= 1 then
-    redis.call('LPUSH', key, '1')
+  if (tokens[queue] or redis.pcall('LLEN', key)) == 0 and redis.pcall('SISMEMBER', PAUSED, queue) ~= 1 then
+    tokens[queue] = redis.call('LPUSH', key, '1')
   end
 end
 
@@ -125,6 +126,14 @@ end
 local function require_type(key, wanted)
   local wrong = mistyped(key, wanted)
   if wrong then refuse(wrong) end
+end
+
+-- What a command answers that only reads, and is the first one to touch its key: so the type need not be asked for.
+local function read(wanted, command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  require_type(key, wanted)
+  return redis.call(command, key, ...)
 end
 
 local function is_suspect(envelope) return tonumber(head(envelope or '') or 0) >= SUSPECT_AFTER end

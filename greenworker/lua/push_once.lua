@@ -15,10 +15,13 @@ local FIELDS, FIRST = 7, 4
 
 local before = redis.call('GET', PUSH)
 if before then return before end
-require_sending()
+local buried = require_sending()
+require_type(MSG, 'hash')
+require_type(SCHEDULED, 'zset')
 local marks = {}
 for i = FIRST, #ARGV, FIELDS do
-  local wrong = wrong_line(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]) or wrong_lock(ARGV[i + 5])
+  local list, first = list_of(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5])
+  local wrong = wrong_line(ARGV[i + 1], ARGV[i + 2], list, first) or wrong_lock(ARGV[i + 5])
   if wrong then refuse(wrong) end
   if ARGV[i + 6] ~= '' then marks[#marks + 1] = ARGV[i + 6] end
 end
@@ -31,7 +34,7 @@ if scope ~= '' then
 end
 
 redis.call('SET', PUSH, '1', 'PX', ARGV[2])
-local now, buried, woken = now_ms(), redis.call('ZCARD', DEAD), {}
+local now, woken = now_ms(), {}
 local fates, firsts, added = {}, {}, 0
 if filter then grow(filter, splits) end
 for i = FIRST, #ARGV, FIELDS do

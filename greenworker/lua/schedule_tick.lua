@@ -15,13 +15,17 @@
 local FIELDS = 10
 
 require_type(SCHEDULES, 'hash')
-require_sending()
-local now, buried = now_ms(), redis.call('ZCARD', DEAD)
+local buried = require_sending()
+require_type(MSG, 'hash')
+require_type(SCHEDULED, 'zset')
+local now = now_ms()
 local fates, sent, woken, refused = {}, 0, {}, nil
 for i = 1, #ARGV, FIELDS do
   local name, when, due, next_due, at, id, queue, priority, expires, rest = unpack(ARGV, i, i + FIELDS - 1)
   local one, fate = read_schedule(name), '-'
-  local wrong = at ~= '' and (wrong_line(queue, priority, rest) or wrong_lock(rest))
+  local list, first
+  if at ~= '' then list, first = list_of(queue, priority, rest) end
+  local wrong = list and (wrong_line(queue, priority, list, first) or wrong_lock(rest))
   if wrong then
     refused = wrong
   elseif one and one.when == when and one.paused == 0 and one.due == tonumber(due) and one.due <= now

@@ -11,21 +11,24 @@ local function deadline(spec, now)
   return string.format('%.0f', math.max(2, moment(spec, now)))
 end
 
--- What sending relies on, before the first write.
+-- What sending relies on, before the first write. Returns how many dead letters there are.
 local function require_sending()
-  require_type(MSG, 'hash')
-  require_type(SCHEDULED, 'zset')
-  require_type(QUEUES, 'set')
   require_type(STATS, 'hash')
-  require_type(DEAD, 'zset')
-  require_type(RECORDS, 'hash')
+  local buried = read('zset', 'ZCARD', DEAD)
+  if buried > 0 then require_type(RECORDS, 'hash') end
+  return buried
 end
 
--- Why nothing can be sent there, or nil. `rest` tells the key in whose line it would wait.
-local function wrong_line(queue, priority, rest)
-  local list, first = list_of(queue, priority, rest)
-  return mistyped(list, 'list') or mistyped(wake_key(queue), 'list')
-    or (first and mistyped(turn_key(queue, priority), 'list')) or nil
+-- Whether a queue is among those that are known, where that was asked.
+local known_queues = {}
+
+-- Why nothing can be sent there, or nil. `list`: where it would wait; `first`: the key in whose line that is.
+local function wrong_line(queue, priority, list, first)
+  local waiting = redis.pcall('LLEN', wake_key(queue))
+  if type(waiting) ~= 'number' then return mistyped(wake_key(queue), 'list') end
+  tokens[queue] = waiting
+  if known_queues[queue] == nil then known_queues[queue] = read('set', 'SISMEMBER', QUEUES, queue) == 1 end
+  return mistyped(list, 'list') or (first and mistyped(turn_key(queue, priority), 'list')) or nil
 end
 
 -- Whether an id that is present makes way: it was cancelled and nobody holds it, so it has ended for everybody, and
@@ -48,15 +51,17 @@ local function make_way(id, key)
   return 'gone'
 end
 
--- `rest`: 'result-ttl queue task options\nbody'. `woken` notes the queues that are known by now, and
--- 'now' for those where a worker is to be woken; `buried`: how many dead letters there are. `place`: the index in its
--- list that it takes over; `first`, `second`: its keys, the first one false if it has none, if that is known. False when this
--- id is present already, and was not cancelled.
-local function send(id, queue, priority, due, expires, rest, now, buried, woken, place, first, second)
-  expires = expires == '' and '0' or deadline(expires, now)
-  local envelope = '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. expires .. ' ' .. rest
-  if first == nil then first, second = keys_in(rest) end
-  local key, left = first and line_key(queue, priority, second and first .. ',' .. second or first) or ready_key(queue, priority), nil
+-- `rest`: 'result-ttl queue task options\nbody'.
+local function sealed(priority, expires, rest, now)
+  return '1 0 0 ' .. priority .. ' ' .. now .. ' ' .. (expires == '' and '0' or deadline(expires, now)) .. ' ' .. rest
+end
+
+-- `woken` notes the queues that are known by now, and 'now' for those where a worker is to be woken; `buried`: how many dead
+-- letters there are. `place`: the index in its list that it takes over. False when this id is present already, and was not
+-- cancelled.
+local function send(id, queue, priority, due, expires, rest, now, buried, woken, place)
+  local envelope, left = sealed(priority, expires, rest, now), nil
+  local key, first, second = list_of(queue, priority, rest)
   if redis.call('HSETNX', MSG, id, envelope) == 0 then
     left = make_way(id, due <= now and key)
     if not left then return false end
@@ -73,18 +78,16 @@ local function send(id, queue, priority, due, expires, rest, now, buried, woken,
     local length = redis.call('LPUSH', key, id)
     if first then has_come(length, first, second, queue, priority, now) end
   end
-  if not woken[queue] then
-    woken[queue] = true
-    redis.call('SADD', QUEUES, queue)
-  end
   -- (Whether a key may start one, it says itself: to_wake.)
   if due <= now and not first then woken[queue] = 'now' end
+  woken[queue] = woken[queue] or true
   return true
 end
 
 -- After the last one.
 local function announce(sent, woken, now)
   for queue, how in pairs(woken) do
+    if not known_queues[queue] then redis.call('SADD', QUEUES, queue) end
     if how == 'now' then to_wake[queue] = true end
   end
   close_lines(now)

@@ -17,26 +17,33 @@ local wid = ARGV[1]
 local PROCESSING, SUSPECTED = processing_key(wid), suspected_key(wid)
 local FIELDS, FIRST, BEHIND = 6, 3, 3 + 6 * tonumber(ARGV[2])
 local GOES_BACK = {release = true, throttled = true}
+local IS_END = {done = true, cancelled = true, dead = true}
 local PASSED = {done = true, retry = false, dead = false}
 
 require_type(MSG, 'hash')
-require_type(SCHEDULED, 'zset')
-require_type(SUSPECTED, 'zset')
-require_type(solitary_key(wid), 'string')
-require_type(QUEUES, 'set')
 -- Whoever was reaped settles nothing, even what nobody has taken from it yet.
 local alive = redis.call('ZSCORE', WORKERS, wid)
 
 local ids = {}
-for i = FIRST, BEHIND - 1, FIELDS do ids[#ids + 1] = ARGV[i] end
+local may_wait = false  -- whether one of them is to go back, or to be scheduled
+for i = FIRST, BEHIND - 1, FIELDS do
+  ids[#ids + 1] = ARGV[i]
+  may_wait = may_wait or not IS_END[ARGV[i + 2]]
+end
+if may_wait then
+  require_type(SCHEDULED, 'zset')
+  require_type(QUEUES, 'set')
+end
 local ran = {}
 for i = BEHIND, #ARGV, 3 do ran[ARGV[i]] = {took = tonumber(ARGV[i + 1]) or 0, keys = ARGV[i + 2]} end
 local held = {}
 for k, seq in ipairs(redis.call('HMGET', PROCESSING, unpack(ids))) do held[ids[k]] = seq end
 -- All that may be refused, before the first write.
 local suspected, cleared, waiting = {}, {}, {}
-for _, id in ipairs(redis.call('ZRANGE', SUSPECTED, 0, -1)) do suspected[id] = true end
+for _, id in ipairs(read('zset', 'ZRANGE', SUSPECTED, 0, -1)) do suspected[id] = true end
 if next(suspected) then
+  require_type(solitary_key(wid), 'string')
+  require_type(QUEUES, 'set')
   for _, queue in ipairs(redis.call('SMEMBERS', QUEUES)) do
     if redis.call('LLEN', suspects_key(queue)) > 0 then
       require_type(wake_key(queue), 'list')
@@ -54,7 +61,7 @@ local now = now_ms()
 local reply, settled = {}, {}
 
 -- What its run tells of its keys; then its permits come back.
-local function note_run(id, outcome, a, named)
+local function note_run(id, outcome, a, named)  -- seldom
   local run = ran[id]
   local first, second = split_keys(run.keys)
   if not first then return end
@@ -68,45 +75,50 @@ local function note_run(id, outcome, a, named)
   keyed.give_back(id, now, first, second)
 end
 
+-- Whatever is neither done nor cancelled; a, b and c as above.
+local function end_otherwise(id, outcome, a, b, c)  -- seldom
+  local envelope = redis.call('HGET', MSG, id)
+  if envelope and not ran[id] and keys_in(envelope) then keyed.give_back(id, now, keys_in(envelope)) end
+  if outcome == 'dead' then
+    bury(id, tonumber(a), b, now, c, wid, envelope or '')
+  elseif was_cancelled(envelope) then
+    finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED, (lock_in(envelope)))
+  elseif GOES_BACK[outcome] then
+    if outcome == 'throttled' then
+      count('throttled')
+      -- It has run here: were it unknown elsewhere, its time would begin anew.
+      local noted = envelope and string.find(string.match(envelope, '^[^\n]*'), ' unknown=', 1, true)
+      if noted then
+        envelope = string.gsub(envelope, ' unknown=[^ \n]*', '', 1)
+        redis.call('HSET', MSG, id, envelope)
+      end
+    end
+    if envelope then make_ready(id, envelope, true, now) end
+    if envelope and outcome == 'throttled' then
+      local _, queue, priority, first, second = home(envelope)
+      if second then keyed.to_front(c == second and second or first, first, second, queue, priority, now) end
+    end
+  else
+    redis.call('HSET', MSG, id, b)
+    redis.call('ZADD', SCHEDULED, now + tonumber(a), id)
+    if outcome == 'retry' then count('retried') end
+  end
+end
+
 for k, id in ipairs(ids) do
   local i = FIRST + (k - 1) * FIELDS
-  local outcome, a, b = ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   if alive and held[id] == ARGV[i + 1] then
+    local outcome = ARGV[i + 2]
     reply[k] = 1
     held[id] = nil
     settled[#settled + 1] = id
-    if ran[id] then note_run(id, outcome, a, ARGV[i + 5]) end
+    if ran[id] then note_run(id, outcome, ARGV[i + 3], ARGV[i + 5]) end
     if outcome == 'done' then
-      finish(id, 'done', tonumber(a), b, ARGV[i + 5])
+      finish(id, 'done', tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5])
     elseif outcome == 'cancelled' then
-      finish(id, 'cancelled', tonumber(a), b, ARGV[i + 5])
+      finish(id, 'cancelled', tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5])
     else
-      local envelope = redis.call('HGET', MSG, id)
-      if envelope and not ran[id] and keys_in(envelope) then keyed.give_back(id, now, keys_in(envelope)) end
-      if outcome == 'dead' then
-        bury(id, tonumber(a), b, now, ARGV[i + 5], wid, envelope or '')
-      elseif was_cancelled(envelope) then
-        finish(id, 'cancelled', tonumber((select(6, head(envelope)))), CANCELLED, (lock_in(envelope)))
-      elseif GOES_BACK[outcome] then
-        if outcome == 'throttled' then
-          count('throttled')
-          -- It has run here: were it unknown elsewhere, its time would begin anew.
-          local noted = envelope and string.find(string.match(envelope, '^[^\n]*'), ' unknown=', 1, true)
-          if noted then
-            envelope = string.gsub(envelope, ' unknown=[^ \n]*', '', 1)
-            redis.call('HSET', MSG, id, envelope)
-          end
-        end
-        if envelope then make_ready(id, envelope, true, now) end
-        if envelope and outcome == 'throttled' then
-          local _, queue, priority, first, second = home(envelope)
-          if second then keyed.to_front(ARGV[i + 5] == second and second or first, first, second, queue, priority, now) end
-        end
-      else
-        redis.call('HSET', MSG, id, b)
-        redis.call('ZADD', SCHEDULED, now + tonumber(a), id)
-        if outcome == 'retry' then count('retried') end
-      end
+      end_otherwise(id, unpack(ARGV, i + 2, i + 5))
     end
     if suspected[id] then cleared[#cleared + 1] = id end
   else

@@ -149,7 +149,7 @@ def require_nobody(broker: Broker) -> None:
 @cache
 def by_clock(script: Script) -> Script:
     """The same script, but for where it has the time from: its last argument."""
-    if script.source.count(_TIME) != 1:
+    if script.source.count(b"'TIME'") != script.source.count(_TIME):
         raise GreenworkerError(f"{script.name}.lua asks for the time otherwise than the prelude")
     number = b"{math.floor(CLOCK / 1000), CLOCK % 1000 * 1000}"
     source = b"local CLOCK = tonumber(table.remove(ARGV))\n" + script.source.replace(_TIME, number)

@@ -307,7 +307,7 @@ def test_a_key_of_a_wrong_type_is_refused_before_anything_is_popped(space: Space
 
 @pytest.mark.parametrize("key", ["solitary:w", "room:first"])
 def test_so_is_what_should_be_a_string(space: Space, key: str) -> None:
-    space.push("m", queue="first")
+    space.push_suspect("s", queue="first")
     space.register("w", queues=["first", "second"])
     space.redis.hset(space.key(key), "of a wrong", "type")
     check_that_a_claim_is_refused(space)

@@ -130,7 +130,7 @@ def test_a_key_of_a_wrong_type_is_refused_before_anything_is_written(
     else:
         space.redis.rpush(space.key(key), *value)
     with pytest.raises(BrokerError, match=r"GWTYPE .*" + key) as caught:
-        space.push("m1", "m2")
+        space.push("m1", "m2", due=60.0 if key == "scheduled" else None)
     assert caught.value.code == "GWTYPE"
     assert space.state() == {key: value}
 
@@ -157,4 +157,32 @@ def test_an_id_that_is_sent_again_begins_anew(space: Space) -> None:
         space.redis.exists(space.key("result:m"), space.key("dead"), space.key("dead:record")) == 0
     )
     assert space.broker.lookup("m").state == "PENDING"
+    space.check()
+
+
+def test_what_comes_together_is_sent_in_its_order_whatever_each_is(space: Space) -> None:
+    """Those that are as nearly all are, are written together; one that is not must not change it."""
+    space.push("later", due=60.0)
+    assert space.push("a", "b", "a", "later", "c") == 3
+    assert space.redis.lrange(space.key("ready:default:5"), 0, -1) == ["c", "b", "a"]
+    assert space.push("d", "e", "f", key="k") == 3
+    assert space.redis.lrange(space.key("line:5:default k"), 0, -1) == ["f", "e", "d"]
+    assert space.stats()["enqueued"] == 7
+    space.check()
+
+
+def test_a_thousand_at_once(space: Space) -> None:
+    ids = [f"m{n}" for n in range(1000)]
+    assert space.push(*ids) == 1000
+    assert space.redis.lrange(space.key("ready:default:5"), 0, -1) == ids[::-1]
+    space.check()
+
+
+def test_of_many_that_are_sent_again_each_begins_anew(space: Space) -> None:
+    first, second = space.run("w", "m1", "m2")
+    space.done("w", first)
+    space.settle("w", (second, Outcome("dead", FAILURE, 60.0, reason="failed")))
+    assert space.push("m1", "m2", "m3") == 3
+    gone = ("result:m1", "result:m2", "dead", "dead:record")
+    assert space.redis.exists(*map(space.key, gone)) == 0
     space.check()

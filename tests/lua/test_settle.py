@@ -196,16 +196,32 @@ def test_settling_another_message_leaves_the_suspect(space: Space) -> None:
 # What stands in the way
 
 
-@pytest.mark.parametrize("key", ["scheduled", "suspected:w", "solitary:w"])
+@pytest.mark.parametrize(
+    "key", ["stats", "dead", "dead:record", "suspected:w", "solitary:w", "scheduled"]
+)
 def test_a_key_of_a_wrong_type_is_refused_before_anything_is_written(
     space: Space, key: str
 ) -> None:
     (one,) = space.run("w", "m")
+    space.push_suspect("s")
+    (suspect,) = space.claim("w").deliveries
+    space.redis.delete(space.key(key))
     space.redis.lpush(space.key(key), "in a list")
     before = space.state()
-    with pytest.raises(BrokerError, match="GWTYPE"):
-        space.done("w", one)
+    retry = Outcome("retry", delay=60.0, envelope=next_attempt(suspect.envelope))
+    done = Outcome("done", SUCCESS, 60.0)
+    with pytest.raises(BrokerError, match="GWTYPE .*" + key):
+        space.settle("w", (one, done), (suspect, retry))
     assert space.state() == before
+
+
+@pytest.mark.parametrize("key", ["scheduled", "solitary:w", "queues"])
+def test_what_a_settle_does_not_need_is_in_nobodys_way(space: Space, key: str) -> None:
+    (one,) = space.run("w", "m")
+    space.redis.delete(space.key(key))
+    space.redis.lpush(space.key(key), "in a list")
+    assert space.done("w", one) == [True]
+    assert space.redis.lrange(space.key(key), 0, -1) == ["in a list"]
 
 
 def test_settles_go_on_without_memory(own_space: Space) -> None:

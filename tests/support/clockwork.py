@@ -17,7 +17,8 @@ import redis
 from greenworker.broker import Broker
 from greenworker.connection import Connection
 from greenworker.endpoint import Endpoint
-from greenworker.scripts import Script
+from greenworker.scripts import Script, written
+from greenworker.trim import trimmed
 from tests.support.model_parts import Bounds, State
 
 _CLOCK = "model:clock"
@@ -103,7 +104,7 @@ class Clockwork:
 
 @cache
 def altered(script: Script, bounds: Bounds) -> Script:
-    source = script.source.decode()
+    source = written(script.name).decode()
     source = source.replace("redis.call('TIME')", f"redis.call('HMGET', '{_CLOCK}', 's', 'us')")
     source = source.replace("redis.call('SRANDMEMBER', CORPSES)", _FIRST)
     assert "'TIME'" not in source
@@ -115,7 +116,7 @@ def altered(script: Script, bounds: Bounds) -> Script:
                 values[i] = str(getattr(bounds, CHANGES[name]))
         return f"local {match[1]} = {', '.join(values)}"
 
-    data = _CONSTANTS.sub(smaller, source).encode()
+    data = trimmed(_CONSTANTS.sub(smaller, source)).encode()
     sha = hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
     return Script(script.name, data, sha)
 
@@ -124,7 +125,7 @@ def constants(script: Script) -> Mapping[str, str]:
     """The named numbers of a script, as written."""
     return {
         name: value
-        for names, values in _CONSTANTS.findall(script.source.decode())
+        for names, values in _CONSTANTS.findall(written(script.name).decode())
         for name, value in zip(names.split(", "), values.split(", "), strict=True)
     }
 
