@@ -14,7 +14,7 @@
 
 local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
-local LOOK_AT_MOST, CHUNK, READ_FIRST, SPREAD_OVER = 1000, 200, 16, 64
+local LOOK_AT_MOST, CHUNK, READ_FIRST = 1000, 200, 16
 -- ms: for so long a worker claims nothing else for the sake of a suspect, before and while it runs; and how long
 -- it is known that it was not enough.
 local PATIENCE, IMPATIENCE = 60000, 600000
@@ -25,41 +25,6 @@ require_type(MSG, 'hash')
 local holds_any = read('hash', 'HLEN', PROCESSING) > 0
 local solitary = read('string', 'GET', SOLITARY)
 local suspected_since = read('zset', 'ZRANGE', SUSPECTED, 0, 0, 'WITHSCORES')[2]
-
--- What a worker may take of a queue, whether it is the first of those who listen there, and what it may take of what has
--- no key: of what has one, much may wait that cannot run now, and the rest is to be spread all the same.
-local function share(queue, waiting, plain)
-  local consumers = redis.call('SMEMBERS', consumers_key(queue))
-  local listens, first = false, true
-  for _, other in ipairs(consumers) do
-    listens = listens or other == wid
-    first = first and wid <= other
-  end
-  first = listens and first
-  if #consumers < 2 then return waiting, first, plain end
-  local part, part_of_plain = math.ceil(waiting / #consumers), math.ceil(plain / #consumers)
-  if #consumers > SPREAD_OVER then return part, first, part_of_plain end
-  -- Even out what is held, too: the first claim of a burst takes its half, and
-  -- the second one takes the other half, not a quarter.
-  local all = 0
-  for _, other in ipairs(consumers) do all = all + redis.call('HLEN', processing_key(other)) end
-  local own = redis.call('HLEN', PROCESSING)
-  local function even(n) return math.ceil((n + all) / #consumers) - own end
-  return math.max(part, even(waiting), 1), first, math.max(part_of_plain, even(plain), 1)
-end
-
--- How many wait in a queue, of each priority and of suspects. Most often nothing does, or what has the usual priority.
-local LISTS = {5, 9, 8, 7, 6, 4, 3, 2, 1, 0, 'suspects'}
-local function count_waiting(queue, line)
-  local keys = {}
-  for n, list in ipairs(LISTS) do keys[n] = list == 'suspects' and suspects_key(queue) or ready_key(queue, list) end
-  local left = redis.call('EXISTS', unpack(keys))
-  for n, list in ipairs(LISTS) do
-    line[list] = left > 0 and redis.call('LLEN', keys[n]) or 0
-    if line[list] > 0 then left = left - 1 end
-    if list ~= 'suspects' then line.waiting = line.waiting + line[list] end
-  end
-end
 
 -- All that is looked at, before anything is popped: what is of a wrong type is refused here.
 local lines = {}
@@ -90,7 +55,7 @@ for i = 5, #ARGV do
       are_suspects = true
       require_type(room_key(queue), 'string')
     end
-    line.share, line.first, line.plain_share = share(queue, line.waiting + line.keyed, line.waiting)
+    line.share, line.first, line.plain_share = share(queue, line.waiting + line.keyed, line.waiting, wid)
   end
   lines[i] = line
 end

@@ -242,7 +242,7 @@ def test_a_user_that_lacks_something_is_told_the_mend(
     assert "let its ACL allow this" in line
     assert acl.PASSWORD not in line
     # … and for a sender.
-    guarded.admin.execute_command("ACL", "SETUSER", "gw-producer", "-hsetnx")
+    guarded.admin.execute_command("ACL", "SETUSER", "gw-producer", "-hset")
     app = App(project.url, namespace=project.namespace)
     app.task(name="t")(lambda: None)
     with pytest.raises(UnsuitableServer, match="let its ACL allow this"):

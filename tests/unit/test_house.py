@@ -22,6 +22,7 @@ STOREYS = (
     (
         "errors",
         "keys",
+        "trim",
         "scripts",
         "backoff",
         "recurrence",
