@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from greenworker.verdicts import Retry
 
@@ -39,14 +39,21 @@ class CurrentTask:
         raise Retry(countdown) from error
 
 
-CURRENT: ContextVar[CurrentTask | None] = ContextVar("greenworker.current_task", default=None)
+class Running(Protocol):
+    """A run: what its task's code sees of it is made when somebody asks."""
+
+    @property
+    def current(self) -> CurrentTask: ...
+
+
+CURRENT: ContextVar[Running | None] = ContextVar("greenworker.current_task", default=None)
 # Whether this is a native thread, of a task that declares `thread=True`.
 IN_THREAD: ContextVar[bool] = ContextVar("greenworker.in_thread", default=False)
 
 
 def current_task() -> CurrentTask:
     """The run that this code is part of; raises RuntimeError outside of tasks."""
-    current = CURRENT.get()
-    if current is None:
+    running = CURRENT.get()
+    if running is None:
         raise RuntimeError("current_task() is for code that a worker runs as a task")
-    return current
+    return running.current

@@ -15,6 +15,8 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -27,6 +29,7 @@ from greenworker.keys import escape
 Moment = float | datetime
 
 _VERSION = b"1"
+_NONE: Mapping[str, Any] = MappingProxyType({})  # of headers and options, as a rule
 
 
 class State(enum.StrEnum):
@@ -150,10 +153,20 @@ def encode_body(message: Message) -> bytes:
 
 def encode_tail(message: Message) -> bytes:
     """The head's fields that the sender decides alone, and the body: '<ttl> <queue> <task> …\\n<body>'."""
-    head = f"{round(message.result_ttl * 1000)} {message.queue} {escape(message.task)}"
+    head = _head(message.result_ttl, message.queue, message.task)
     for name, value in message.options.items():
         head += f" {name}={escape(value)}"
     return b"%b\n%b" % (head.encode(), encode_body(message))
+
+
+@lru_cache(maxsize=1000)
+def _seconds(ms: str) -> float:
+    return int(ms) / 1000
+
+
+@lru_cache(maxsize=1000)
+def _head(ttl: float, queue: str, task: str) -> str:
+    return f"{round(ttl * 1000)} {queue} {escape(task)}"
 
 
 def decode(id: str, envelope: bytes) -> Message:
@@ -167,8 +180,12 @@ def decode(id: str, envelope: bytes) -> Message:
                 f"{id}: an envelope of version {version[:8]!r}; this is version 1"
             )
         args, kwargs, *rest = codec.decode(body)
-        headers = rest[0] if rest else {}
-        if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(headers, dict)):
+        headers = rest[0] if rest else _NONE
+        if not (
+            isinstance(args, list)
+            and isinstance(kwargs, dict)
+            and (headers is _NONE or isinstance(headers, dict))
+        ):
             raise MalformedMessage(f"{id}: the body is not [args, kwargs, headers]")
         return message_of(
             id,
@@ -178,10 +195,10 @@ def decode(id: str, envelope: bytes) -> Message:
             headers,
             queue,
             int(priority),
-            int(ttl) / 1000,
+            _seconds(ttl),
             None,
             None if expires == "0" else datetime.fromtimestamp(int(expires) / 1000, UTC),
-            _decode_options(options) if options else {},
+            _decode_options(options) if options else _NONE,
             int(attempt),
             int(deliveries),
             int(sent) / 1000,

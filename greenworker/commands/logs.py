@@ -90,8 +90,8 @@ def _is_new(record: logging.LogRecord) -> bool:
 
 
 def _prefix() -> str:
-    current = CURRENT.get()
-    return "" if current is None else f"{current.name}[{current.id}] "
+    running = CURRENT.get()
+    return "" if running is None else f"{running.current.name}[{running.current.id}] "
 
 
 class _Lines(logging.Formatter):
@@ -110,9 +110,9 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             "message": _encodable(record.getMessage()),
         }
-        current = CURRENT.get()
-        if current is not None:
-            line |= {"task": current.name, "id": current.id}
+        running = CURRENT.get()
+        if running is not None:
+            line |= {"task": running.current.name, "id": running.current.id}
         if record.exc_info:
             line["traceback"] = _encodable(self.formatException(record.exc_info))
         return orjson.dumps(line, default=str).decode()

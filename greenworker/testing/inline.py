@@ -211,7 +211,7 @@ class Inline:
             priority=message.priority,
             countdown=max(0, entry.due - now) / 1000,
             expires=(entry.expires - now) / 1000 if entry.expires else None,
-            sender="" if sender is None else sender.id,
+            sender="" if sender is None else sender.current.id,
             keys=keys_of(message.options),
         )
 

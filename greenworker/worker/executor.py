@@ -14,7 +14,7 @@ import gevent
 
 from greenworker import codec
 from greenworker.backoff import Backoff
-from greenworker.context import CURRENT, CurrentTask
+from greenworker.context import CURRENT
 from greenworker.errors import (
     BadArguments,
     BadSignature,
@@ -79,6 +79,7 @@ class Executor:
         self._on_stuck = on_stuck
         self._step = runs(middleware)
         self._threads = threads
+        self._on_late = self._write_off  # (once, not for each run)
         self._decode = decode if verifier is None else _verified_decode(verifier)
 
     def run(self, delivery: Delivery) -> Outcome:
@@ -126,14 +127,13 @@ class Executor:
                 threads.release()
 
     def _call(self, run: Run) -> Outcome:
-        current = run.as_seen_by_the_task()
-        CURRENT.set(current)
+        CURRENT.set(run)
         self._log_received(run)
-        args = (current, *run.message.args) if run.task.options.bind else run.message.args
+        args = (run.current, *run.message.args) if run.task.options.bind else run.message.args
         function = run.task.function
         if self._step is not None or run.task.options.thread:
-            function = self._special(run, current)
-        deadline = Deadline(run, self._write_off)
+            function = self._special(run)
+        deadline = Deadline(run, self._on_late)
         if deadline.called_off:
             deadline.over()
             return self._cancelled(run)
@@ -145,7 +145,7 @@ class Executor:
                 deadline.over()
                 self._stats.durations.append(time.monotonic() - run.started)
                 if FAMILIES:
-                    end_family(current)
+                    end_family(run.current)
         except BaseException as error:
             if deadline.given_up:
                 return self._ended_after_all()
@@ -159,7 +159,7 @@ class Executor:
             # SystemExit, KeyboardInterrupt and GreenletExit of its own are this task's failure.
             if not deadline.thrown:
                 return self._failed(run, error)
-            if self._threads is not None and self._threads.goes_on(current):
+            if self._threads is not None and self._threads.goes_on(run.current):
                 # No retry: it would run beside what goes on.
                 self._stats.stuck += 1
                 late = timed_out(run, error, goes_on=True)
@@ -175,11 +175,11 @@ class Executor:
         # Also one that has swallowed its cancellation: what it has finished in time counts.
         return self._succeeded(run, value)
 
-    def _special(self, run: Run, current: CurrentTask) -> Callable[..., Any]:
+    def _special(self, run: Run) -> Callable[..., Any]:
         """A task's function with what stands around it, and in its thread if it wants one."""
         step, function = self._step, run.task.function
         if step is not None:
-            first = (current,) if run.task.options.bind else ()
+            first = (run.current,) if run.task.options.bind else ()
 
             def call_next(message: Message) -> Any:
                 return run.task.function(*first, *message.args, **message.kwargs)
@@ -342,7 +342,7 @@ class Executor:
             outcome = Outcome("dead", failure(error), ttl, reason="stuck")
         self._on_stuck(run.delivery, _timed(run, outcome) if run.message.options else outcome)
         if FAMILIES:
-            end_families_like(run.as_seen_by_the_task())
+            end_families_like(run.current)
         # Not here: the hub may not wait for a handler's lock, and the slot would be lost with the line.
         gevent.spawn(
             _log.critical,

@@ -35,6 +35,12 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
     that a task has left behind, a kill that is under way, a local of its own. See TaskPool._unknown.
     """
 
+    # (As slots they take a third of the memory, and what else there is was set by somebody else.)
+    __slots__ = (
+        "_pool", "called_off", "deadline", "delivery", "is_last", "is_stuck", "released", "waits_for_thread",
+    )  # fmt: skip
+    spawning_stack_limit = 0  # all would tell the same
+
     def __init__(self, pool: TaskPool) -> None:
         super().__init__()
         self._pool = pool
@@ -45,12 +51,11 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
         self.waits_for_thread = False
         self.is_stuck = False  # what it runs is written off
         self.is_last = False  # a kill is under way: what runs here is the last thing that does
-        self._attributes = len(vars(self)) + 1
 
     def begin(self, delivery: Delivery, called_off: bool) -> None:
         """In the hub: run it, until it waits or has ended."""
         self.delivery, self.called_off, self.released = delivery, called_off, False
-        self.spawn_tree_locals: dict[str, Any] = {}
+        self.spawn_tree_locals: dict[str, Any] = {}  # type: ignore[misc]  # gevent's
         self.switch()
 
     def leave(self) -> None:
@@ -65,12 +70,7 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
 
     def is_alone(self) -> bool:
         """Whether what has run here has left nothing behind that the next one would find."""
-        return not (
-            self.is_last
-            or self.has_links()
-            or self.spawn_tree_locals
-            or len(vars(self)) > self._attributes
-        )
+        return not (self.is_last or self.has_links() or self.spawn_tree_locals or vars(self))
 
     def _run(self) -> None:
         pool = self._pool
@@ -84,7 +84,8 @@ class Runner(gevent.Greenlet):  # type: ignore[misc]  # gevent is untyped
                 return
             # They may be large, and the next one may be long in coming.
             del delivery, outcome
-            self.gr_context = None  # each begins with an empty one
+            # Each begins with an empty one.
+            self.gr_context = None  # type: ignore[misc]  # greenlet's
             try:
                 _switch(self.parent)
             except BaseException:  # noqa: BLE001  # somebody means what ran here before

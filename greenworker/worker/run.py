@@ -36,11 +36,19 @@ class Run:
     started: float
     soft_timeout: float | None = None
     thread: bool = False  # its function runs in a native thread
+    _current: CurrentTask | None = None
 
     def __str__(self) -> str:
         return f"{self.task.name}[{self.message.id}]"
 
-    def as_seen_by_the_task(self) -> CurrentTask:
+    @property
+    def current(self) -> CurrentTask:
+        """As the task's own code sees it."""
+        if self._current is None:
+            self._current = self._as_seen_by_the_task()
+        return self._current
+
+    def _as_seen_by_the_task(self) -> CurrentTask:
         message, limit = self.message, self.timeout
         if self.soft_timeout is not None:
             limit = min(self.soft_timeout, limit or math.inf)

@@ -131,7 +131,8 @@ class Call:
         self.error: BaseException | None = None
         self.has_ended = False
         self.began = time.monotonic()
-        self.current = context.get(CURRENT)  # whose call it is
+        running = context.get(CURRENT)
+        self.current = None if running is None else running.current  # whose call it is
         self._thread = 0  # the native one's id, while it runs
         self._context = context
         self._records = records

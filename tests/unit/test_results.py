@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,7 +191,7 @@ def test_a_result_that_nobody_keeps_is_refused_at_once(url: str, namespace: str)
 def test_waiting_inside_a_task_is_refused(space: Space, client: Client) -> None:
     space.push("m")
     finish(space)
-    token = CURRENT.set(CurrentTask("x", "t", "default", 0, 1, None))
+    token = CURRENT.set(SimpleNamespace(current=CurrentTask("x", "t", "default", 0, 1, None)))
     try:
         with pytest.raises(GreenworkerError, match="allow_in_task=True"):
             client.result("m").get(timeout=1)
