@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -29,7 +28,7 @@ from greenworker.keys import escape
 Moment = float | datetime
 
 _VERSION = b"1"
-_NONE: Mapping[str, Any] = MappingProxyType({})  # of headers and options, as a rule
+_NO_OPTIONS: Mapping[str, str] = {}  # as a rule
 
 
 class State(enum.StrEnum):
@@ -180,12 +179,8 @@ def decode(id: str, envelope: bytes) -> Message:
                 f"{id}: an envelope of version {version[:8]!r}; this is version 1"
             )
         args, kwargs, *rest = codec.decode(body)
-        headers = rest[0] if rest else _NONE
-        if not (
-            isinstance(args, list)
-            and isinstance(kwargs, dict)
-            and (headers is _NONE or isinstance(headers, dict))
-        ):
+        headers = rest[0] if rest else {}
+        if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(headers, dict)):
             raise MalformedMessage(f"{id}: the body is not [args, kwargs, headers]")
         return message_of(
             id,
@@ -198,7 +193,7 @@ def decode(id: str, envelope: bytes) -> Message:
             _seconds(ttl),
             None,
             None if expires == "0" else datetime.fromtimestamp(int(expires) / 1000, UTC),
-            _decode_options(options) if options else _NONE,
+            _decode_options(options) if options else _NO_OPTIONS,
             int(attempt),
             int(deliveries),
             int(sent) / 1000,
