@@ -73,17 +73,23 @@ local bytes, looked, full = 0, 0, false
 
 -- A worker of an older version, to whom keys mean nothing, has put it among those without: it goes where it belongs. False
 -- where it cannot: that costs the limit.
-local function goes_to_line(id, envelope, queue)  -- seldom
+local function goes_to_line(id, envelope, queue)
   local _, of, _, first = home(envelope)
   if not first or of ~= queue or wrong_home(envelope) or mistyped(QUEUES, 'set') then return false end
   make_ready(id, envelope, false, now)
   return true
 end
 
--- What is unique until it is started.
-local function start_locked(id, line)  -- seldom
-  local lock, mode = lock_in(line)
-  if lock and mode ~= 'd' then release_lock(id, lock) end
+-- Whether it is not claimed, but has ended or moved. If it is, what it holds until it is started is given back.
+local function ends_here(id, envelope, queue)  -- seldom
+  if weeded(id, envelope, now, wid) then return true end
+  local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
+  if queue and string.find(line, ' keys=', 1, true) and goes_to_line(id, envelope, queue) then return true end
+  if string.find(line, ' unique=', 1, true) then
+    local lock, mode = lock_in(line)
+    if lock and mode ~= 'd' then release_lock(id, lock) end
+  end
+  return false
 end
 
 -- What nothing is to be asked of, as nearly all is: ours, without an expires, a key or a lock. (Most are short, and then it is
@@ -104,12 +110,7 @@ local function take(id, envelope, queue)
     if bytes > 0 and bytes + size > most then return false end
     bytes = bytes + size
   end
-  if not is_plain(id, envelope) then
-    if weeded(id, envelope, now, wid) then return true end
-    local line = string.sub(envelope, 1, string.find(envelope, '\n', 1, true) or 0)
-    if queue and string.find(line, ' keys=', 1, true) and goes_to_line(id, envelope, queue) then return true end
-    if string.find(line, ' unique=', 1, true) then start_locked(id, line) end
-  end
+  if not is_plain(id, envelope) and ends_here(id, envelope, queue) then return true end
   held[#held + 1] = id
   held[#held + 1] = seq
   local n = #texts
@@ -164,7 +165,7 @@ local function start_all(id, first, second)
 end
 
 -- From the lines of keys, one of each in turn, as long as there is room.
-local function pop_in_turn(queue, priority, room)  -- seldom
+local function pop_in_turn(queue, priority, room)
   local turn, place = turn_key(queue, priority), priority .. ':' .. queue
   local others = redis.call('LLEN', turn)
   local passed  -- how many pairs went over to their other key
@@ -264,7 +265,7 @@ end
 
 -- Suspects: a few at once, or one without others of them. `beside`: also one that would run
 -- without anything else, if only it could.
-local function pop_suspects(key, room, beside)  -- seldom
+local function pop_suspects(key, room, beside)
   local few = redis.call('ZCARD', SUSPECTED)
   if few == 1 and crashes_of(redis.call('ZRANGE', SUSPECTED, 0, 0)[1]) >= ALONE_AFTER then return end
   -- (Each once: those that a limit refuses go round.)
@@ -310,7 +311,7 @@ end
 -- holds: neither the suspect nor all else may wait for ever. If that ends the worker, the next one to
 -- start holds nothing.
 local beside = {}
-local function makes_room_for_one()  -- seldom
+local function makes_room_for_one()
   for i = 5, #ARGV do
     local queue, line = ARGV[i], lines[i]
     local key = suspects_key(queue)
@@ -373,18 +374,46 @@ local function claim_from(queue, line)
   end
 end
 
-if are_keyed then
-  need_keys()
-  keyed.look_at_due(now, CHUNK)
-end
-if solitary or (are_suspects and makes_room_for_one()) then
-  reply[3] = 2
-  -- It may have taken tokens that are for others.
-  for i = 5, #ARGV do
-    if lines[i].waiting + lines[i].keyed > 0 then to_wake[ARGV[i]] = true end
+-- Where there are suspects, or keys.
+local function claim_with_care()  -- seldom
+  if are_keyed then
+    need_keys()
+    keyed.look_at_due(now, CHUNK)
   end
+  if solitary or (are_suspects and makes_room_for_one()) then
+    reply[3] = 2
+    -- It may have taken tokens that are for others.
+    for i = 5, #ARGV do
+      if lines[i].waiting + lines[i].keyed > 0 then to_wake[ARGV[i]] = true end
+    end
+  else
+    for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
+  end
+end
+
+-- Where there are none, as a rule.
+local function claim_plain(queue, line)
+  local room, waiting = math.min(n - #held / 2, line.share or 0), line.waiting
+  for priority = 9, 0, -1 do
+    if line[priority] > 0 then
+      local before = #held
+      pop(queue, priority, room)
+      room = room - (#held - before) / 2
+      waiting = waiting - line[priority] + redis.call('LLEN', ready_key(queue, priority))
+    end
+  end
+  if waiting > 0 then
+    reply[3] = 1
+    to_wake[queue] = true
+  end
+end
+
+if solitary or are_suspects or are_keyed then
+  claim_with_care()
 else
-  for i = 5, #ARGV do claim_from(ARGV[i], lines[i]) end
+  for i = 5, #ARGV do
+    if lines[i].waiting > 0 then claim_plain(ARGV[i], lines[i]) end
+  end
 end
 if #held > 0 then redis.call('HSET', PROCESSING, unpack(held)) end
 if are_keyed then
@@ -396,5 +425,5 @@ if due then reply[2] = tonumber(due) end
 reply[4], reply[5] = table.concat(lengths, ' '), table.concat(texts)
 if keyed.known or next(line_counts) then close_lines(now) end
 wake_all()
-close()
+if next(counted) then close() end
 return reply

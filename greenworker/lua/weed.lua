@@ -5,7 +5,7 @@ local EXPIRED = '{"state":"EXPIRED"}'
 
 -- A popped id and its envelope, or false for none. True when it has ended here: it is not ours, cannot be
 -- read, was cancelled or replaced, or has expired. `wid`: who met it.
-local function weeded(id, envelope, now, wid)  -- seldom
+local function weeded(id, envelope, now, wid)
   -- A second copy of what has ended as a dead letter: that tells more.
   if not envelope and redis.call('HEXISTS', RECORDS, id) == 1 then return true end
   local name = #id <= 64 and string.match(id, '^[%w_.:/@-]+$')
