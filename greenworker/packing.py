@@ -37,10 +37,11 @@ def pack(*command: bytes | str | int) -> bytes:
         elif argument in _short:
             parts.append(_short[argument])
         else:
-            data = str(argument).encode()
+            data = argument if isinstance(argument, bytes) else str(argument).encode()
             word = b"$%d\r\n%b\r\n" % (len(data), data)
             parts.append(word)
-            if len(data) <= _SHORT and len(_short) < _FEW:
+            # (Not for 1 what True would be.)
+            if len(data) <= _SHORT and len(_short) < _FEW and type(argument) in (str, int):
                 _short[argument] = word
     parts[0] = b"*%d\r\n" % words
     return b"".join(parts)

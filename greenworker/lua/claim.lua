@@ -14,7 +14,7 @@
 
 local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
-local LOOK_AT_MOST, CHUNK, READ_FIRST = 1000, 200, 16
+local LOOK_AT_MOST, CHUNK, READ_FIRST, READ_MOST = 1000, 200, 16, 64
 -- ms: for so long a worker claims nothing else for the sake of a suspect, before and while it runs; and how long
 -- it is known that it was not enough.
 local PATIENCE, IMPATIENCE = 60000, 600000
@@ -140,8 +140,8 @@ local function pop(queue, priority, room)
         break
       end
       if #held > before then room = room - 1 end
-      -- Where those were small, as a rule the next ones are.
-      if i == last and bytes * 4 <= most then portion = portion * 4 end
+      -- Where those were small, as a rule the next ones are. (Not always: what is read in vain is bounded, too.)
+      if i == last and bytes * 4 <= most then portion = READ_MOST end
     end
   end
 end

@@ -10,7 +10,7 @@
 -- The first write is one that Redis refuses at maxmemory: then nothing is sent.
 
 local PUSH = ROOT .. 'push:' .. ARGV[1]
-local FIELDS, FIRST = 6, 3
+local FIELDS, FIRST, PORTION = 6, 3, 100
 
 if #ARGV < FIRST then return 0 end
 local buried = require_sending()
@@ -26,8 +26,16 @@ for i = FIRST, #ARGV, FIELDS do
   are_plain = are_plain and not first and ARGV[i + 3] == '' and not known[id]
   known[id], ids[#ids + 1] = true, id
 end
-for _, envelope in ipairs(read('hash', 'HMGET', MSG, unpack(ids))) do are_plain = are_plain and not envelope end
-if not are_plain then require_type(SCHEDULED, 'zset') end
+for i = 1, #ids, PORTION do
+  -- (One that is there is enough: it may be large, and so may the others.)
+  if not are_plain then break end
+  local there = read('hash', 'HMGET', MSG, unpack(ids, i, math.min(i + PORTION - 1, #ids)))
+  for _, envelope in ipairs(there) do are_plain = are_plain and not envelope end
+end
+if not are_plain then
+  require_type(MSG, 'hash')
+  require_type(SCHEDULED, 'zset')
+end
 
 if not redis.call('SET', PUSH, '1', 'NX', 'PX', ARGV[2]) then return -1 end
 

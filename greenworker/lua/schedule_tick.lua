@@ -18,6 +18,8 @@ require_type(SCHEDULES, 'hash')
 local buried = require_sending()
 require_type(MSG, 'hash')
 require_type(SCHEDULED, 'zset')
+-- (Not by the first of them that sends: one before it may have gone on already.)
+require_type(QUEUES, 'set')
 local now = now_ms()
 local fates, sent, woken, refused = {}, 0, {}, nil
 for i = 1, #ARGV, FIELDS do

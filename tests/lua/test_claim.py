@@ -616,3 +616,14 @@ def test_claims_go_on_without_memory(own_space: Space) -> None:
     own_space.register("w")
     assert own_space.claim_ids("w") == ["m"]
     own_space.check()
+
+
+def test_behind_small_messages_large_ones_are_not_read_all_at_once(own_space: Space) -> None:
+    own_space.push(*(f"small{n}" for n in range(80)))
+    for start in range(0, 120, 8):
+        own_space.push(*(f"large{n}" for n in range(start, start + 8)), args=["x" * 500_000])
+    own_space.register("w")
+    peak = own_space.redis.info("memory")["used_memory_peak"]
+    assert len(own_space.claim_ids("w", most=1000)) == 80 + 8
+    assert own_space.redis.info("memory")["used_memory_peak"] - peak < 45_000_000
+    own_space.check()

@@ -186,3 +186,13 @@ def test_of_many_that_are_sent_again_each_begins_anew(space: Space) -> None:
     gone = ("result:m1", "result:m2", "dead", "dead:record")
     assert space.redis.exists(*map(space.key, gone)) == 0
     space.check()
+
+
+def test_what_is_sent_again_and_was_large_is_not_read_all_at_once(own_space: Space) -> None:
+    ids = [f"m{n}" for n in range(1000)]
+    for start in range(0, 1000, 50):
+        own_space.push(*ids[start : start + 50], args=["x" * 50_000])
+    peak = own_space.redis.info("memory")["used_memory_peak"]
+    assert own_space.push(*ids) == 0
+    assert own_space.redis.info("memory")["used_memory_peak"] - peak < 25_000_000
+    own_space.check()

@@ -284,6 +284,16 @@ def test_a_key_of_a_wrong_type_is_refused_before_anything_is_written(
     assert space.state() == before
 
 
+def test_nor_is_one_before_it_that_sends_nothing_written(space: Space, times: Times) -> None:
+    """It only goes on to its next moment."""
+    due, other = times.set(-1.0), times.set(-1.0, name="other")
+    space.redis.set(space.key("queues"), "a string")
+    before = space.state()
+    with pytest.raises(BrokerError, match=r"GWTYPE .*queues"):
+        times.tick([tick(due)._replace(message=None), tick(other, "m", "other")])
+    assert space.state() == before
+
+
 def test_without_memory_a_tick_is_refused_whole_and_stays_due(own_times: Times) -> None:
     times, space = own_times, own_times.space
     due = times.set(-1.0)

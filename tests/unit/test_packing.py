@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from greenworker import packing
 from greenworker.packing import Packed, pack, pack_word
 
 
@@ -29,3 +30,18 @@ def test_of_more_different_words_than_are_remembered_each_is_right() -> None:
 
 def test_a_number_and_its_text_are_the_same_word() -> None:
     assert pack(5) == pack("5") == pack(b"5")
+
+
+def test_what_only_equals_a_number_is_not_taken_for_it_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packing, "_short", {})
+    assert pack(987.0) == b"*1\r\n$5\r\n987.0\r\n"  # type: ignore[arg-type]
+    assert pack(987) == b"*1\r\n$3\r\n987\r\n"
+
+
+def test_bytes_of_another_kind_are_bytes() -> None:
+    class Kind(bytes):
+        pass
+
+    assert pack(Kind(b"a")) == pack(b"a")
