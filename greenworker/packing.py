@@ -18,9 +18,8 @@ class Packed(bytes):
 
 
 _FEW, _SHORT = 1000, 12
-_short: dict[
-    bytes | str | int, bytes
-] = {}  # words that may come again, as a queue or a moment that is not given
+# Words that may come again, as a queue or a moment that is not given.
+_short: dict[bytes | str | int, bytes] = {}
 
 
 def pack(*command: bytes | str | int) -> bytes:

@@ -21,7 +21,7 @@ _SHARED = {
     "schedule_tick": ("marks", *_WAITING, "send", "unique", "once", "schedule"),
     "schedule_pause": ("schedule",),
     "schedule_list": ("schedule",),
-    "claim": ("finish", "marks", "weed", *_WAITING, "survey"),
+    "claim": ("finish", "marks", "weed", *_WAITING, "survey", "take", "turns", "suspects"),
     "purge": ("finish", "marks", "weed", *_LINES),
     "promote": ("marks", *_LINES),
     "lookup": ("marks",),

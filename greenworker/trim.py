@@ -117,8 +117,8 @@ class _House:
         ]
         if not inner:
             return piece.text
-        head, *rest = re.split(r"(?<=\))", piece.text, maxsplit=1)
-        return "".join((head, " ", re.sub(r"\n *", " ", " ".join(inner)), *rest))
+        signature, end, rest = piece.text.partition(")")
+        return "".join((signature, end, " ", re.sub(r"\n *", " ", " ".join(inner)), rest))
 
     def _reach(self, but: str = "") -> set[str]:
         reached: set[str] = set()

@@ -116,10 +116,10 @@ local function wild_limit_for(key)
   if not by_ends then read_wild() end
   local fitting = {}
   for _, of in pairs(lengths) do
-    local begin, finish = of[1], #key - of[2]
-    for _, one in ipairs(begin <= finish and by_ends[string.sub(key, 1, begin) .. '*' .. string.sub(key, finish + 1)] or {}) do
+    local begin, last = of[1], #key - of[2]
+    for _, one in ipairs(begin <= last and by_ends[string.sub(key, 1, begin) .. '*' .. string.sub(key, last + 1)] or {}) do
       local _, ends = string.find(key, one.between, begin + 1, true)
-      if ends and ends <= finish then fitting[#fitting + 1] = one end
+      if ends and ends <= last then fitting[#fitting + 1] = one end
     end
   end
   table.sort(fitting, function(a, b) return a.order < b.order end)

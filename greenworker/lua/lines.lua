@@ -240,11 +240,11 @@ function look_again(one, now)
   end
   if not parked then return end
   table.sort(parked)
-  local when, count = refusal(one, now), #parked
+  local when, many = refusal(one, now), #parked
   -- Each of them is the first once: where a key may start one at a time, it is the first one's.
-  local shift = count > 1 and (one.started + string.match(one.window, ',(%d+),')) % count or 0
-  for i = 1, count do
-    local at = parked[(i + shift - 1) % count + 1]
+  local shift = many > 1 and (one.started + string.match(one.window, ',(%d+),')) % many or 0
+  for i = 1, many do
+    local at = parked[(i + shift - 1) % many + 1]
     if redis.pcall('LLEN', list_at(one.key, at)) == 0 then
       one.lines[at], one.changed = nil, true
     elseif not when then

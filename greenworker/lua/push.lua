@@ -15,13 +15,13 @@ local FIELDS, FIRST, PORTION = 6, 3, 100
 if #ARGV < FIRST then return 0 end
 local buried = require_sending()
 -- Whether all are as nearly all are: new, each with an id of its own, due now, and without a key.
-local are_plain, ids, known, checked = true, {}, {}, {}
+local are_plain, ids, known, lists = true, {}, {}, {}
 for i = FIRST, #ARGV, FIELDS do
   local id, list, first = ARGV[i], list_of(ARGV[i + 1], ARGV[i + 2], ARGV[i + 5])
-  if not checked[list] then
+  if not lists[list] then
     local wrong = wrong_line(ARGV[i + 1], ARGV[i + 2], list, first)
     if wrong then refuse(wrong) end
-    checked[list] = {}
+    lists[list] = {}
   end
   are_plain = are_plain and not first and ARGV[i + 3] == '' and not known[id]
   known[id], ids[#ids + 1] = true, id
@@ -43,19 +43,19 @@ local now, woken = now_ms(), {}
 
 -- As send does it, but written together. Returns how many.
 local function send_plain()
-  local fields, results, waiting = {}, {}, checked
+  local fields, results = {}, {}
   for n, id in ipairs(ids) do
     local i = FIRST + (n - 1) * FIELDS
     local queue, priority = ARGV[i + 1], ARGV[i + 2]
     fields[2 * n - 1], fields[2 * n] = id, sealed(priority, ARGV[i + 4], ARGV[i + 5], now)
     results[n] = result_key(id)
-    table.insert(waiting[ready_key(queue, priority)], id)
+    table.insert(lists[ready_key(queue, priority)], id)
     woken[queue] = 'now'
   end
   redis.call('HSET', MSG, unpack(fields))
   redis.call('DEL', unpack(results))
   if buried > 0 and redis.call('HDEL', RECORDS, unpack(ids)) > 0 then redis.call('ZREM', DEAD, unpack(ids)) end
-  for list, of in pairs(waiting) do redis.call('LPUSH', list, unpack(of)) end
+  for list, of in pairs(lists) do redis.call('LPUSH', list, unpack(of)) end
   return #ids
 end
 

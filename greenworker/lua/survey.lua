@@ -1,4 +1,14 @@
--- Stands before claim: what waits in a queue, and how much of it is for one worker.
+-- Stands before claim: whose claim it is, what waits, and how much of it is for one worker. All of this is looked at before
+-- anything is popped: what is of a wrong type is refused here.
+
+local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
+local LOOK_AT_MOST, CHUNK, READ_FIRST, READ_MOST = 1000, 200, 16, 64
+-- ms: for so long a worker claims nothing else for the sake of a suspect, before and while it runs; and how long
+-- it is known that it was not enough.
+local PATIENCE, IMPATIENCE = 60000, 600000
+-- So many pairs go over from one key to their others at a time, and then none for so many ms.
+local PASS_MOST, PASS_PAUSE = 500, 50
 
 -- What a worker may take of a queue, whether it is the first of those who listen there, and what it may take of what has
 -- no key: of what has one, much may wait that cannot run now, and the rest is to be spread all the same.
@@ -35,3 +45,47 @@ local function count_waiting(queue, line)
     if list ~= 'suspects' then line.waiting = line.waiting + line[list] end
   end
 end
+
+require_type(MSG, 'hash')
+local holds_any = read('hash', 'HLEN', PROCESSING) > 0
+local solitary = read('string', 'GET', SOLITARY)
+local suspected_since = read('zset', 'ZRANGE', SUSPECTED, 0, 0, 'WITHSCORES')[2]
+
+local lines = {}
+local in_lines = redis.pcall('HMGET', KEYED, unpack(ARGV, 5))
+if in_lines.err then refuse(KEYED .. ' is not a hash') end
+local are_keyed, are_suspects = false, false
+local paused = read('set', 'SMISMEMBER', PAUSED, MARKED, unpack(ARGV, 5))
+if paused[1] == 1 then
+  require_type(MARKS, 'hash')
+  marks = read_marks()
+end
+for i = 5, #ARGV do
+  local queue = ARGV[i]
+  local line = {waiting = 0, suspects = 0, keyed = 0}
+  -- A paused queue is as one where nothing waits.
+  if paused[i - 3] == 0 then
+    count_waiting(queue, line)
+    -- (What is no number is somebody's: there may be lines.)
+    line.keyed = in_lines[i - 4] and (tonumber(string.match(in_lines[i - 4], '^%d+$')) or 1) or 0
+    if line.keyed > 0 then
+      are_keyed = true
+      for priority = 9, 0, -1 do require_type(turn_key(queue, priority), 'list') end
+    end
+  end
+  if line.waiting + line.keyed + line.suspects > 0 then
+    tokens[queue] = read('list', 'LLEN', wake_key(queue))
+    if line.suspects > 0 then
+      are_suspects = true
+      require_type(room_key(queue), 'string')
+    end
+    line.share, line.first, line.plain_share = share(queue, line.waiting + line.keyed, line.waiting, wid)
+  end
+  lines[i] = line
+end
+local due = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]
+
+redis.call('DEL', NIL)
+if not redis.call('ZSCORE', WORKERS, wid) then return {'gone'} end
+if seq <= (tonumber(redis.call('HGET', SEQ, wid) or 0) or 0) then return {'stale'} end
+redis.call('HSET', SEQ, wid, seq)

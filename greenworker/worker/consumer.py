@@ -258,7 +258,9 @@ class Consumer(Service):
             self._membership.room.wait(_BURST_WAIT if self._burst else 1.0)
             return
         if claim.deliveries:
-            gevent.sleep(0)  # they begin first: to send what asks for more takes longer than to begin one
+            gevent.sleep(
+                0
+            )  # they begin first: to send what asks for more takes longer than to begin one
             if self._stopping:
                 return
         self._wait(_BURST_WAIT if self._burst else min(_WAIT_MOST, self._lease / 4))
