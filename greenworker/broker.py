@@ -153,9 +153,14 @@ class Broker:
         not registered."""
         return bool(self._run("listen", worker, int(listens), *queues))
 
-    def claim(self, worker: str, seq: int, most: int, queues: Sequence[str]) -> Claim:
-        """Up to `most` messages into this incarnation's processing list; raises NotRegistered."""
-        reply = self._run("claim", worker, seq, min(most, MAX_COUNT), MAX_BYTES, *queues)
+    def claim(
+        self, worker: str, seq: int, most: int, queues: Sequence[str], may_hold: int = 0
+    ) -> Claim:
+        """Up to `most` messages into this incarnation's processing list, where then are no more than
+        `may_hold` (0: as many as there are); raises NotRegistered."""
+        most = min(most, MAX_COUNT)
+        room = f"{most}/{may_hold}" if may_hold else most
+        reply = self._run("claim", worker, seq, room, MAX_BYTES, *queues)
         if reply[0] == b"gone":
             raise NotRegistered(f"worker {worker} is not registered")
         if reply[0] == b"stale":

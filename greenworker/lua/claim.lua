@@ -4,6 +4,7 @@
 -- In a queue and priority, what has a key and what has none take turns, and so do the keys (lines.lua).
 --
 -- ARGV  wid, seq, n, most bytes, queues...
+--       n      or n/m, where it may hold m in all: what it has settled and we have not heard of yet counts as held
 -- Returns {now ms, next due ms or -1, 1 if more is waiting, or 2 if nothing more is for this
 --         worker until it has settled what it holds, lengths, text}: the text is id, envelope, id, envelope, …
 --         and the lengths are theirs, with blanks between (two strings are read faster than two for each);

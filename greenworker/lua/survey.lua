@@ -1,7 +1,8 @@
 -- Stands before claim: whose claim it is, what waits, and how much of it is for one worker. All of this is looked at before
 -- anything is popped: what is of a wrong type is refused here.
 
-local wid, seq, n, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local wid, seq, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
+local n, may_hold = string.match(ARGV[3], '^(%d+)/?(%d*)$')
 local PROCESSING, SUSPECTED, SOLITARY = processing_key(wid), suspected_key(wid), solitary_key(wid)
 local LOOK_AT_MOST, CHUNK, READ_FIRST, READ_MOST = 1000, 200, 16, 64
 -- ms: for so long a worker claims nothing else for the sake of a suspect, before and while it runs; and how long
@@ -47,7 +48,9 @@ local function count_waiting(queue, line)
 end
 
 require_type(MSG, 'hash')
-local holds_any = read('hash', 'HLEN', PROCESSING) > 0
+local holding = read('hash', 'HLEN', PROCESSING)
+local holds_any = holding > 0
+n = math.max(0, math.min(tonumber(n), (tonumber(may_hold) or math.huge) - holding))
 local solitary = read('string', 'GET', SOLITARY)
 local suspected_since = read('zset', 'ZRANGE', SUSPECTED, 0, 0, 'WITHSCORES')[2]
 

@@ -237,8 +237,12 @@ class Consumer(Service):
         # Whoever took a token claims, were it nothing: that passes the token on.
         self._has_token = False
         me.used += 1
-        idle = not me.held
-        claim = self._broker.claim(me.id, me.used, max(0, room), self._queues)
+        idle, sure = not me.held, int(self._pool.size) - len(me.held)
+        # Before we ask: what is settled meanwhile makes room for another claim.
+        self._membership.room.clear()
+        claim = self._broker.claim(
+            me.id, me.used, max(0, room), self._queues, may_hold=int(self._pool.size)
+        )
         me.known = me.used
         self._recovered()  # now, and not after the wait that may follow
         self._begin(me, claim.deliveries)
@@ -252,24 +256,19 @@ class Consumer(Service):
             self.over.set()
             self._stopping = True
             return
-        if claim.alone:
-            # Tokens are for others now.
-            self._membership.room.clear()
+        if claim.alone or (claim.more and sure < room):
+            # Tokens are for others now; or what we have settled had not arrived yet.
             self._membership.room.wait(_BURST_WAIT if self._burst else 1.0)
             return
-        if claim.deliveries:
-            gevent.sleep(
-                0
-            )  # they begin first: to send what asks for more takes longer than to begin one
-            if self._stopping:
-                return
         self._wait(_BURST_WAIT if self._burst else min(_WAIT_MOST, self._lease / 4))
 
     def _room(self, me: Incarnation) -> int:
         if self.quiet or self.retiring:
             return 0
-        # What an incarnation that was reaped has left may run on, though it is no longer held.
-        room = min(int(self._pool.size) - len(me.held), self._pool.free_count())
+        # What is being settled counts no more: the server sees to it that never more is held than can run. And what an
+        # incarnation that was reaped has left may run on, though it is no longer held.
+        size = int(self._pool.size)
+        room = min(size - len(me.held) + self._membership.leaving, self._pool.free_count())
         return min(room, self._max_tasks - self.begun) if self._max_tasks else room
 
     def _begin(self, me: Incarnation, deliveries: list[Delivery]) -> None:
@@ -292,6 +291,8 @@ class Consumer(Service):
     def _wait(self, timeout: float) -> None:
         self._waiting = True
         try:
+            # What was claimed begins first: to ask for more takes longer than to begin one.
+            gevent.sleep(0)
             self._has_token = self._broker.wait(self._queues, timeout)
         finally:
             self._waiting = False

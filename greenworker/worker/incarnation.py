@@ -45,11 +45,12 @@ class Incarnation:
 
 
 class Membership:
-    """The worker's current incarnation, and the event that it has room again."""
+    """The worker's current incarnation, and the event that it has room again, or will have at once."""
 
     def __init__(self, on_renew: Callable[[], None]) -> None:
         self.current = Incarnation()
         self.room = Event()
+        self.leaving = 0  # so many that are held are on their way to be settled
         self.doubts = 0
         self._on_renew = on_renew
 
@@ -63,6 +64,11 @@ class Membership:
     def doubt(self) -> None:
         """The server may be another one than before, or remember less: see Consumer._reconcile."""
         self.doubts += 1
+
+    def leave(self, count: int) -> None:
+        """So many are about to be settled: who claims need not wait until they are."""
+        self.leaving = count
+        self.room.set()
 
     def settled(self, deliveries: Iterable[Delivery]) -> None:
         """These are no longer held, whoever ended them."""

@@ -106,6 +106,8 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
         self._waiting: deque[Delivery] = deque()  # begun, until the loop gets to them
         self._called_off: set[int] = set()  # of those, by identity
         self._is_feeding = False
+        # Of tasks that do not wait the server settles one half while the other one runs.
+        self._at_once = max(1, size // 2)
         self._fresh: list[Runner] = []  # have just ended a run: somebody may know them
         self._idle: list[Runner] = []  # nobody does
         self._is_looking = False
@@ -206,10 +208,11 @@ class TaskPool(gevent.pool.Pool):  # type: ignore[misc]  # gevent's pools are un
 
     def _feed(self) -> None:
         # In the hub, and all that runs here comes back as soon as it waits.
-        until = time.monotonic() + _LOOP_AFTER
+        until, left = time.monotonic() + _LOOP_AFTER, self._at_once
         try:
-            while self._waiting and time.monotonic() < until:
+            while self._waiting and left > 0 and time.monotonic() < until:
                 self._begin_next()
+                left -= 1
         finally:
             self._is_feeding = bool(self._waiting)
             if self._is_feeding:

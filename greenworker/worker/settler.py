@@ -62,6 +62,7 @@ class Settler(Service):
             return 0.0 if self._pending else None
         if self._doubts != self._membership.doubts:
             self._broker.close()
+        self._membership.leave(len(batch))
         try:
             verdicts = self._broker.settle(batch[0][0].worker, batch)
         except (BrokerUnavailable, ConfigError):
@@ -75,6 +76,8 @@ class Settler(Service):
             self._refused.append(queue.popleft())
             self._try_again_at = time.monotonic() + _TRY_AGAIN
             raise
+        finally:
+            self._membership.leaving = 0
         self._doubts = self._membership.doubts  # with that of our own new connection
         self._most = min(MAX_COUNT, 2 * self._most)
         for _ in batch:

@@ -320,6 +320,19 @@ def check_that_a_claim_is_refused(space: Space) -> None:
     assert space.state() == before
 
 
+def test_no_more_is_held_than_may_be(space: Space) -> None:
+    space.push(*(f"m{n}" for n in range(9)))
+    space.register("w")
+    first = space.claim("w", 3).deliveries
+    for most, bound, found in ((5, 4, 1), (5, 4, 0), (1, 9, 1), (0, 9, 0)):
+        claim = space.broker.claim("w", space.next_seq("w"), most, ["default"], may_hold=bound)
+        assert (len(claim.deliveries), claim.more) == (found, True)
+    assert space.done("w", *first) == [True] * 3
+    claim = space.broker.claim("w", space.next_seq("w"), 9, ["default"], may_hold=4)
+    assert [one.id for one in claim.deliveries] == ["m5", "m6"]
+    space.check()
+
+
 # Suspects
 
 

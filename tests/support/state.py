@@ -189,8 +189,12 @@ class Space:
         seq: int | None = None,
     ) -> Claim:
         """A claim with the next sequence of that worker, or with the one given."""
+        following = self.next_seq(worker)
+        return self.broker.claim(worker, seq or following, most, queues)
+
+    def next_seq(self, worker: str) -> int:
         self._seq[worker] += 1
-        return self.broker.claim(worker, seq or self._seq[worker], most, queues)
+        return self._seq[worker]
 
     def claim_ids(
         self, worker: str, most: int = 10, queues: Sequence[str] = ("default",)

@@ -127,6 +127,24 @@ def test_it_registers_first_and_says_when_it_is_ready(bench: Bench) -> None:
     assert list(bench.space.state()["workers"]) == [bench.id]
 
 
+def test_a_slot_is_filled_while_its_outcome_is_on_its_way(bench: Bench) -> None:
+    bench.space.push("m1", "m2", "m3", "m4", "m5")
+    bench.consumer.start()
+    eventually(lambda: bench.slots.free_count() == 0)
+    first, second, _ = bench.slots.begun
+    # The server knows of the first one's end, and we not yet; the second one's has not arrived there.
+    bench.space.done(bench.id, first)
+    bench.slots.running -= 2
+    bench.membership.leave(2)
+    eventually(lambda: bench.slots.ids == ["m1", "m2", "m3", "m4"])
+    eventually(lambda: not bench.membership.room.is_set())  # it waits for more of them
+    assert bench.space.redis.hlen(bench.space.key(f"processing:{bench.id}")) == 3
+    bench.space.done(bench.id, second)
+    bench.membership.leaving = 0
+    bench.membership.settled([first, second])
+    eventually(lambda: bench.slots.ids == ["m1", "m2", "m3", "m4", "m5"])
+
+
 def test_never_more_than_there_are_slots(bench: Bench) -> None:
     ids = [f"m{n}" for n in range(8)]
     bench.space.push(*ids)
@@ -422,8 +440,8 @@ def test_a_retry_that_a_claim_did_not_see_keeps_a_burst(
     space.push("m1")
     claim = bench._broker.claim
 
-    def overtaken(*args: Any) -> Claim:
-        reply = claim(*args)
+    def overtaken(*args: Any, **kwargs: Any) -> Claim:
+        reply = claim(*args, **kwargs)
         if bench.slots.running:
             (one,) = bench.slots.begun
             retry = Outcome("retry", envelope=one.envelope, delay=30.0)
@@ -513,8 +531,8 @@ def test_a_claim_that_is_answered_after_it_was_reaped_is_not_begun(
 ) -> None:
     claim, past = bench._broker.claim, bench.id
 
-    def reaped_meanwhile(worker: str, *args: Any) -> Claim:
-        reply = claim(worker, *args)
+    def reaped_meanwhile(worker: str, *args: Any, **kwargs: Any) -> Claim:
+        reply = claim(worker, *args, **kwargs)
         if worker == past:
             bench.membership.renew(past)
             bench.space.crash(past)

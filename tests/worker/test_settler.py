@@ -11,7 +11,7 @@ import pytest
 from greenworker.broker import Broker
 from greenworker.connection import Connection
 from greenworker.endpoint import Endpoint
-from greenworker.errors import BrokerError
+from greenworker.errors import BrokerError, BrokerUnavailable
 from greenworker.message import RELEASE, Delivery, Outcome
 from greenworker.worker import settler
 from greenworker.worker.incarnation import Incarnation, Membership
@@ -104,6 +104,28 @@ def test_a_batch_is_bounded_by_count_and_by_bytes(bench: Bench) -> None:
     bench.settler.start()
     assert bench.settler.flush(20) == 0
     assert bench.batches == [4, 2]
+
+
+def test_what_is_on_its_way_is_told_while_it_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliveries, settle = bench.hold("m1", "m2"), bench.broker.settle
+    seen = []
+
+    def settle_later(*args: Any) -> list[bool]:
+        seen.append((bench.membership.leaving, bench.membership.room.is_set()))
+        if len(seen) == 1:
+            raise BrokerUnavailable("away")
+        return settle(*args)
+
+    monkeypatch.setattr(bench.broker, "settle", settle_later)
+    bench.settler.start()
+    bench.add(deliveries)
+    eventually(lambda: seen)
+    assert bench.membership.leaving == 0, "it has not arrived"
+    eventually(lambda: not bench.me.held)
+    assert seen == [(2, True), (2, True)]
+    assert bench.membership.leaving == 0
 
 
 def test_room_is_told_as_soon_as_it_is_there(bench: Bench) -> None:
