@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
 
 import orjson
@@ -53,6 +53,8 @@ def set_up(level: int, as_json: bool, bare_output: bool) -> None:
 
 def after_the_apps() -> None:
     """The app may have set up logging as well: no line of ours is to vanish, or to come twice."""
+    # To ask for it leaves a link at the greenlet, which is then used once; and all are the main thread.
+    logging.logThreads = not all(map(_asks_for_no_thread, _handlers()))
     for name, logger in [("", logging.getLogger()), *logging.root.manager.loggerDict.items()]:
         if not isinstance(logger, logging.Logger) or name.partition(".")[0] not in _OURS:
             continue
@@ -121,6 +123,21 @@ class _JsonLines(logging.Formatter):
 def _encodable(text: str) -> str:
     # The name of a file may hold surrogates, which JSON cannot carry.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    loggers = (logging.getLogger(), *logging.root.manager.loggerDict.values())
+    for logger in loggers:
+        if isinstance(logger, logging.Logger):
+            yield from logger.handlers
+
+
+def _asks_for_no_thread(handler: logging.Handler) -> bool:
+    """Whether that is certain: of the standard library's and our own."""
+    formatter = handler.formatter
+    if formatter is None or isinstance(formatter, (_Lines, _JsonLines)):
+        return type(handler).__module__ == "logging"
+    return type(formatter) is logging.Formatter and "thread" not in (formatter._fmt or "")
 
 
 class _TaskOutput:
