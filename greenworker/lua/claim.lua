@@ -14,7 +14,14 @@
 -- a burst is spread over the workers that listen there; and nothing of a queue that is paused.
 
 local function claim_from(queue, line)
-  if line.suspects > 0 then pop_suspects(suspects_key(queue), n - #held / 2, beside[queue]) end
+  if line.suspects > 0 then
+    pop_suspects(suspects_key(queue), n - #held / 2, beside[queue])
+    -- (Those that are left although there is room run later, and whoever settles for it wakes somebody.)
+    if #held / 2 >= n and redis.call('LLEN', suspects_key(queue)) > 0 then
+      reply[3] = 1
+      to_wake[queue] = true
+    end
+  end
   local waiting = line.waiting
   if waiting + line.keyed == 0 then return end
   local room = math.min(n - #held / 2, line.share)

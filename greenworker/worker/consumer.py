@@ -237,11 +237,14 @@ class Consumer(Service):
         # Whoever took a token claims, were it nothing: that passes the token on.
         self._has_token = False
         me.used += 1
-        idle, sure = not me.held, int(self._pool.size) - len(me.held)
+        idle, size = not me.held, int(self._pool.size)
+        # Some of these slots may not be free yet, as the server sees it. (Else we do not have it look: it may believe
+        # that we hold what another one has settled.)
+        early = room > size - len(me.held)
         # Before we ask: what is settled meanwhile makes room for another claim.
         self._membership.room.clear()
         claim = self._broker.claim(
-            me.id, me.used, max(0, room), self._queues, may_hold=int(self._pool.size)
+            me.id, me.used, max(0, room), self._queues, may_hold=size if early else 0
         )
         me.known = me.used
         self._recovered()  # now, and not after the wait that may follow
@@ -256,8 +259,8 @@ class Consumer(Service):
             self.over.set()
             self._stopping = True
             return
-        if claim.alone or (claim.more and sure < room):
-            # Tokens are for others now; or what we have settled had not arrived yet.
+        if claim.alone or (early and (claim.more or self._burst)):
+            # Tokens are for others now; or what we have settled had not arrived yet. (A burst may be over by then.)
             self._membership.room.wait(_BURST_WAIT if self._burst else 1.0)
             return
         self._wait(_BURST_WAIT if self._burst else min(_WAIT_MOST, self._lease / 4))

@@ -622,6 +622,21 @@ def test_no_token_for_suspects_that_nobody_can_run(space: Space) -> None:
     assert not space.take_token()
 
 
+def test_the_token_goes_on_to_suspects_for_whom_there_was_no_room(space: Space) -> None:
+    space.push("m")
+    space.register("w")
+    assert space.claim_ids("w") == ["m"]
+    space.push_suspect("s1", "s2")
+    for most, bound, found in ((0, 0, []), (1, 1, []), (3, 2, ["s1"])):
+        assert space.take_token()
+        claim = space.broker.claim("w", space.next_seq("w"), most, ["default"], may_hold=bound)
+        assert ([one.id for one in claim.deliveries], claim.more) == (found, True)
+    assert space.take_token()
+    claim = space.claim("w", 9)
+    assert ([one.id for one in claim.deliveries], claim.more) == (["s2"], False)
+    assert not space.take_token()
+
+
 def test_claims_go_on_without_memory(own_space: Space) -> None:
     own_space.push("m", "late")
     own_space.edit("late", " 0 3600000", " 2 3600000")

@@ -235,9 +235,10 @@ class Model:
             self.put_tokens(*(queue for queue, length in lengths.items() if length))
         for queue in [] if makes_room else queues:
             run.take_suspects(queue)
+            left_out = run.room <= 0 and self.suspects[queue]
             if lengths[queue]:
                 run.take_ready(queue, shares[queue])
-            if self.waiting(queue):
+            if left_out or self.waiting(queue):
                 more = True
                 self.put_tokens(queue)
         self.processing[worker].update(dict.fromkeys(run.held, seq))

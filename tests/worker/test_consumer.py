@@ -120,6 +120,19 @@ def bench(open_bench: Callable[..., Bench]) -> Bench:
     return open_bench()
 
 
+def waits_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long it waits for a wake token, each time from now on."""
+    waits: list[float] = []
+    wait = bench._broker.wait
+
+    def noted(queues: Any, timeout: float) -> bool:
+        waits.append(timeout)
+        return wait(queues, timeout)
+
+    monkeypatch.setattr(bench._broker, "wait", noted)
+    return waits
+
+
 def test_it_registers_first_and_says_when_it_is_ready(bench: Bench) -> None:
     assert not bench.consumer.ready.is_set()
     bench.consumer.start()
@@ -143,6 +156,57 @@ def test_a_slot_is_filled_while_its_outcome_is_on_its_way(bench: Bench) -> None:
     bench.membership.leaving = 0
     bench.membership.settled([first, second])
     eventually(lambda: bench.slots.ids == ["m1", "m2", "m3", "m4", "m5"])
+
+
+def test_what_the_server_alone_believes_held_keeps_no_slot_empty(
+    open_bench: Callable[..., Bench],
+) -> None:
+    """It was settled on another server: until that is noticed, it neither costs a slot nor has us ask again and again."""
+    bench = open_bench(size=1)
+    bench.start_waiting()
+    bench.space.redis.hset(bench.space.key(f"processing:{bench.id}"), "settled", 1)
+    bench.space.push("m1")
+    eventually(lambda: bench.slots.ids == ["m1"])
+
+
+def test_a_burst_ends_as_soon_as_its_last_outcome_has_arrived(
+    open_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = open_bench(size=1, burst=True)
+    waits = waits_of(bench, monkeypatch)
+    monkeypatch.setattr("greenworker.worker.consumer._BURST_WAIT", 60.0)
+    bench.space.push("m1")
+    bench.consumer.start()
+    eventually(lambda: bench.slots.ids == ["m1"])
+    (one,) = bench.slots.begun
+    bench.slots.running = 0
+    bench.membership.leave(1)
+    eventually(lambda: bench.membership.current.known > 1)  # it has asked for the next one
+    bench.space.done(bench.id, one)
+    bench.membership.leaving = 0
+    bench.membership.settled([one])
+    assert bench.consumer.over.wait(10)
+    assert not waits
+
+
+def test_a_suspect_is_run_when_an_outcome_arrives_later_than_the_claim(
+    open_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = open_bench(size=1)
+    waits = waits_of(bench, monkeypatch)
+    bench.space.push("m1")
+    bench.consumer.start()
+    eventually(lambda: bench.slots.ids == ["m1"])
+    (one,) = bench.slots.begun
+    bench.space.push_suspect("s")
+    bench.slots.running = 0
+    bench.membership.leave(1)
+    eventually(lambda: bench.membership.current.known > 1)
+    bench.space.done(bench.id, one)
+    bench.membership.leaving = 0
+    bench.membership.settled([one])
+    eventually(lambda: bench.slots.ids == ["m1", "s"])
+    assert not waits
 
 
 def test_never_more_than_there_are_slots(bench: Bench) -> None:
