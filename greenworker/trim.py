@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from typing import NamedTuple
 
 _COMMENT = re.compile(r" *--.*")
@@ -47,20 +46,17 @@ class _Piece(NamedTuple):
     text: str
 
 
-@cache
 def _declared_by(piece: _Piece) -> set[str]:
     found = None if piece.name else _LOCALS.match(piece.text)
     return set(re.findall(r"\w+", found[1])) if found else set()
 
 
-@cache
 def _own_names(piece: _Piece) -> set[str]:
     """Its parameters, and what it declares."""
     declared = re.findall(r"\b(?:function [\w.]*\(|local (?!function)|for )([\w, ]+)", piece.text)
     return set(re.findall(r"\w+", " ".join(declared)))
 
 
-@cache  # (scripts share most of theirs)
 def _uses(piece: _Piece) -> set[str]:
     # Not what a line of `local` only declares.
     text = piece.text if piece.name else re.sub(r"^local [\w, ]+( =|$)", "", piece.text)
