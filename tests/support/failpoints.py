@@ -36,6 +36,8 @@ TASK_STEPS = (
     "task.outcome",  # its outcome is known, the settler is not
 )
 CLIENT_STEPS = ("push.sent", "push.replied")
+# As claim.replied, but for the claims of who has nothing to do, which come while time passes.
+CLAIM_STEPS = ("claim.brought",)
 # Only where something is scheduled.
 SCHEDULE_STEPS = (
     *("schedule_plan.sent", "schedule_plan.replied"),
@@ -59,7 +61,7 @@ def parse(spec: str) -> dict[str, tuple[str, int]]:
     for part in filter(None, spec.split(",")):
         step, _, what = part.partition("=")
         action, _, nth = what.partition("@")
-        known = (*NAMES, *CLIENT_STEPS, *SCHEDULE_STEPS)
+        known = (*NAMES, *CLIENT_STEPS, *CLAIM_STEPS, *SCHEDULE_STEPS)
         if step not in known:
             raise ValueError(f"no failpoint {step!r}; there are {', '.join(known)}")
         if action not in ACTIONS:
@@ -118,6 +120,8 @@ def _wrap_links() -> None:
             under_way.reset(before)
         try:
             hit(f"{script.name}.replied")
+            if script.name == "claim" and reply[-1]:
+                hit("claim.brought")
         except RuntimeError as error:
             self.close()
             lost = BrokerUnavailable(str(error))

@@ -262,7 +262,7 @@ def two_of_one_name(arena: Arena, rng: random.Random) -> Report:
 @scenario("a worker dies with its claim's reply in its hands", lease=2.0)
 def killed_at_claim_replied(arena: Arena, rng: random.Random) -> Report:
     arena.worker()
-    victim = arena.worker(failpoint=f"claim.replied=KILL@{rng.randint(2, 4)}", supervised=True)
+    victim = arena.worker(failpoint=f"claim.brought=KILL@{rng.randint(1, 4)}", supervised=True)
     first = victim.command
     arena.send_many("nap", [[0.1]] * 200)
     assert first.wait() == -signal.SIGKILL
